@@ -1,0 +1,467 @@
+/* hra.h - exact attention over a sequence that is split over many ranks.
+ *
+ * Every rank keeps the queries of its part of the sequence, K/V blocks travel between the ranks,
+ * and what each rank gets is one dense softmax over the keys that the mask allows. The calls:
+ *
+ *     hra_comm    who takes part                     hra_comm_create_self, _model, _mpi (hra/mpi.h)
+ *     hra_order   in which order tokens are kept     hra_order_create
+ *     hra_mask    which pairs attend                 hra_mask_parse
+ *     hra_plan    all of it compiled, once           hra_plan_create
+ *     hra_forward, hra_backward                      any number of times
+ *
+ * Words used throughout. A *token* is named by its natural index: its raster index in a grid, its
+ * place in a text. A *slot* is its place in the order in which the sequence is processed. The *rows*
+ * of a rank are the slots that it owns, in slot order, counted from 0. A *tile* is a block of at most
+ * HRA_TILE x HRA_TILE pairs of slots.
+ *
+ * Formulas, natural logarithms throughout, for query i and key j that the mask allows:
+ *     s_ij   = scale * q_i . k_j
+ *     LSE_i  = ln sum_j exp(s_ij)
+ *     O_i    = sum_j exp(s_ij - LSE_i) v_j
+ * and with P = exp(s - LSE), Delta_i = dO_i . O_i - dLSE_i:
+ *     dV = P^T dO,  dS = P * (dO V^T - Delta),  dQ = scale dS K,  dK = scale dS^T Q
+ * (FlashAttention-2, Dao 2023, section 3). A row with no allowed key has O = 0, LSE = -inf and
+ * gradients 0.
+ *
+ * Every call that can fail returns a status; on failure nothing is written to its results, and
+ * hra_last_error() has one sentence that says what was wrong, with the values. A call is not
+ * collective unless its comment says so. Objects that do not change after they are made (orders,
+ * masks) may be used from any thread; a communicator and its plans from one thread at a time. */
+#ifndef HRA_HRA_H
+#define HRA_HRA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define HRA_API __attribute__((visibility("default")))
+#else
+#define HRA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HRA_VERSION "0.1.0"
+
+/* Slots on a side of a tile. */
+#define HRA_TILE 128
+
+/* No limit on this side of a window; written `-` in mask texts. */
+#define HRA_UNBOUNDED INT64_MAX
+
+typedef enum hra_status {
+    HRA_OK = 0,
+    HRA_ERR_ARG,         /* an argument cannot be right; nothing was done or sent */
+    HRA_ERR_MISMATCH,    /* the ranks were given different things */
+    HRA_ERR_UNSUPPORTED, /* right, but not in this build, backend or transport */
+    HRA_ERR_MEMORY,      /* no memory */
+    HRA_ERR_CUDA,        /* the CUDA runtime failed */
+    HRA_ERR_COMM,        /* MPI or NCCL failed on this rank */
+    HRA_ERR_REMOTE,      /* another rank failed or went away */
+    HRA_ERR_TIMEOUT,     /* another rank did not come within the communicator's time limit */
+    HRA_ERR_STATE        /* the object cannot do that now: plans still live, a model executed */
+} hra_status;
+
+/* The name of a status, such as "HRA_ERR_ARG". Static storage. */
+HRA_API const char *hra_status_name(hra_status status);
+
+/* What last went wrong on this thread, one sentence; "" before the first failure. Owned by the
+ * library, valid until this thread's next failure. */
+HRA_API const char *hra_last_error(void);
+
+/* The version of the library that was loaded, such as HRA_VERSION. */
+HRA_API const char *hra_version(void);
+
+/* ---- Numbers ------------------------------------------------------------------------------- */
+
+typedef enum hra_type {
+    HRA_F64 = 1, /* computed in f64 */
+    HRA_F32,     /* this and the following are computed in f32 */
+    HRA_BF16,    /* the upper half of an f32 */
+    HRA_F16      /* IEEE 754 binary16 */
+} hra_type;
+
+/* Bytes of one number; 0 for a value that is no type. */
+HRA_API size_t hra_type_bytes(hra_type type);
+
+/* "f64", "f32", "bf16", "f16", or "?" for a value that is no type. */
+HRA_API const char *hra_type_name(hra_type type);
+
+/* The type in which lse and dlse are kept beside tensors of `type`: f64 for f64, else f32. */
+HRA_API hra_type hra_type_sums(hra_type type);
+
+/* Convert `count` numbers, rounding to nearest, ties to even; too large becomes infinite, a NaN
+ * stays one. out and in [count] do not overlap. HRA_ERR_ARG: a NULL pointer, a value that is no
+ * type, count < 0. */
+HRA_API hra_status hra_convert(void *out, hra_type out_type, const void *in, hra_type in_type, int64_t count);
+
+/* ---- Domain, order, mask ------------------------------------------------------------------- */
+
+/* The index space on which orders and masks are made. Set size = sizeof(hra_domain), or start from
+ * HRA_DOMAIN_INIT; fields beyond size count as 0. */
+typedef struct hra_domain {
+    size_t size;     /* bytes of this struct as the caller knows it */
+    int batch;       /* sequences; default 1 */
+    int heads;       /* query heads of the whole model, over all tensor-parallel ranks; default 1 */
+    int64_t tokens;  /* in one sequence; default: the product of grid */
+    int64_t grid[3]; /* extents, slowest axis first, product = tokens: {rows, columns, 0} or
+                        {frames, rows, columns}; all 0: the tokens have no grid */
+} hra_domain;
+
+#define HRA_DOMAIN_INIT                                                                                      \
+    {                                                                                                        \
+        sizeof(hra_domain), 0, 0, 0,                                                                         \
+        {                                                                                                    \
+            0, 0, 0                                                                                          \
+        }                                                                                                    \
+    }
+
+/* A bijection between tokens and slots. Immutable. */
+typedef struct hra_order hra_order;
+
+/* How an order runs over its grid. A step is the way from one slot's token to the next slot's. */
+typedef struct hra_order_info {
+    size_t size;        /* bytes of this struct as the caller knows it */
+    int64_t tokens;     /* of the domain */
+    int64_t grid[3];    /* the grid that the order runs over, its own where the domain has none */
+    int64_t unit_steps; /* steps between grid neighbours: one axis changes, by 1 */
+    int64_t longest;    /* longest step, the sum over the axes of |coordinate difference| */
+    const char *name;   /* the text it was made from, "permutation" for the caller's; owned by
+                               the order */
+    const char *curve;  /* one line in words: which curve on which grid; owned by the order */
+} hra_order_info;
+
+/* Make an order from its name:
+ *     identity       slot = token
+ *     hilbert        the Hilbert curve (Hilbert 1891; computed as by Skilling 2004) of the smallest
+ *                    square or cube of side 2^m that holds the grid, cells outside the grid skipped;
+ *                    every step is a unit step on 2^m x 2^m and 2^m x 2^m x 2^m
+ *     boxes:AxB[xC]  the grid cut into boxes of A x B [x C] tokens (at most HRA_TILE in one), the
+ *                    boxes along the Hilbert curve of the grid of boxes, each in raster order; key
+ *                    and query tiles then begin where boxes begin
+ *     morton         bits of the coordinates interleaved (Morton 1966), cells outside skipped
+ *     snake          raster order, every second line backwards; on a grid all steps are unit steps
+ * Without a grid in the domain the last four lay the tokens row by row on the smallest square of
+ * side 2^m that holds them. The order is the caller's, to be given to hra_order_destroy; plans made
+ * with it keep what they need.
+ * HRA_ERR_ARG: a NULL pointer, a name that is none, a box that does not fit the axes or the tile, a
+ * domain whose numbers do not agree. HRA_ERR_MEMORY. */
+HRA_API hra_status hra_order_create(hra_order **out, const hra_domain *domain, const char *name);
+
+/* Make an order from slot_to_token [tokens], which is copied.
+ * HRA_ERR_ARG also where slot_to_token is no permutation (the message names the slot). */
+HRA_API hra_status hra_order_permutation(hra_order **out, const hra_domain *domain,
+                                         const int64_t *slot_to_token);
+
+/* The token of each slot, and the slot of each token: [tokens] each, owned by the order. */
+HRA_API const int64_t *hra_order_slot_to_token(const hra_order *order);
+HRA_API const int64_t *hra_order_token_to_slot(const hra_order *order);
+
+/* Fill *info, whose size the caller has set. HRA_ERR_ARG: a NULL pointer. */
+HRA_API hra_status hra_order_get_info(const hra_order *order, hra_order_info *info);
+
+/* Accepts NULL. */
+HRA_API void hra_order_destroy(hra_order *order);
+
+/* Which pairs attend. Immutable. docs/masks.md has each mask with its formula. The whole meaning of
+ * a mask is hra_mask_count; indices are tokens, never slots. */
+typedef struct hra_mask hra_mask;
+
+/* Make a mask from its text, such as "causal & window(4095,0)":
+ *     full                   every pair
+ *     causal                 j <= i
+ *     window(left,right)     i - left <= j <= i + right; either may be negative, `-` is without end
+ *     grid(r0,r1[,r2])       |coordinate difference| <= radius in every axis
+ *     neighbourhood(n0,n1[,n2])  per axis of length L the n keys from clamp(i - n/2, 0, L - n);
+ *                            n is clipped to L
+ *     docs(len,len,...)      i and j in the same document; the lengths add up to the tokens
+ *     blocks(size; i:j j j; i:j ...)  query block i attends to the key blocks j listed for it
+ *     heads(0-3: M; 4-7: M)  a mask for each range of query heads; the ranges cover every head once
+ *     A & B, A | B, (A)      and, or; & binds tighter; white space anywhere
+ * i and j are query and key token; sizes are in tokens. The mask is the caller's, to be given to
+ * hra_mask_destroy; plans and combinations made with it keep what they need.
+ * HRA_ERR_ARG: a NULL pointer, a text that does not parse or does not fit the domain (the message
+ * says at which character), a grid mask without a grid. HRA_ERR_MEMORY. */
+HRA_API hra_status hra_mask_parse(hra_mask **out, const hra_domain *domain, const char *text);
+
+/* The same masks without text. Arrays are copied. */
+HRA_API hra_status hra_mask_full(hra_mask **out, const hra_domain *domain);
+HRA_API hra_status hra_mask_causal(hra_mask **out, const hra_domain *domain);
+/* left, right: tokens, may be negative; HRA_UNBOUNDED: no limit. */
+HRA_API hra_status hra_mask_window(hra_mask **out, const hra_domain *domain, int64_t left, int64_t right);
+/* radius [axes of the grid], tokens, >= 0. */
+HRA_API hra_status hra_mask_grid(hra_mask **out, const hra_domain *domain, const int64_t *radius);
+/* extent [axes of the grid], tokens, >= 1. */
+HRA_API hra_status hra_mask_neighbourhood(hra_mask **out, const hra_domain *domain, const int64_t *extent);
+/* length [count], tokens, >= 1 each, their sum the tokens of the domain. */
+HRA_API hra_status hra_mask_docs(hra_mask **out, const hra_domain *domain, const int64_t *length,
+                                 int64_t count);
+/* Blocks of `block_tokens` tokens, the last one perhaps shorter. query_block, key_block [count]: the
+ * pairs that attend, in any order; one listed twice counts once. */
+HRA_API hra_status hra_mask_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                   const int64_t *query_block, const int64_t *key_block, int64_t count);
+/* HRA_ERR_ARG where a and b were made for different domains. */
+HRA_API hra_status hra_mask_and(hra_mask **out, const hra_mask *a, const hra_mask *b);
+HRA_API hra_status hra_mask_or(hra_mask **out, const hra_mask *a, const hra_mask *b);
+/* mask[n] holds for heads first[n] .. last[n], all [count]; together they cover each head of the
+ * domain once. */
+HRA_API hra_status hra_mask_heads(hra_mask **out, const int *first, const int *last,
+                                  const hra_mask *const *mask, int count);
+
+/* How often `query` attends to `key`: 0 or 1. `head` is a query head of the whole model. Indices
+ * outside the domain count 0. */
+HRA_API int hra_mask_count(const hra_mask *mask, int64_t batch, int64_t head, int64_t query, int64_t key);
+
+/* hra_mask_count(...) > 0 */
+HRA_API int hra_mask_allows(const hra_mask *mask, int64_t batch, int64_t head, int64_t query, int64_t key);
+
+/* Write the mask's text, which parses back to the same mask, into out [bytes], cut to fit and ended
+ * by '\0' (out may be NULL where bytes is 0). Returns the bytes of the whole text without its '\0'. */
+HRA_API size_t hra_mask_print(const hra_mask *mask, char *out, size_t bytes);
+
+/* Accepts NULL. */
+HRA_API void hra_mask_destroy(hra_mask *mask);
+
+/* ---- Communicators ------------------------------------------------------------------------- */
+
+/* The ranks that hold one sequence. Owns the memory in which K/V and dK/dV of other ranks arrive. */
+typedef struct hra_comm hra_comm;
+
+typedef struct hra_comm_options {
+    size_t size;          /* bytes of this struct as the caller knows it */
+    double timeout_s;     /* seconds that a call waits for another rank; default 600; negative: no limit */
+    size_t message_bytes; /* longest single message; default 2^30, at most 2^31 - 1 */
+} hra_comm_options;
+
+#define HRA_COMM_OPTIONS_INIT                                                                                \
+    {                                                                                                        \
+        sizeof(hra_comm_options), 0, 0                                                                       \
+    }
+
+/* One rank, this process. */
+HRA_API hra_status hra_comm_create_self(hra_comm **out);
+
+/* A model of `ranks` ranks seen from `rank`: plans can be made on it and asked, not executed
+ * (HRA_ERR_STATE). HRA_ERR_ARG: rank outside 0 .. ranks - 1. */
+HRA_API hra_status hra_comm_create_model(hra_comm **out, int rank, int ranks);
+
+HRA_API int hra_comm_rank(const hra_comm *comm);
+HRA_API int hra_comm_ranks(const hra_comm *comm);
+
+/* HRA_OK, or the failure after which this communicator can only be destroyed: COMM, REMOTE,
+ * TIMEOUT. Never blocks. */
+HRA_API hra_status hra_comm_get_status(const hra_comm *comm);
+
+/* Collective over the communicator's ranks. HRA_ERR_STATE while plans made on it live: then nothing
+ * is destroyed and nothing sent. After a failure (hra_comm_get_status) it is local. Accepts NULL. */
+HRA_API hra_status hra_comm_destroy(hra_comm *comm);
+
+/* ---- Plans --------------------------------------------------------------------------------- */
+
+/* One attention problem, the whole of it, equal on every rank. Start from HRA_PROBLEM_INIT; a field
+ * whose comment names a default takes it when the field is 0; fields beyond size count as 0. */
+typedef struct hra_problem {
+    size_t size;       /* bytes of this struct as the caller knows it */
+    int batch;         /* sequences per call; default 1 */
+    int heads;         /* query heads here; a multiple of heads_kv */
+    int heads_kv;      /* key and value heads here; default heads */
+    int head0;         /* the mask's head of our head 0: tensor-parallel ranks pass theirs */
+    int dim;           /* channels of a head of q and k, 1 to 256 */
+    int dim_v;         /* channels of a head of v and o, 1 to 256; default dim */
+    int64_t tokens;    /* of one sequence, over all ranks */
+    int64_t tokens_kv; /* keys of one sequence; default tokens, the only value supported so far */
+    hra_type type;     /* of q k v o and their gradients */
+    double scale;      /* factor on q.k; default 1/sqrt(dim) */
+    double softcap;    /* not supported so far: 0 */
+    double dropout;    /* not supported so far: 0 */
+    int sinks;         /* not supported so far: 0 */
+    int sm_margin;     /* multiprocessors left to others; a CPU has none: 0 */
+    int threads;       /* CPU threads of this rank, may differ between ranks; default: cores of the
+                           node / its ranks. The results do not depend on it. */
+} hra_problem;
+
+#define HRA_PROBLEM_INIT                                                                                     \
+    {                                                                                                        \
+        sizeof(hra_problem), 0, 0, 0, 0, 0, 0, 0, 0, (hra_type)0, 0, 0, 0, 0, 0, 0                           \
+    }
+
+typedef enum hra_shard {
+    HRA_SHARD_AUTO = 0,   /* the one whose busiest rank has the fewest live tiles; contiguous if equal */
+    HRA_SHARD_CONTIGUOUS, /* rank r owns the r-th of `ranks` runs of slots */
+    HRA_SHARD_ZIGZAG      /* rank r owns runs r and 2 ranks - 1 - r of 2 ranks: even work for causal masks */
+} hra_shard;
+
+typedef enum hra_schedule_kind {
+    HRA_SCHEDULE_AUTO = 0, /* the ring */
+    HRA_SCHEDULE_RING      /* K/V move on by one rank a round, dK/dV with them, then home to their owner */
+} hra_schedule_kind;
+
+typedef enum hra_backend_kind {
+    HRA_BACKEND_AUTO = 0, /* the CPU */
+    HRA_BACKEND_CPU
+} hra_backend_kind;
+
+typedef struct hra_options {
+    size_t size; /* bytes of this struct as the caller knows it */
+    hra_shard shard;
+    hra_schedule_kind schedule;
+    hra_backend_kind backend;
+} hra_options;
+
+#define HRA_OPTIONS_INIT                                                                                     \
+    {                                                                                                        \
+        sizeof(hra_options), HRA_SHARD_AUTO, HRA_SCHEDULE_AUTO, HRA_BACKEND_AUTO                             \
+    }
+
+/* A problem compiled for a communicator: immutable, used by every layer and step. */
+typedef struct hra_plan hra_plan;
+
+/* Make a plan. order NULL is the identity; options NULL are the defaults. order and mask are made
+ * for domains with the problem's tokens; the mask's has its batch and at least head0 + heads heads.
+ * Collective over comm; returns the same status on all ranks. The plan is the caller's, to be given
+ * to hra_plan_destroy; it holds a reference on comm and keeps what it needs of order and mask.
+ * HRA_ERR_ARG: NULL pointers, sizes out of range, head counts that do not divide, domains that do
+ * not fit. HRA_ERR_UNSUPPORTED: a field that the backend lacks. HRA_ERR_MISMATCH: ranks that plan
+ * different things (the message names the field and both values). HRA_ERR_MEMORY, and the failures
+ * of the communicator. */
+HRA_API hra_status hra_plan_create(hra_plan **out, hra_comm *comm, const hra_problem *problem,
+                                   const hra_order *order, const hra_mask *mask, const hra_options *options);
+
+/* Accepts NULL. Not collective. */
+HRA_API void hra_plan_destroy(hra_plan *plan);
+
+/* What a plan knows about the whole problem. Tiles and pairs are summed over batch and heads. */
+typedef struct hra_plan_info {
+    size_t size;            /* bytes of this struct as the caller knows it */
+    size_t workspace_bytes; /* that hra_forward and hra_backward need on this rank */
+    size_t saved_bytes;     /* kept from a forward to its backward; 0 on the CPU */
+    size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator */
+    size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
+    int64_t pairs_live;     /* (query, key) pairs that attend */
+    int64_t pairs_all;      /* batch x heads x tokens x tokens */
+    int64_t tiles_full;     /* tiles of HRA_TILE^2 pairs that all attend */
+    int64_t tiles_partial;  /* other tiles with a pair that attends */
+    int64_t bitmaps;        /* distinct bit matrices of partial tiles, on this rank */
+    int patterns;           /* distinct masks over batch and heads */
+    int rounds_forward;     /* rounds of the schedule on this rank */
+    int rounds_backward;
+    int64_t bytes_forward;        /* received, sum over the ranks, one forward */
+    int64_t bytes_backward;       /* one backward */
+    int64_t bytes_least;          /* least that a forward can move: K/V rows that live tiles need elsewhere */
+    int64_t bytes_least_backward; /* the same rows as K/V in and dK/dV sums out */
+    double balance;               /* live tiles of the busiest rank / mean over the ranks; 1 is even */
+    hra_shard shard;              /* the one chosen */
+    int blocking;                 /* 1: forward and backward return when done; 0: they enqueue */
+    int threads;                  /* CPU threads of this rank */
+    const char *backend;          /* "cpu" */
+    const char *transport;        /* "self", "mpi" or "model" */
+    const char *schedule;         /* "ring" */
+} hra_plan_info;
+
+/* Fill *info, whose size the caller has set. HRA_ERR_ARG: a NULL pointer. */
+HRA_API hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info);
+
+/* Rows that `rank` owns, 0 perhaps; -1 where there is no such rank or plan. */
+HRA_API int64_t hra_plan_rows(const hra_plan *plan, int rank);
+
+/* The slots and the tokens of the rows of `rank`, [hra_plan_rows(plan, rank)] each; either may be
+ * NULL. HRA_ERR_ARG: no such rank. */
+HRA_API hra_status hra_plan_row_index(const hra_plan *plan, int rank, int64_t *slot, int64_t *token);
+
+/* A run of slots that one rank owns. */
+typedef struct hra_piece {
+    int64_t slot0; /* first slot */
+    int64_t rows;  /* slots, 0 perhaps */
+    int64_t row0;  /* row of slot0 on its rank */
+    int rank;      /* the owner */
+} hra_piece;
+
+/* The pieces of all ranks in slot order; *out points into the plan, [*count]. */
+HRA_API hra_status hra_plan_pieces(const hra_plan *plan, const hra_piece **out, int *count);
+
+/* One live tile. */
+typedef struct hra_plan_tile {
+    int64_t query_slot0; /* first query slot */
+    int64_t key_slot0;   /* first key slot */
+    int64_t live;        /* pairs that attend */
+    int query_rows;      /* at most HRA_TILE */
+    int key_rows;
+    int key_rank; /* who owns the keys */
+    int bitmap;   /* id of its bits on that rank, -1 for a full tile */
+} hra_plan_tile;
+
+/* The live tiles of `rank` for one (batch, local head), by query slot, then key slot. Writes the
+ * first `capacity` to out (NULL where capacity is 0) and all their number to *count. A rank other
+ * than our own is compiled for the call, which takes as long as making the plan.
+ * HRA_ERR_ARG: no such rank, batch or head. */
+HRA_API hra_status hra_plan_tiles(hra_plan *plan, int rank, int batch, int head, hra_plan_tile *out,
+                                  int64_t capacity, int64_t *count);
+
+typedef enum hra_pass { HRA_FORWARD = 0, HRA_BACKWARD } hra_pass;
+
+/* One message of the schedule as `rank` sees it. */
+typedef struct hra_plan_move {
+    int round;    /* in which it starts, from 0 */
+    int peer;     /* the other rank */
+    int sends;    /* 1: rank sends to peer; 0: it receives */
+    int gradient; /* 1: dK/dV sums; 0: K/V */
+    int owner;    /* whose keys */
+    int64_t bytes;
+} hra_plan_move;
+
+/* The messages of `rank` in schedule order; as hra_plan_tiles. */
+HRA_API hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_plan_move *out,
+                                  int64_t capacity, int64_t *count);
+
+/* ---- Execution ----------------------------------------------------------------------------- */
+
+/* A tensor [batch][rows][heads][dim] in any memory order that keeps the channels contiguous:
+ * (batch, seq, head, dim) and (seq, batch, head, dim) alike. Strides are in elements. */
+typedef struct hra_tensor {
+    void *data; /* the caller's; host memory on the CPU backend; may be NULL where rows is 0 */
+    int64_t stride_batch, stride_row, stride_head;
+} hra_tensor;
+
+/* o = attention(q, k, v).
+ *   q          [batch][rows][heads][dim]       rows = hra_plan_rows(plan, own rank), in slot order
+ *   k          [batch][rows][heads_kv][dim]    of the problem's type; not modified
+ *   v          [batch][rows][heads_kv][dim_v]
+ *   o          [batch][rows][heads][dim_v]     overwritten; overlaps nothing else
+ *   lse        [batch][heads][rows]            hra_type_sums(type); NULL if not wanted
+ *   workspace  workspace_bytes, 64-byte aligned; scratch, undefined after the call, shareable by all
+ *              layers, one for each call in flight
+ *   saved      saved_bytes; belongs to this call until its backward; NULL where saved_bytes is 0
+ *   stream     NULL on the CPU
+ * Collective over the plan's ranks, in the same order on each. Blocking where the plan says so.
+ * HRA_ERR_ARG: nothing was sent, and the call may be repeated correctly. After COMM, REMOTE or
+ * TIMEOUT outputs are undefined and every later call on the communicator returns the same status. */
+HRA_API hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
+                               const hra_tensor *o, void *lse, void *workspace, void *saved, void *stream);
+
+/* The gradients of a forward. q k v o lse are that forward's inputs and outputs. What is new:
+ *   do_         [batch][rows][heads][dim_v]    gradient of o
+ *   dlse        [batch][heads][rows]           gradient of lse, hra_type_sums(type); NULL: none
+ *   dq dk dv    as q k v; overwritten, not added to; overlap nothing else
+ * dK and dV are summed in hra_type_sums(type) for the whole way round the ranks. Collective, errors
+ * and the rest as hra_forward. */
+HRA_API hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
+                                const hra_tensor *o, const void *lse, const hra_tensor *do_, const void *dlse,
+                                const hra_tensor *dq, const hra_tensor *dk, const hra_tensor *dv,
+                                void *workspace, void *saved, void *stream);
+
+typedef enum hra_direction {
+    HRA_GATHER = 0, /* from all tokens to our rows */
+    HRA_SCATTER     /* from our rows to all tokens; rows of other ranks are left alone */
+} hra_direction;
+
+/* Copy between a tensor that holds all tokens in natural order, `whole` [batch][tokens][heads][dim],
+ * and our rows in slot order, `rows` [batch][rows][heads][dim], both of `type`. Local. */
+HRA_API hra_status hra_reorder(hra_plan *plan, hra_direction direction, hra_type type, int heads, int dim,
+                               const hra_tensor *whole, const hra_tensor *rows, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
