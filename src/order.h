@@ -1,0 +1,35 @@
+/* order.h - domains and orders, seen from inside the library. */
+#ifndef HRA_SRC_ORDER_H
+#define HRA_SRC_ORDER_H
+
+#include "src/status.h"
+
+/* A checked copy of a caller's domain, defaults filled in. */
+struct hra_space {
+    int batch, heads; /* >= 1 */
+    int64_t tokens;   /* >= 1 */
+    int64_t grid[3];  /* [axes], slowest first; the rest 1 */
+    int axes;         /* 0: no grid; else 2 or 3 */
+};
+
+/* Check a caller's domain. HRA_ERR_ARG with the values where numbers do not agree. */
+hra_status hra_space_read(struct hra_space *out, const hra_domain *domain);
+
+struct hra_order {
+    int references; /* atomic; hra_order_destroy takes one off */
+    int64_t tokens;
+    int64_t *slot_to_token; /* [tokens] */
+    int64_t *token_to_slot; /* [tokens] */
+    int64_t
+        *cut; /* [cuts] ascending slots, cut[0] = 0, where a tile should begin; NULL: nowhere in particular */
+    int64_t cuts;
+    int64_t grid[3]; /* the grid run over; 1 beyond its axes */
+    int axes;        /* 0 for identity and permutation without a grid */
+    char name[64];
+    char curve[384];
+};
+
+/* One more holder of the order; give back with hra_order_destroy. */
+hra_order *hra_order_keep(const hra_order *order);
+
+#endif
