@@ -1,0 +1,143 @@
+/* kernels.h - what a backend is: attention over lists of tiles, on one rank.
+ *
+ * No kernel knows of ranks, orders or masks. When a plan is made a backend is given everything that does not
+ * change (struct hra_kernel_plan) and prepares: packs bitmaps in its own layouts, starts threads. Execution then
+ * hands it pointers. `stream` is the caller's; a backend that is not blocking only enqueues. */
+#ifndef HRA_KERNELS_KERNELS_H
+#define HRA_KERNELS_KERNELS_H
+
+#include "src/status.h"
+
+/* The bitmap of a tile in which every pair attends. */
+#define HRA_FULL (-1)
+
+/* The rows of one tile on the rank that owns them. */
+struct hra_tile_rows {
+    int64_t row0;
+    int rows; /* 1 to HRA_TILE */
+};
+
+/* The live tiles of one pattern: queries of this rank, keys of all ranks. Both forms list the same tiles. */
+struct hra_tile_list {
+    int64_t *row_start;    /* [queries + 1] by query tile: tiles row_start[q] .. row_start[q + 1] - 1 */
+    int *key;              /* [tiles] key tile, ascending within a row */
+    int *bitmap;           /* [tiles] id of the bits, or HRA_FULL */
+    int64_t *column_start; /* [keys + 1] by key tile */
+    int *query;            /* [tiles] query tile, ascending within a column */
+    int *column_bitmap;    /* [tiles] */
+};
+
+/* Bits of one tile: row r, key c is bit c % 64 of word c / 64. 0 where no slot is. */
+typedef uint64_t hra_bits[HRA_TILE][HRA_TILE / 64];
+
+/* How a kernel wants the bits of a tile: in the order in which its threads hold products. Ids are the same in every
+ * layout. */
+struct hra_bit_layout {
+    const char *name;
+    size_t bytes;                                  /* of one packed tile */
+    void (*pack)(void *out, const hra_bits *bits); /* NULL: hra_bits as they are */
+};
+
+/* Everything about a plan that kernels need and that does not change. Pointers stay valid as long as the plan. */
+struct hra_kernel_plan {
+    int batch, heads, heads_kv, dim, dim_v;
+    hra_type type;
+    double scale;
+    int threads;                       /* CPU threads that are wanted, >= 1 */
+    int64_t rows;                      /* of this rank */
+    int queries;                       /* query tiles of this rank */
+    const struct hra_tile_rows *query; /* [queries] */
+    int keys;                          /* key tiles of all ranks */
+    const struct hra_tile_rows *key;   /* [keys] rows on their owner */
+    const int *pattern;                /* [batch][heads] which list */
+    int patterns;
+    const struct hra_tile_list *list; /* [patterns] */
+    int bitmaps;
+    const struct hra_bit_layout
+        *layout[2];        /* by hra_pass; what the backend's table asks for, checked at each launch */
+    const void *packed[2]; /* [bitmaps][layout bytes] by hra_pass */
+};
+
+/* A range of key tiles and of K/V heads and where their tensors lie: [batch][rows of the tiles][head1 - head0]
+ * [dim or dim_v]; data points at (batch 0, first row of key_tile0, head0). */
+struct hra_chunk {
+    int key_tile0, key_tile1;
+    int head0, head1; /* K/V heads */
+    hra_tensor k, v;
+    hra_tensor dk, dv; /* backward: sums, hra_type_sums; dk without the factor scale */
+    int zero;          /* backward: dk and dv begin at 0 here; what they held is ignored */
+};
+
+/* Called by the thread that called the kernel, now and then while it computes. */
+struct hra_poll {
+    void (*poll)(void *state); /* may be NULL */
+    void *state;
+};
+
+/* One run of a schedule: query tiles query0 .. query1 - 1 against the chunks, in their order. first[head][q] and
+ * last[head][q] ([heads_kv][queries], K/V heads) are the first and last run that touches a query tile: there its
+ * state begins, and its outputs are written. */
+struct hra_run_args {
+    int run;
+    int query0, query1;
+    const struct hra_chunk *chunk; /* [chunks] */
+    int chunks;
+    const int *first, *last;
+    void *workspace; /* the backend's, workspace_bytes of this pass */
+    struct hra_poll poll;
+    void *stream;
+};
+
+struct hra_forward_args {
+    struct hra_run_args run;
+    hra_tensor q, o;
+    void *lse; /* [batch][heads][rows] sums type; NULL: not wanted */
+};
+
+struct hra_backward_args {
+    struct hra_run_args run;
+    hra_tensor q, do_, dq;
+    const void *lse; /* [batch][heads][rows] */
+};
+
+struct hra_backend {
+    const char *name;
+    int blocking;                           /* 1: calls return when done */
+    const struct hra_bit_layout *layout[2]; /* by hra_pass: how its kernels want bits */
+
+    /* Prepare for a plan; HRA_ERR_UNSUPPORTED names what is lacking. Sets plan->threads to those it uses. close
+     * accepts NULL. */
+    hra_status (*open)(void **out, struct hra_kernel_plan *plan);
+    void (*close)(void *state);
+
+    /* Scratch of one pass: running sums between runs, and delta. The same for every call. */
+    size_t (*workspace_bytes)(const struct hra_kernel_plan *plan, hra_pass pass);
+
+    /* One run. Same inputs, same plan: same bits, whatever the threads and however runs cut the list. */
+    hra_status (*forward)(void *state, const struct hra_forward_args *args);
+    hra_status (*backward)(void *state, const struct hra_backward_args *args);
+
+    /* delta = rowsum(do * o) - dlse for all rows, into the workspace of the backward pass; before its first run. */
+    hra_status (*delta)(void *state, const hra_tensor *o, const hra_tensor *do_, const void *dlse,
+                        void *workspace, void *stream);
+
+    /* to = factor * from, [batch][rows][heads][dim], converted from one type to the other. */
+    hra_status (*copy)(void *state, const hra_tensor *to, hra_type to_type, const hra_tensor *from,
+                       hra_type from_type, int64_t rows, int heads, int dim, double factor, void *stream);
+
+    /* bytes of 0, in memory that kernels can reach. */
+    hra_status (*clear)(void *state, void *data, size_t bytes, void *stream);
+
+    /* to += from, [batch][rows][heads][dim], hra_type_sums. */
+    hra_status (*add)(void *state, const hra_tensor *to, const hra_tensor *from, int64_t rows, int heads,
+                      int dim, void *stream);
+
+    /* rows[r] = whole[token[r]] (HRA_GATHER) or the other way, [batch][..][heads][dim] of `type`. */
+    hra_status (*reorder)(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
+                          const hra_tensor *rows, const int64_t *token, int64_t count, int heads, int dim,
+                          void *stream);
+};
+
+extern const struct hra_backend hra_backend_cpu;
+
+#endif
