@@ -1,0 +1,99 @@
+/* transport.h - how bytes get from rank to rank: the communicator and the table that each transport fills.
+ *
+ * A transport knows ranks and bytes, not attention. The executor starts a round's transfers together, computes
+ * while they travel, and finishes each where something needs it. `stream` is the caller's stream; host transports
+ * get NULL and block, a stream-ordered one returns at once:
+ *     start    the transfers begin after what the stream holds now
+ *     finish   what is put on the stream next comes after the transfer
+ * The n-th transfer that a rank starts toward a peer meets the n-th that the peer starts from it; sizes agree. */
+#ifndef HRA_COMM_TRANSPORT_H
+#define HRA_COMM_TRANSPORT_H
+
+#include "src/status.h"
+
+/* One message, or the receipt of one. The buffer stays the caller's and is left alone from start to finish. */
+struct hra_transfer {
+    void *data;
+    size_t bytes;     /* > 0 */
+    int peer;         /* the other rank */
+    int sends;        /* 1: data goes to peer; 0: it comes from peer */
+    const char *what; /* for messages: "forward of plan 3" */
+    int round;        /* for messages */
+    int first, count; /* the transport's own: requests of this transfer */
+};
+
+struct hra_transport {
+    const char *name;
+
+    /* all [ranks][bytes] = every rank's mine [bytes]. Collective; blocks the host within the time limit.
+     * NULL: a model, whose ranks do not exist. */
+    hra_status (*allgather)(void *state, void *all, const void *mine, size_t bytes);
+
+    /* Room for `requests` messages in flight, so that start allocates nothing. NULL: needs none. */
+    hra_status (*reserve)(void *state, int64_t requests);
+    hra_status (*start)(void *state, struct hra_transfer *const *transfer, int count, void *stream);
+    hra_status (*finish)(void *state, struct hra_transfer *transfer, void *stream);
+
+    /* Give transfers in flight a chance to move on while the host computes. NULL: they need none. */
+    void (*poll)(void *state);
+
+    /* Memory for arriving blocks, 256-byte aligned. */
+    hra_status (*alloc)(void *state, void **out, size_t bytes);
+    void (*release)(void *state, void *memory);
+
+    /* Collective, unless failed: then local, and memory that a peer may still write to is not given back. */
+    hra_status (*close)(void *state, int failed);
+};
+
+/* Blocks of other ranks lie here. Shared by the plans of a communicator, whose executions follow one another. A
+ * larger plan brings a new arena; the old one lives until its plans are gone. */
+struct hra_arena {
+    void *base;
+    size_t bytes;
+    int plans; /* that use it */
+};
+
+/* What a rank says of itself when ranks agree. */
+struct hra_word {
+    int status; /* hra_status */
+    char message[252];
+};
+
+struct hra_comm {
+    const struct hra_transport *transport;
+    void *state; /* the transport's own */
+    int rank, ranks;
+    int local_ranks;         /* ranks on this node, us included */
+    size_t message_bytes;    /* a transfer travels in ceil(bytes / message_bytes) messages */
+    int plans;               /* that live */
+    int made;                /* plans ever made: the number in messages */
+    hra_status failed;       /* HRA_OK, or what every later call returns */
+    char failure[256];       /* its sentence */
+    struct hra_arena *arena; /* the newest; NULL before the first plan that needs one */
+    struct hra_word *word;   /* [ranks] what hra_comm_agree gathers into: allocated beforehand, since a rank
+                                without memory for it would leave the others waiting */
+};
+
+/* Make the handle; on success owns state. Exported for libhra-mpi. */
+HRA_API hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport, void *state,
+                                   int rank, int ranks, int local_ranks, size_t message_bytes);
+
+/* The status of a communicator that failed earlier, with its sentence; else HRA_OK. */
+hra_status hra_comm_check(const hra_comm *comm);
+
+/* Remember a failure of the transport, if status is one, and pass it on. */
+hra_status hra_comm_note(hra_comm *comm, hra_status status);
+
+/* transport->allgather, remembering failures. */
+hra_status hra_comm_allgather(hra_comm *comm, void *all, const void *mine, size_t bytes);
+
+/* Every rank leaves with the same status: OK if all are, else that of the lowest rank that failed, with
+ * its sentence. Collective. */
+hra_status hra_comm_agree(hra_comm *comm, hra_status mine);
+
+/* An arena of at least `bytes`, for one more plan; NULL in *out for 0 bytes. Give back with
+ * hra_arena_leave. */
+hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes);
+void hra_arena_leave(hra_comm *comm, struct hra_arena *arena);
+
+#endif
