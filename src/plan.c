@@ -1,0 +1,879 @@
+/* plan.c - a problem compiled for the ranks of a communicator, and what can be asked of it. */
+#include "src/plan.h"
+
+#include <math.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- What ranks must agree on ---- */
+
+enum { FIELDS = 13 };
+
+static const char *const field_name[FIELDS] = {"batch",
+                                               "heads",
+                                               "heads_kv",
+                                               "head0",
+                                               "dim",
+                                               "dim_v",
+                                               "tokens",
+                                               "type",
+                                               "scale",
+                                               "options.shard",
+                                               "options.schedule",
+                                               "options.backend",
+                                               "a mask for so many heads:"};
+
+/* Everything that all ranks must plan alike. */
+struct signature {
+    double field[FIELDS];
+    uint64_t mask, order;               /* hashes */
+    char mask_text[80], order_text[64]; /* their beginnings, for the message */
+};
+
+static uint64_t hash_mask(const hra_mask *mask)
+{
+    uint64_t hash = HRA_HASH_BEGIN;
+    const struct hra_space *space = hra_mask_space(mask);
+
+    for (int h = 0; h < space->heads; h++) {
+        const uint64_t key = hra_mask_key(mask, h);
+        hash = hra_hash(hash, &key, sizeof(key));
+    }
+    return hra_hash(hash, space->grid, sizeof(space->grid));
+}
+
+static struct signature sign(const hra_plan *plan)
+{
+    const hra_problem *p = &plan->problem;
+    struct signature s;
+
+    memset(&s, 0, sizeof(s)); /* padding is compared too */
+    const double field[FIELDS] = {p->batch,
+                                  p->heads,
+                                  p->heads_kv,
+                                  p->head0,
+                                  p->dim,
+                                  p->dim_v,
+                                  (double)p->tokens,
+                                  p->type,
+                                  p->scale,
+                                  plan->options.shard,
+                                  plan->options.schedule,
+                                  plan->options.backend,
+                                  hra_mask_space(plan->mask)->heads};
+    memcpy(s.field, field, sizeof(field));
+    s.mask = hash_mask(plan->mask);
+    s.order =
+        hra_hash(HRA_HASH_BEGIN, plan->order->slot_to_token, (size_t)plan->order->tokens * sizeof(int64_t));
+    s.order = hra_hash(s.order, plan->order->cut, (size_t)plan->order->cuts * sizeof(int64_t));
+    hra_mask_print(plan->mask, s.mask_text, sizeof(s.mask_text));
+    snprintf(s.order_text, sizeof(s.order_text), "%s", plan->order->name);
+    return s;
+}
+
+/* Compare with rank 0's; all ranks find the same first difference. */
+static hra_status compare(const struct signature *all, int ranks)
+{
+    for (int r = 1; r < ranks; r++) {
+        for (int f = 0; f < FIELDS; f++)
+            if (all[r].field[f] != all[0].field[f])
+                return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans %s %.17g, rank 0 %.17g", r, field_name[f],
+                                all[r].field[f], all[0].field[f]);
+        if (all[r].order != all[0].order)
+            return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans another order, '%s', than rank 0, '%s'", r,
+                            all[r].order_text, all[0].order_text);
+        if (all[r].mask != all[0].mask)
+            return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans another mask, '%s', than rank 0, '%s'", r,
+                            all[r].mask_text, all[0].mask_text);
+    }
+    return HRA_OK;
+}
+
+static hra_status check_alike(hra_plan *plan)
+{
+    struct signature mine = sign(plan), *all = NULL;
+    hra_comm *comm = plan->comm;
+
+    if (comm->transport->allgather == NULL)
+        return HRA_OK;
+    hra_status status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "agreement");
+    status = hra_comm_agree(comm, status);
+    if (status == HRA_OK)
+        status = hra_comm_allgather(comm, all, &mine, sizeof(mine));
+    if (status == HRA_OK)
+        status = compare(all, comm->ranks);
+    free(all);
+    return status;
+}
+
+/* ---- Checking the caller's description ---- */
+
+static hra_status want(int64_t value, int64_t low, int64_t high, const char *name)
+{
+    if (value < low || value > high)
+        return HRA_FAIL(HRA_ERR_ARG, "problem.%s is %lld; it must be %lld to %lld", name, (long long)value,
+                        (long long)low, (long long)high);
+    return HRA_OK;
+}
+
+static hra_status want_unset(double value, const char *name, const char *why)
+{
+    if (value != 0)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "problem.%s is %g; %s", name, value, why);
+    return HRA_OK;
+}
+
+/* Cores of this node for each of its ranks, as far as this process may use them. */
+static int default_threads(int local_ranks)
+{
+    cpu_set_t set;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN) / local_ranks;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) < cores)
+        cores = CPU_COUNT(&set);
+    return cores < 1 ? 1 : (int)cores;
+}
+
+static hra_status check_problem(hra_problem *p, const hra_comm *comm)
+{
+    const int64_t most = INT64_C(1) << 36; /* tiles are counted by int */
+
+    if (p->batch == 0)
+        p->batch = 1;
+    HRA_TRY(want(p->batch, 1, 1 << 20, "batch"));
+    HRA_TRY(want(p->heads, 1, 1 << 20, "heads"));
+    if (p->heads_kv == 0)
+        p->heads_kv = p->heads;
+    HRA_TRY(want(p->heads_kv, 1, 1 << 20, "heads_kv"));
+    if (p->heads % p->heads_kv != 0)
+        return HRA_FAIL(HRA_ERR_ARG, "problem.heads is %d, which problem.heads_kv, %d, does not divide",
+                        p->heads, p->heads_kv);
+    HRA_TRY(want(p->head0, 0, 1 << 20, "head0"));
+    HRA_TRY(want(p->dim, 1, 256, "dim"));
+    if (p->dim_v == 0)
+        p->dim_v = p->dim;
+    HRA_TRY(want(p->dim_v, 1, 256, "dim_v"));
+    HRA_TRY(want(p->tokens, 1, most, "tokens"));
+    if (p->tokens_kv == 0)
+        p->tokens_kv = p->tokens;
+    if (p->tokens_kv != p->tokens)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "problem.tokens_kv is %lld and tokens %lld; they must be equal",
+                        (long long)p->tokens_kv, (long long)p->tokens);
+    if (hra_type_bytes(p->type) == 0)
+        return HRA_FAIL(HRA_ERR_ARG, "problem.type is %d; it must be HRA_F64 to HRA_F16", (int)p->type);
+    if (p->scale == 0)
+        p->scale = 1 / sqrt(p->dim);
+    if (!isfinite(p->scale))
+        return HRA_FAIL(HRA_ERR_ARG, "problem.scale is %g; it must be finite", p->scale);
+    HRA_TRY(want_unset(p->softcap, "softcap", "no backend caps scores"));
+    HRA_TRY(want_unset(p->dropout, "dropout", "no backend drops probabilities"));
+    HRA_TRY(want_unset(p->sinks, "sinks", "no backend has attention sinks"));
+    HRA_TRY(want_unset(p->sm_margin, "sm_margin", "a CPU has no multiprocessors to leave free"));
+    HRA_TRY(want(p->threads, 0, 4096, "threads"));
+    if (p->threads == 0)
+        p->threads = default_threads(comm->local_ranks);
+    if ((double)p->batch * p->heads * (double)p->tokens * 256 * 8 > 0x1p61)
+        return HRA_FAIL(HRA_ERR_ARG,
+                        "problem: batch %d x heads %d x tokens %lld is more than memory can hold", p->batch,
+                        p->heads, (long long)p->tokens);
+    return HRA_OK;
+}
+
+static hra_status check_options(const hra_options *o)
+{
+    if (o->shard < HRA_SHARD_AUTO || o->shard > HRA_SHARD_ZIGZAG)
+        return HRA_FAIL(HRA_ERR_ARG, "options.shard is %d, which is no hra_shard", (int)o->shard);
+    if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_RING)
+        return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
+                        (int)o->schedule);
+    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_CPU)
+        return HRA_FAIL(HRA_ERR_ARG, "options.backend is %d, which is no hra_backend_kind", (int)o->backend);
+    return HRA_OK;
+}
+
+/* Read and check all arguments into the plan. Local: nothing is sent. */
+static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, const hra_order *order,
+                                 const hra_mask *mask, const hra_options *options)
+{
+    hra_problem *p = &plan->problem;
+
+    if (problem == NULL || mask == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_create: %s is NULL", problem == NULL ? "problem" : "mask");
+    HRA_TRY(hra_copy_sized(p, sizeof(*p), problem, "problem"));
+    HRA_TRY(check_problem(p, plan->comm));
+    HRA_TRY(hra_copy_sized(&plan->options, sizeof(plan->options), options, "options"));
+    HRA_TRY(check_options(&plan->options));
+
+    const struct hra_space *space = hra_mask_space(mask);
+    if (space->tokens != p->tokens || space->batch != p->batch || space->heads < p->head0 + p->heads)
+        return HRA_FAIL(
+            HRA_ERR_ARG,
+            "the mask is for batch %d, %d heads, %lld tokens; the problem has batch %d, heads %d to %d, "
+            "%lld tokens",
+            space->batch, space->heads, (long long)space->tokens, p->batch, p->head0, p->head0 + p->heads - 1,
+            (long long)p->tokens);
+    plan->mask = hra_mask_keep(mask);
+    if (order != NULL && order->tokens != p->tokens)
+        return HRA_FAIL(HRA_ERR_ARG, "the order is for %lld tokens, the problem has %lld",
+                        (long long)order->tokens, (long long)p->tokens);
+    if (order != NULL) {
+        plan->order = hra_order_keep(order);
+        return HRA_OK;
+    }
+    const hra_domain domain = {.size = sizeof(domain), .tokens = p->tokens};
+    return hra_order_create(&plan->order, &domain, "identity");
+}
+
+/* ---- Compiling ---- */
+
+static size_t record_bytes(int ranks)
+{
+    return sizeof(struct hra_rank_stats) + (size_t)ranks * HRA_HALVES * sizeof(int64_t);
+}
+
+/* What `tiles` say about their rank; live [ranks][HRA_HALVES]. */
+static void count_work(struct hra_rank_stats *stats, int64_t *live, const struct hra_tiles *t,
+                       const struct hra_layout *l)
+{
+    const struct hra_work work = {.ranks = l->ranks, .rank_tile = l->rank_tile};
+
+    memset(stats, 0, sizeof(*stats));
+    memset(live, 0, (size_t)l->ranks * HRA_HALVES * sizeof(*live));
+    for (int p = 0; p < t->patterns; p++)
+        for (int64_t i = 0; i < t->list[p].row_start[t->queries]; i++) {
+            stats->pairs_live += t->uses[p] * hra_tiles_live(t, &t->list[p], i);
+            *(t->list[p].bitmap[i] == HRA_FULL ? &stats->tiles_full : &stats->tiles_partial) += t->uses[p];
+        }
+    for (int o = 0; o < l->ranks; o++)
+        for (int k = l->rank_tile[o]; k < l->rank_tile[o + 1]; k++) {
+            const int half = k >= hra_work_half(&work, o, 1);
+            int64_t column = 0;
+            for (int p = 0; p < t->patterns; p++)
+                column += t->uses[p] * (t->list[p].column_start[k + 1] - t->list[p].column_start[k]);
+            live[o * HRA_HALVES + half] += column;
+            stats->rows_needed += o != t->rank && column > 0 ? l->tile[k].rows : 0;
+        }
+}
+
+/* One way to shard, compiled: layout, our tiles, and what every rank computes. */
+struct candidate {
+    hra_shard shard;
+    struct hra_layout *layout;
+    struct hra_tiles *tiles;
+    char *record; /* [ranks][record_bytes] */
+};
+
+static struct hra_rank_stats *record_stats(const struct candidate *c, int rank)
+{
+    return (struct hra_rank_stats *)(void *)(c->record + (size_t)rank * record_bytes(c->layout->ranks));
+}
+
+static int64_t *record_live(const struct candidate *c, int rank)
+{
+    return (int64_t *)(void *)(record_stats(c, rank) + 1);
+}
+
+static void drop_candidate(struct candidate *c)
+{
+    hra_layout_destroy(c->layout);
+    hra_tiles_destroy(c->tiles);
+    free(c->record);
+    *c = (struct candidate){HRA_SHARD_AUTO, NULL, NULL, NULL};
+}
+
+static hra_status compile_rank(struct hra_tiles **out, const hra_plan *plan, const struct hra_layout *layout,
+                               int rank)
+{
+    const hra_problem *p = &plan->problem;
+    return hra_tiles_compile(out, layout, plan->order, plan->mask, rank, p->batch, p->head0, p->heads);
+}
+
+/* Compile for our rank; on a model for every rank, one after another. Local. */
+static hra_status compile_candidate(struct candidate *c, const hra_plan *plan)
+{
+    const hra_comm *comm = plan->comm;
+
+    HRA_TRY(hra_layout_create(&c->layout, plan->order, comm->ranks, c->shard));
+    HRA_TRY(hra_alloc((void **)&c->record, comm->ranks, record_bytes(comm->ranks), "plan"));
+    HRA_TRY(compile_rank(&c->tiles, plan, c->layout, comm->rank));
+    count_work(record_stats(c, comm->rank), record_live(c, comm->rank), c->tiles, c->layout);
+    for (int r = 0; comm->transport->allgather == NULL && r < comm->ranks; r++) {
+        struct hra_tiles *tiles = NULL;
+        if (r == comm->rank)
+            continue;
+        HRA_TRY(compile_rank(&tiles, plan, c->layout, r));
+        count_work(record_stats(c, r), record_live(c, r), tiles, c->layout);
+        hra_tiles_destroy(tiles);
+    }
+    return HRA_OK;
+}
+
+/* Every rank learns what the others compute. Collective. */
+static hra_status share_candidate(struct candidate *c, hra_comm *comm)
+{
+    if (comm->transport->allgather == NULL)
+        return HRA_OK;
+    char *mine = NULL;
+    hra_status status = hra_alloc((void **)&mine, 1, record_bytes(comm->ranks), "plan");
+    status = hra_comm_agree(comm, status);
+    if (status == HRA_OK) {
+        memcpy(mine, record_stats(c, comm->rank), record_bytes(comm->ranks));
+        status = hra_comm_allgather(comm, c->record, mine, record_bytes(comm->ranks));
+    }
+    free(mine);
+    return status;
+}
+
+static int64_t rank_work(const struct candidate *c, int rank)
+{
+    return record_stats(c, rank)->tiles_full + record_stats(c, rank)->tiles_partial;
+}
+
+static int64_t busiest(const struct candidate *c)
+{
+    int64_t most = 0;
+    for (int r = 0; r < c->layout->ranks; r++)
+        most = rank_work(c, r) > most ? rank_work(c, r) : most;
+    return most;
+}
+
+/* Compile the sharding that was asked for, or each and keep the one whose busiest rank has least to do. Collective. */
+static hra_status choose_shard(struct candidate *best, hra_plan *plan)
+{
+    const hra_shard wanted = plan->options.shard;
+
+    for (hra_shard shard = HRA_SHARD_CONTIGUOUS; shard <= HRA_SHARD_ZIGZAG; shard++) {
+        struct candidate c = {.shard = shard};
+        if (wanted != HRA_SHARD_AUTO ? wanted != shard
+                                     : plan->comm->ranks == 1 && shard != HRA_SHARD_CONTIGUOUS)
+            continue;
+        hra_status status = hra_comm_agree(plan->comm, compile_candidate(&c, plan));
+        if (status == HRA_OK)
+            status = share_candidate(&c, plan->comm);
+        if (status != HRA_OK) {
+            drop_candidate(&c);
+            return status;
+        }
+        if (best->layout == NULL || busiest(&c) < busiest(best)) {
+            drop_candidate(best);
+            *best = c;
+        } else {
+            drop_candidate(&c);
+        }
+    }
+    return HRA_OK;
+}
+
+/* Move what the chosen candidate holds into the plan. */
+static hra_status take_candidate(hra_plan *plan, struct candidate *c)
+{
+    const int ranks = plan->comm->ranks;
+
+    plan->shard = c->shard;
+    plan->layout = c->layout;
+    plan->tiles = c->tiles;
+    c->layout = NULL;
+    c->tiles = NULL;
+    HRA_TRY(
+        hra_alloc((void **)&plan->live, (int64_t)ranks * ranks * HRA_HALVES, sizeof(*plan->live), "plan"));
+    HRA_TRY(hra_alloc((void **)&plan->stats, ranks, sizeof(*plan->stats), "plan"));
+    for (int r = 0; r < ranks; r++) {
+        const char *record = c->record + (size_t)r * record_bytes(ranks);
+        memcpy(&plan->stats[r], record, sizeof(plan->stats[r]));
+        memcpy(plan->live + (size_t)r * (size_t)ranks * HRA_HALVES, record + sizeof(plan->stats[r]),
+               (size_t)ranks * HRA_HALVES * sizeof(*plan->live));
+    }
+    plan->work = (struct hra_work){.ranks = ranks,
+                                   .heads_kv = plan->problem.heads_kv,
+                                   .rank_tile = plan->layout->rank_tile,
+                                   .live = plan->live};
+    const int64_t rows = plan->layout->rows[plan->comm->rank];
+    HRA_TRY(hra_alloc((void **)&plan->token, rows, sizeof(*plan->token), "rows"));
+    return hra_plan_row_index(plan, plan->comm->rank, NULL, plan->token);
+}
+
+/* ---- Parts and buffers ---- */
+
+static size_t align(size_t bytes, size_t to)
+{
+    return (bytes + to - 1) / to * to;
+}
+
+int64_t hra_plan_part_row0(const hra_plan *plan, const struct hra_part *part)
+{
+    return plan->layout->tile[part->key_tile0].row0;
+}
+
+int64_t hra_plan_part_rows(const hra_plan *plan, const struct hra_part *part)
+{
+    const struct hra_tile_rows *last = &plan->layout->tile[part->key_tile1 - 1];
+    return last->row0 + last->rows - hra_plan_part_row0(plan, part);
+}
+
+size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
+                           size_t *v_offset)
+{
+    const hra_problem *p = &plan->problem;
+    const hra_type type = payload == HRA_KV ? p->type : hra_type_sums(p->type);
+    const size_t rows = (size_t)p->batch * (size_t)(part->head1 - part->head0) *
+                        (size_t)hra_plan_part_rows(plan, part) * hra_type_bytes(type);
+    const size_t k_bytes = align(rows * (size_t)p->dim, 128);
+
+    if (v_offset != NULL)
+        *v_offset = k_bytes;
+    return k_bytes + align(rows * (size_t)p->dim_v, 128);
+}
+
+/* Make a buffer hold at least `bytes`, in a table of sizes that grows as needed. Own tensors need none. */
+static hra_status widen(size_t **size, int *buffers, int buffer, size_t bytes)
+{
+    if (buffer == HRA_OWN)
+        return HRA_OK;
+    if (buffer >= *buffers) {
+        size_t *larger = NULL;
+        HRA_TRY(hra_alloc((void **)&larger, buffer + 1, sizeof(*larger), "buffers"));
+        for (int b = 0; b < *buffers; b++)
+            larger[b] = (*size)[b];
+        free(*size);
+        *size = larger;
+        *buffers = buffer + 1;
+    }
+    if ((*size)[buffer] < bytes)
+        (*size)[buffer] = bytes;
+    return HRA_OK;
+}
+
+/* Size every buffer for the largest part that passes through it, and lay them out one after another. */
+static hra_status place_buffers(hra_plan *plan, struct hra_pass_plan *pass)
+{
+    const struct hra_schedule *s = &pass->schedule;
+    int buffers[HRA_PAYLOADS] = {0};
+    size_t at = 0;
+
+    for (int i = 0; i < s->loads; i++)
+        HRA_TRY(widen(&pass->buffer[HRA_KV], &buffers[HRA_KV], s->load[i].buffer,
+                      hra_plan_part_bytes(plan, &s->part[s->load[i].part], HRA_KV, NULL)));
+    for (int i = 0; i < s->moves; i++) {
+        const struct hra_move *m = &s->move[i];
+        HRA_TRY(widen(&pass->buffer[m->payload], &buffers[m->payload], hra_move_buffer(m),
+                      hra_plan_part_bytes(plan, &s->part[m->part], m->payload, NULL)));
+    }
+    for (int i = 0; i < s->sources; i++) {
+        const struct hra_part *part = &s->part[s->source[i].part];
+        HRA_TRY(widen(&pass->buffer[HRA_KV], &buffers[HRA_KV], s->source[i].buffer,
+                      hra_plan_part_bytes(plan, part, HRA_KV, NULL)));
+        if (pass == &plan->pass[HRA_BACKWARD])
+            HRA_TRY(widen(&pass->buffer[HRA_DKV], &buffers[HRA_DKV], s->source[i].gradient,
+                          hra_plan_part_bytes(plan, part, HRA_DKV, NULL)));
+    }
+    for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+        for (int b = 0; b < buffers[payload]; b++) {
+            const size_t bytes = align(pass->buffer[payload][b], 256);
+            pass->buffer[payload][b] = at;
+            at += bytes;
+        }
+    plan->arena_bytes = at > plan->arena_bytes ? at : plan->arena_bytes;
+    return HRA_OK;
+}
+
+/* Find the first and the last run of each query tile and head; all must have one. */
+static hra_status find_ends(hra_plan *plan, struct hra_pass_plan *pass)
+{
+    const struct hra_schedule *s = &pass->schedule;
+    const int queries = plan->kernel_plan.queries, heads = plan->problem.heads_kv;
+
+    HRA_TRY(hra_alloc((void **)&pass->first, (int64_t)heads * queries, sizeof(int), "runs"));
+    HRA_TRY(hra_alloc((void **)&pass->last, (int64_t)heads * queries, sizeof(int), "runs"));
+    for (int i = 0; i < heads * queries; i++)
+        pass->first[i] = pass->last[i] = -1;
+    for (int r = 0; r < s->runs; r++)
+        for (int c = s->run[r].source0; c < s->run[r].source1; c++)
+            for (int h = s->part[s->source[c].part].head0; h < s->part[s->source[c].part].head1; h++)
+                for (int i = h * queries + s->run[r].query0; i < h * queries + s->run[r].query1; i++) {
+                    pass->first[i] = pass->first[i] < 0 ? r : pass->first[i];
+                    pass->last[i] = r;
+                }
+    for (int i = 0; i < heads * queries; i++)
+        if (pass->first[i] < 0)
+            return HRA_FAIL(HRA_ERR_ARG, "schedule: no run computes query tile %d of K/V head %d",
+                            i % queries, i / queries);
+    return HRA_OK;
+}
+
+static hra_status prepare_pass(hra_plan *plan, hra_pass which, int64_t *messages)
+{
+    struct hra_pass_plan *pass = &plan->pass[which];
+    struct hra_schedule *s = &pass->schedule;
+    int most = 0;
+
+    HRA_TRY(plan->generate(s, &plan->work, plan->comm->rank, which));
+    HRA_TRY(hra_schedule_check(s, &plan->work, plan->comm->rank, plan->kernel_plan.queries, which));
+    HRA_TRY(place_buffers(plan, pass));
+    HRA_TRY(find_ends(plan, pass));
+
+    snprintf(pass->what, sizeof(pass->what), "%s of plan %d", which == HRA_FORWARD ? "forward" : "backward",
+             plan->comm->made);
+    for (int r = 0; r < s->runs; r++)
+        most = s->run[r].source1 - s->run[r].source0 > most ? s->run[r].source1 - s->run[r].source0 : most;
+    HRA_TRY(hra_alloc((void **)&pass->chunk, most, sizeof(*pass->chunk), "runs"));
+    HRA_TRY(hra_alloc((void **)&pass->transfer, s->moves, sizeof(*pass->transfer), "moves"));
+    HRA_TRY(hra_alloc((void **)&pass->started, s->moves, sizeof(struct hra_transfer *), "moves"));
+    HRA_TRY(hra_alloc((void **)&pass->state, s->moves, 1, "moves"));
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
+            const struct hra_move *m = &s->move[i];
+            const size_t bytes = hra_plan_part_bytes(plan, &s->part[m->part], m->payload, NULL);
+            pass->transfer[i] = (struct hra_transfer){
+                .bytes = bytes, .peer = m->peer, .sends = m->sends, .what = pass->what, .round = r};
+            *messages += (int64_t)((bytes - 1) / plan->comm->message_bytes) + 1;
+            plan->stats[plan->comm->rank].received[which] += m->sends ? 0 : (int64_t)bytes;
+        }
+    return HRA_OK;
+}
+
+/* Bytes that another rank of a model receives. */
+static hra_status model_received(hra_plan *plan, int rank)
+{
+    for (int which = 0; which < 2; which++) {
+        struct hra_schedule s = {0};
+        HRA_TRY(plan->generate(&s, &plan->work, rank, (hra_pass)which));
+        for (int i = 0; i < s.moves; i++)
+            if (!s.move[i].sends)
+                plan->stats[rank].received[which] +=
+                    (int64_t)hra_plan_part_bytes(plan, &s.part[s.move[i].part], s.move[i].payload, NULL);
+        hra_schedule_clear(&s);
+    }
+    return HRA_OK;
+}
+
+/* Schedules, workspace, arena, and the backend. Local. */
+static hra_status prepare(hra_plan *plan)
+{
+    const hra_problem *p = &plan->problem;
+    const struct hra_layout *l = plan->layout;
+    hra_comm *comm = plan->comm;
+    const int first = l->rank_tile[comm->rank];
+    int64_t messages = 0;
+
+    plan->backend = &hra_backend_cpu;
+    plan->kernel_plan = (struct hra_kernel_plan){.batch = p->batch,
+                                                 .heads = p->heads,
+                                                 .heads_kv = p->heads_kv,
+                                                 .dim = p->dim,
+                                                 .dim_v = p->dim_v,
+                                                 .type = p->type,
+                                                 .scale = p->scale,
+                                                 .threads = p->threads,
+                                                 .rows = l->rows[comm->rank],
+                                                 .queries = plan->tiles->queries,
+                                                 .query = l->tile + first,
+                                                 .keys = l->tiles,
+                                                 .key = l->tile,
+                                                 .pattern = plan->tiles->pattern,
+                                                 .patterns = plan->tiles->patterns,
+                                                 .list = plan->tiles->list,
+                                                 .bitmaps = plan->tiles->dictionary.count};
+    for (int i = 0; i < 2; i++) {
+        const struct hra_bit_layout *layout = plan->backend->layout[i];
+        HRA_TRY(hra_dictionary_pack(&plan->packed[i], &plan->tiles->dictionary, layout));
+        plan->kernel_plan.layout[i] = layout;
+        plan->kernel_plan.packed[i] =
+            plan->packed[i] != NULL ? plan->packed[i] : plan->tiles->dictionary.bits;
+    }
+    HRA_TRY(prepare_pass(plan, HRA_FORWARD, &messages));
+    HRA_TRY(prepare_pass(plan, HRA_BACKWARD, &messages));
+
+    const size_t forward = plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD);
+    plan->kernel_bytes = align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 128);
+    const struct hra_part own = {.owner = comm->rank,
+                                 .key_tile0 = first,
+                                 .key_tile1 = l->rank_tile[comm->rank + 1],
+                                 .head1 = p->heads_kv};
+    const size_t sums = plan->tiles->queries == 0 ? 0 : hra_plan_part_bytes(plan, &own, HRA_DKV, NULL);
+    plan->workspace_bytes = forward > plan->kernel_bytes + sums ? forward : plan->kernel_bytes + sums;
+
+    if (comm->transport->start == NULL) {
+        for (int r = 0; r < comm->ranks; r++)
+            if (r != comm->rank)
+                HRA_TRY(model_received(plan, r));
+        return HRA_OK;
+    }
+    if (comm->transport->reserve != NULL)
+        HRA_TRY(comm->transport->reserve(comm->state, messages));
+    HRA_TRY(hra_arena_join(&plan->arena, comm, plan->arena_bytes));
+    return plan->backend->open(&plan->kernels, &plan->kernel_plan);
+}
+
+/* Every rank learns how much the others receive. Collective. */
+static hra_status share_received(hra_plan *plan)
+{
+    hra_comm *comm = plan->comm;
+    struct hra_rank_stats *all = NULL;
+
+    if (comm->transport->allgather == NULL)
+        return HRA_OK;
+    hra_status status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "plan");
+    status = hra_comm_agree(comm, status);
+    if (status == HRA_OK)
+        status = hra_comm_allgather(comm, all, &plan->stats[comm->rank], sizeof(*all));
+    if (status == HRA_OK)
+        memcpy(plan->stats, all, (size_t)comm->ranks * sizeof(*all));
+    free(all);
+    return status;
+}
+
+static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_order *order,
+                        const hra_mask *mask, const hra_options *options)
+{
+    struct candidate best = {.layout = NULL};
+
+    HRA_TRY(hra_comm_agree(plan->comm, read_arguments(plan, problem, order, mask, options)));
+    HRA_TRY(check_alike(plan));
+    HRA_TRY(choose_shard(&best, plan));
+    hra_status status = take_candidate(plan, &best);
+    drop_candidate(&best);
+    if (status == HRA_OK)
+        status = prepare(plan);
+    HRA_TRY(hra_comm_agree(plan->comm, status));
+    return share_received(plan);
+}
+
+hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_problem *problem,
+                                const hra_order *order, const hra_mask *mask, const hra_options *options,
+                                hra_generator generate)
+{
+    hra_plan *plan = NULL;
+
+    if (out == NULL || comm == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_create: %s is NULL", out == NULL ? "out" : "comm");
+    HRA_TRY(hra_comm_check(comm));
+    hra_status status = hra_alloc((void **)&plan, 1, sizeof(*plan), "plan");
+    status = hra_comm_agree(comm, status);
+    if (status != HRA_OK) {
+        free(plan);
+        return status;
+    }
+    plan->comm = comm;
+    plan->generate = generate != NULL ? generate : hra_schedule_ring;
+    comm->plans++;
+    comm->made++;
+    status = build(plan, problem, order, mask, options);
+    if (status != HRA_OK) {
+        hra_plan_destroy(plan);
+        return status;
+    }
+    hra_log(HRA_LOG_INFO,
+            "plan %d: %lld tokens, %d ranks, %lld tiles on rank %d, workspace %zu bytes, arena %zu",
+            comm->made, (long long)plan->problem.tokens, comm->ranks,
+            (long long)(plan->stats[comm->rank].tiles_full + plan->stats[comm->rank].tiles_partial),
+            comm->rank, plan->workspace_bytes, plan->arena_bytes);
+    *out = plan;
+    return HRA_OK;
+}
+
+hra_status hra_plan_create(hra_plan **out, hra_comm *comm, const hra_problem *problem, const hra_order *order,
+                           const hra_mask *mask, const hra_options *options)
+{
+    return hra_plan_create_with(out, comm, problem, order, mask, options, NULL);
+}
+
+void hra_plan_destroy(hra_plan *plan)
+{
+    if (plan == NULL)
+        return;
+    if (plan->backend != NULL)
+        plan->backend->close(plan->kernels);
+    hra_arena_leave(plan->comm, plan->arena);
+    for (int i = 0; i < 2; i++) {
+        struct hra_pass_plan *pass = &plan->pass[i];
+        hra_schedule_clear(&pass->schedule);
+        for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+            free(pass->buffer[payload]);
+        free(pass->first);
+        free(pass->last);
+        free(pass->transfer);
+        free(pass->started);
+        free(pass->chunk);
+        free(pass->state);
+        free(plan->packed[i]);
+    }
+    hra_layout_destroy(plan->layout);
+    hra_tiles_destroy(plan->tiles);
+    hra_tiles_destroy(plan->other);
+    hra_order_destroy(plan->order);
+    hra_mask_destroy(plan->mask);
+    free(plan->token);
+    free(plan->live);
+    free(plan->stats);
+    plan->comm->plans--;
+    free(plan);
+}
+
+/* ---- Queries ---- */
+
+hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
+{
+    if (plan == NULL || info == NULL || info->size < sizeof(info->size))
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_get_info: %s",
+                        plan == NULL   ? "plan is NULL"
+                        : info == NULL ? "info is NULL"
+                                       : "info.size is not set");
+    const hra_problem *p = &plan->problem;
+    const double pairs = (double)p->batch * p->heads * (double)p->tokens * (double)p->tokens;
+    const int64_t row_bytes = (int64_t)p->batch * p->heads_kv * (p->dim + p->dim_v);
+    const int64_t kv_bytes = row_bytes * (int64_t)hra_type_bytes(p->type);
+    const int64_t sum_bytes = row_bytes * (int64_t)hra_type_bytes(hra_type_sums(p->type));
+    int64_t busy = 0;
+    hra_plan_info full = {
+        .size = info->size,
+        .workspace_bytes = plan->workspace_bytes,
+        .arena_bytes = plan->arena_bytes,
+        .plan_bytes = plan->tiles->bytes,
+        .pairs_all = pairs < 0x1p63 ? (int64_t)pairs : INT64_MAX,
+        .bitmaps = plan->tiles->dictionary.count,
+        .patterns = plan->tiles->patterns,
+        .rounds_forward = plan->pass[HRA_FORWARD].schedule.rounds,
+        .rounds_backward = plan->pass[HRA_BACKWARD].schedule.rounds,
+        .shard = plan->shard,
+        .blocking = plan->backend->blocking,
+        .threads = plan->kernel_plan.threads,
+        .backend = plan->backend->name,
+        .transport = plan->comm->transport->name,
+        .schedule = "ring",
+    };
+    for (int r = 0; r < plan->comm->ranks; r++) {
+        const struct hra_rank_stats *s = &plan->stats[r];
+        full.pairs_live += s->pairs_live;
+        full.tiles_full += s->tiles_full;
+        full.tiles_partial += s->tiles_partial;
+        full.bytes_forward += s->received[HRA_FORWARD];
+        full.bytes_backward += s->received[HRA_BACKWARD];
+        full.bytes_least += s->rows_needed * kv_bytes;
+        full.bytes_least_backward += s->rows_needed * (kv_bytes + sum_bytes);
+        busy = s->tiles_full + s->tiles_partial > busy ? s->tiles_full + s->tiles_partial : busy;
+    }
+    const int64_t tiles = full.tiles_full + full.tiles_partial;
+    full.balance = tiles == 0 ? 1 : (double)busy * plan->comm->ranks / (double)tiles;
+    memcpy(info, &full, info->size < sizeof(full) ? info->size : sizeof(full));
+    return HRA_OK;
+}
+
+int64_t hra_plan_rows(const hra_plan *plan, int rank)
+{
+    if (plan == NULL || rank < 0 || rank >= plan->comm->ranks)
+        return -1;
+    return plan->layout->rows[rank];
+}
+
+static hra_status check_rank(const hra_plan *plan, int rank, const char *call)
+{
+    if (plan == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: plan is NULL", call);
+    if (rank < 0 || rank >= plan->comm->ranks)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: rank %d of %d", call, rank, plan->comm->ranks);
+    return HRA_OK;
+}
+
+hra_status hra_plan_row_index(const hra_plan *plan, int rank, int64_t *slot, int64_t *token)
+{
+    HRA_TRY(check_rank(plan, rank, "hra_plan_row_index"));
+    for (int i = 0; i < plan->layout->pieces; i++) {
+        const hra_piece *piece = &plan->layout->piece[i];
+        for (int64_t r = 0; piece->rank == rank && r < piece->rows; r++) {
+            if (slot != NULL)
+                slot[piece->row0 + r] = piece->slot0 + r;
+            if (token != NULL)
+                token[piece->row0 + r] = plan->order->slot_to_token[piece->slot0 + r];
+        }
+    }
+    return HRA_OK;
+}
+
+hra_status hra_plan_pieces(const hra_plan *plan, const hra_piece **out, int *count)
+{
+    if (plan == NULL || out == NULL || count == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_pieces: plan %p, out %p, count %p", (const void *)plan,
+                        (void *)out, (void *)count);
+    *out = plan->layout->piece;
+    *count = plan->layout->pieces;
+    return HRA_OK;
+}
+
+static int owner_of(const struct hra_layout *l, int tile)
+{
+    int low = 0, high = l->ranks - 1;
+    while (low < high) {
+        const int mid = low + (high - low) / 2;
+        if (tile < l->rank_tile[mid + 1])
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return low;
+}
+
+hra_status hra_plan_tiles(hra_plan *plan, int rank, int batch, int head, hra_plan_tile *out, int64_t capacity,
+                          int64_t *count)
+{
+    HRA_TRY(check_rank(plan, rank, "hra_plan_tiles"));
+    if (batch < 0 || batch >= plan->problem.batch || head < 0 || head >= plan->problem.heads)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_tiles: batch %d of %d, head %d of %d", batch,
+                        plan->problem.batch, head, plan->problem.heads);
+    if (count == NULL || capacity < 0 || (out == NULL && capacity > 0))
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_tiles: out %p, capacity %lld, count %p", (void *)out,
+                        (long long)capacity, (void *)count);
+
+    const struct hra_layout *l = plan->layout;
+    const struct hra_tiles *t = plan->tiles;
+    if (rank != plan->comm->rank) {
+        if (plan->other == NULL || plan->other->rank != rank) {
+            struct hra_tiles *other = NULL;
+            HRA_TRY(compile_rank(&other, plan, l, rank));
+            hra_tiles_destroy(plan->other);
+            plan->other = other;
+        }
+        t = plan->other;
+    }
+    const struct hra_tile_list *list = &t->list[t->pattern[batch * t->heads + head]];
+    const int first = l->rank_tile[rank];
+    for (int q = 0; q < t->queries; q++)
+        for (int64_t i = list->row_start[q]; i < list->row_start[q + 1] && i < capacity; i++)
+            out[i] = (hra_plan_tile){.query_slot0 = l->slot0[first + q],
+                                     .key_slot0 = l->slot0[list->key[i]],
+                                     .live = hra_tiles_live(t, list, i),
+                                     .query_rows = l->tile[first + q].rows,
+                                     .key_rows = l->tile[list->key[i]].rows,
+                                     .key_rank = owner_of(l, list->key[i]),
+                                     .bitmap = list->bitmap[i]};
+    *count = list->row_start[t->queries];
+    return HRA_OK;
+}
+
+hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_plan_move *out, int64_t capacity,
+                          int64_t *count)
+{
+    HRA_TRY(check_rank(plan, rank, "hra_plan_moves"));
+    if ((pass != HRA_FORWARD && pass != HRA_BACKWARD) || count == NULL || capacity < 0 ||
+        (out == NULL && capacity > 0))
+        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_moves: pass %d, out %p, capacity %lld, count %p", (int)pass,
+                        (void *)out, (long long)capacity, (void *)count);
+    struct hra_schedule s = {0};
+    HRA_TRY(plan->generate(&s, &plan->work, rank, pass));
+    for (int r = 0; r < s.rounds; r++)
+        for (int i = s.round[r].move0; i < s.round[r].move1 && i < capacity; i++) {
+            const struct hra_move *m = &s.move[i];
+            out[i] = (hra_plan_move){
+                .round = r,
+                .peer = m->peer,
+                .sends = m->sends,
+                .gradient = m->payload == HRA_DKV,
+                .owner = s.part[m->part].owner,
+                .bytes = (int64_t)hra_plan_part_bytes(plan, &s.part[m->part], m->payload, NULL)};
+        }
+    *count = s.moves;
+    hra_schedule_clear(&s);
+    return HRA_OK;
+}

@@ -1,0 +1,72 @@
+/* plan.h - a plan from inside: what plan.c compiles and ring.c executes. */
+#ifndef HRA_SRC_PLAN_H
+#define HRA_SRC_PLAN_H
+
+#include "comm/transport.h"
+#include "kernels/kernels.h"
+#include "src/mask.h"
+#include "src/schedule.h"
+#include "src/tiles.h"
+
+/* What one rank knows of its own work; ranks exchange it. Followed in memory by live [ranks][HRA_HALVES]. */
+struct hra_rank_stats {
+    int64_t pairs_live; /* over batch and heads */
+    int64_t tiles_full, tiles_partial;
+    int64_t rows_needed; /* rows of K/V that live tiles need and other ranks own */
+    int64_t received[2]; /* bytes, by hra_pass */
+};
+
+/* Where the parts of one pass lie, and which runs begin and end each query tile. */
+struct hra_pass_plan {
+    struct hra_schedule schedule;
+    size_t *buffer[HRA_PAYLOADS];  /* offset of each buffer in the arena, bytes */
+    int *first, *last;             /* [heads_kv][queries] runs */
+    struct hra_transfer *transfer; /* [moves] */
+    struct hra_transfer **started; /* [moves] scratch: the transfers of one round */
+    struct hra_chunk *chunk;       /* scratch: the sources of one run */
+    unsigned char *state;          /* [moves] scratch: enum in ring.c */
+    char what[48];                 /* "forward of plan 3" */
+};
+
+struct hra_plan {
+    hra_comm *comm;
+    hra_problem problem; /* defaults filled in */
+    hra_options options;
+    hra_order *order; /* held */
+    hra_mask *mask;   /* held */
+    hra_shard shard;  /* chosen */
+    hra_generator generate;
+    struct hra_layout *layout;
+    struct hra_tiles *tiles; /* of our rank */
+    struct hra_tiles *other; /* of the rank that hra_plan_tiles last asked for; NULL: none */
+    int64_t *token;          /* [rows] token of each of our rows */
+    struct hra_work work;
+    int64_t *live;                /* [ranks][ranks][HRA_HALVES], work.live */
+    struct hra_rank_stats *stats; /* [ranks] */
+    struct hra_pass_plan pass[2]; /* by hra_pass */
+
+    const struct hra_backend *backend;
+    struct hra_kernel_plan kernel_plan;
+    void *packed[2]; /* by hra_pass; NULL where the dictionary itself serves */
+    void *kernels;   /* the backend's state; NULL on a model */
+    struct hra_arena *arena;
+    size_t arena_bytes;
+    size_t kernel_bytes; /* of the workspace that are the backend's; own dK/dV sums follow */
+    size_t workspace_bytes;
+};
+
+/* hra_plan_create with a generator of the caller's: how tests run schedules that are no ring. NULL: the option's. */
+hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_problem *problem,
+                                const hra_order *order, const hra_mask *mask, const hra_options *options,
+                                hra_generator generate);
+
+/* Rows of a part on its owner: the first, and how many. */
+int64_t hra_plan_part_row0(const hra_plan *plan, const struct hra_part *part);
+int64_t hra_plan_part_rows(const hra_plan *plan, const struct hra_part *part);
+
+/* Bytes of a part as a payload: K (or dK) first, then V from *v_offset on, both [batch][head1 - head0][rows][dim].
+ * v_offset may be NULL. */
+size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
+                           size_t *v_offset);
+
+#endif

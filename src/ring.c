@@ -1,0 +1,396 @@
+/* ring.c - the executor: carries out any schedule, forward or backward.
+ *
+ * It knows rounds, moves and runs, and no ring. Everything that touches one buffer happens in schedule order: before a
+ * move starts or a run begins, earlier moves on its buffers are finished. All messages come from and go to the
+ * communicator's arena, so a failure leaves nothing pending in memory of the caller's. */
+#include "src/plan.h"
+
+#include <string.h>
+
+enum move_state { WAITING, STARTED, FINISHED };
+
+/* One execution. */
+struct execution {
+    hra_plan *plan;
+    struct hra_pass_plan *pass;
+    hra_pass which;
+    const hra_tensor *k, *v; /* the caller's own */
+    struct hra_part own;     /* all keys of this rank; key_tile0 == key_tile1: none */
+    char *sums;              /* backward: our own dK/dV, laid out like a part */
+    void *stream;
+    int oldest;  /* moves before it are finished */
+    int started; /* moves from it on are waiting */
+};
+
+/* A dense part: [batch][head1 - head0][rows][dim], rows fastest after channels. */
+static hra_tensor dense(void *data, int64_t rows, int heads, int dim)
+{
+    return (hra_tensor){
+        .data = data, .stride_batch = heads * rows * dim, .stride_row = dim, .stride_head = rows * dim};
+}
+
+/* The two tensors of a payload that lies at `base`. */
+static void open_payload(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
+                         char *base, hra_tensor *k, hra_tensor *v)
+{
+    const int64_t rows = hra_plan_part_rows(plan, part);
+    size_t v_offset;
+
+    hra_plan_part_bytes(plan, part, payload, &v_offset);
+    *k = dense(base, rows, part->head1 - part->head0, plan->problem.dim);
+    *v = dense(base + v_offset, rows, part->head1 - part->head0, plan->problem.dim_v);
+}
+
+/* The part of `whole`, a tensor of all our own rows and K/V heads. */
+static hra_tensor cut_own(const hra_plan *plan, const hra_tensor *whole, const struct hra_part *part,
+                          hra_type type)
+{
+    hra_tensor t = *whole;
+    t.data = (char *)whole->data +
+             (hra_plan_part_row0(plan, part) * whole->stride_row + part->head0 * whole->stride_head) *
+                 (int64_t)hra_type_bytes(type);
+    return t;
+}
+
+static char *buffer_at(const struct execution *x, enum hra_payload payload, int buffer)
+{
+    return (char *)x->plan->arena->base + x->pass->buffer[payload][buffer];
+}
+
+/* Our own dK/dV sums of one part. */
+static void open_own_sums(const struct execution *x, const struct hra_part *part, hra_tensor *dk,
+                          hra_tensor *dv)
+{
+    const hra_type sums = hra_type_sums(x->plan->problem.type);
+    hra_tensor all_k, all_v;
+
+    open_payload(x->plan, &x->own, HRA_DKV, x->sums, &all_k, &all_v);
+    *dk = cut_own(x->plan, &all_k, part, sums);
+    *dv = cut_own(x->plan, &all_v, part, sums);
+}
+
+/* A move has arrived and is added to our own sums. */
+static hra_status add_home(struct execution *x, const struct hra_move *move)
+{
+    const hra_plan *plan = x->plan;
+    const struct hra_part *part = &x->pass->schedule.part[move->part];
+    const int64_t rows = hra_plan_part_rows(plan, part);
+    const int heads = part->head1 - part->head0;
+    hra_tensor dk, dv, own_dk, own_dv;
+
+    open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to), &dk, &dv);
+    open_own_sums(x, part, &own_dk, &own_dv);
+    HRA_TRY(plan->backend->add(plan->kernels, &own_dk, &dk, rows, heads, plan->problem.dim, x->stream));
+    return plan->backend->add(plan->kernels, &own_dv, &dv, rows, heads, plan->problem.dim_v, x->stream);
+}
+
+/* Finish what is under way on a buffer. Two sends read it side by side, anything else follows one after another. */
+static hra_status settle(struct execution *x, enum hra_payload payload, int buffer, int reading)
+{
+    hra_comm *comm = x->plan->comm;
+    const struct hra_schedule *s = &x->pass->schedule;
+
+    for (int i = x->oldest; i < x->started; i++) {
+        const struct hra_move *move = &s->move[i];
+        if (x->pass->state[i] != STARTED || move->payload != payload || hra_move_buffer(move) != buffer ||
+            (reading && move->sends))
+            continue;
+        HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
+        x->pass->state[i] = FINISHED;
+        if (move->add && !move->sends)
+            HRA_TRY(add_home(x, move));
+    }
+    while (x->oldest < x->started && x->pass->state[x->oldest] == FINISHED)
+        x->oldest++;
+    return HRA_OK;
+}
+
+/* Start the moves of a round as one group. */
+static hra_status start_moves(struct execution *x, const struct hra_round *round)
+{
+    hra_comm *comm = x->plan->comm;
+    const struct hra_schedule *s = &x->pass->schedule;
+    int count = 0;
+
+    for (int i = round->move0; i < round->move1; i++)
+        HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), s->move[i].sends));
+    for (int i = round->move0; i < round->move1; i++) {
+        x->pass->transfer[i].data = buffer_at(x, s->move[i].payload, hra_move_buffer(&s->move[i]));
+        x->pass->state[i] = STARTED;
+        x->pass->started[count++] = &x->pass->transfer[i];
+    }
+    x->started = round->move1;
+    if (count == 0)
+        return HRA_OK;
+    return hra_comm_note(comm, comm->transport->start(comm->state, x->pass->started, count, x->stream));
+}
+
+/* What a run computes against, once its buffers are settled. */
+static hra_status open_sources(struct execution *x, const struct hra_run *run)
+{
+    const hra_plan *plan = x->plan;
+    const struct hra_schedule *s = &x->pass->schedule;
+
+    for (int c = run->source0; c < run->source1; c++) {
+        const struct hra_source *source = &s->source[c];
+        const struct hra_part *part = &s->part[source->part];
+        struct hra_chunk *chunk = &x->pass->chunk[c - run->source0];
+        *chunk = (struct hra_chunk){.key_tile0 = part->key_tile0,
+                                    .key_tile1 = part->key_tile1,
+                                    .head0 = part->head0,
+                                    .head1 = part->head1,
+                                    .zero = source->zero};
+        if (source->buffer == HRA_OWN) {
+            chunk->k = cut_own(plan, x->k, part, plan->problem.type);
+            chunk->v = cut_own(plan, x->v, part, plan->problem.type);
+        } else {
+            HRA_TRY(settle(x, HRA_KV, source->buffer, 1));
+            open_payload(plan, part, HRA_KV, buffer_at(x, HRA_KV, source->buffer), &chunk->k, &chunk->v);
+        }
+        if (x->which == HRA_FORWARD)
+            continue;
+        if (source->gradient == HRA_OWN) {
+            open_own_sums(x, part, &chunk->dk, &chunk->dv);
+        } else {
+            HRA_TRY(settle(x, HRA_DKV, source->gradient, 0));
+            open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, source->gradient), &chunk->dk,
+                         &chunk->dv);
+        }
+    }
+    return HRA_OK;
+}
+
+/* Copy our own parts to where moves send them from. */
+static hra_status load(struct execution *x)
+{
+    const hra_plan *plan = x->plan;
+    const hra_problem *p = &plan->problem;
+    const struct hra_schedule *s = &x->pass->schedule;
+
+    for (int i = 0; i < s->loads; i++) {
+        const struct hra_part *part = &s->part[s->load[i].part];
+        const int64_t rows = hra_plan_part_rows(plan, part);
+        const int heads = part->head1 - part->head0;
+        const hra_tensor own_k = cut_own(plan, x->k, part, p->type),
+                         own_v = cut_own(plan, x->v, part, p->type);
+        hra_tensor k, v;
+
+        open_payload(plan, part, HRA_KV, buffer_at(x, HRA_KV, s->load[i].buffer), &k, &v);
+        HRA_TRY(plan->backend->copy(plan->kernels, &k, p->type, &own_k, p->type, rows, heads, p->dim, 1,
+                                    x->stream));
+        HRA_TRY(plan->backend->copy(plan->kernels, &v, p->type, &own_v, p->type, rows, heads, p->dim_v, 1,
+                                    x->stream));
+    }
+    return HRA_OK;
+}
+
+/* All rounds. args is one of the backend's two, whose run is filled in here. */
+static hra_status execute(struct execution *x, struct hra_run_args *args, struct hra_forward_args *forward,
+                          struct hra_backward_args *backward)
+{
+    const hra_plan *plan = x->plan;
+    const struct hra_schedule *s = &x->pass->schedule;
+    const struct hra_poll poll = {plan->comm->transport->poll, plan->comm->state};
+
+    memset(x->pass->state, WAITING, (size_t)s->moves);
+    HRA_TRY(load(x));
+    for (int r = 0; r < s->rounds; r++) {
+        HRA_TRY(start_moves(x, &s->round[r]));
+        for (int i = s->round[r].run0; i < s->round[r].run1; i++) {
+            const struct hra_run *run = &s->run[i];
+            HRA_TRY(open_sources(x, run));
+            *args = (struct hra_run_args){.run = i,
+                                          .query0 = run->query0,
+                                          .query1 = run->query1,
+                                          .chunk = x->pass->chunk,
+                                          .chunks = run->source1 - run->source0,
+                                          .first = x->pass->first,
+                                          .last = x->pass->last,
+                                          .workspace = args->workspace,
+                                          .poll = poll,
+                                          .stream = x->stream};
+            HRA_TRY(forward != NULL ? plan->backend->forward(plan->kernels, forward)
+                                    : plan->backend->backward(plan->kernels, backward));
+        }
+        hra_log(HRA_LOG_TRACE, "%s: round %d of %d", x->pass->what, r, s->rounds);
+    }
+    for (int i = x->oldest; i < s->moves; i++)
+        HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), 0));
+    return HRA_OK;
+}
+
+/* ---- Arguments ---- */
+
+/* Strides of dimensions that have more than one index, in the order of their size, must step over what lies inside
+ * them; else two elements share memory, which an output may not. */
+static int overlaps_itself(const hra_tensor *t, const int64_t count[3], int dim)
+{
+    int64_t stride[3] = {t->stride_batch, t->stride_row, t->stride_head},
+            n[3] = {count[0], count[1], count[2]};
+    int64_t inside = dim;
+
+    for (int i = 0; i < 3; i++) {
+        int least = i;
+        for (int j = i + 1; j < 3; j++)
+            if (stride[j] < stride[least])
+                least = j;
+        const int64_t s = stride[least], m = n[least];
+        stride[least] = stride[i];
+        n[least] = n[i];
+        if (m <= 1)
+            continue;
+        if (s < inside)
+            return 1;
+        inside = s * (m - 1) + inside;
+    }
+    return 0;
+}
+
+static hra_status check_tensor(const hra_plan *plan, const hra_tensor *t, const char *name, int64_t rows,
+                               int heads, int dim, hra_type type, int output)
+{
+    const int64_t count[3] = {plan->problem.batch, rows, heads};
+
+    if (t == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "%s is NULL", name);
+    if (rows == 0)
+        return HRA_OK;
+    if (t->data == NULL || (uintptr_t)t->data % hra_type_bytes(type) != 0)
+        return HRA_FAIL(HRA_ERR_ARG, "%s.data is %p; it must be %zu-byte aligned memory", name, t->data,
+                        hra_type_bytes(type));
+    if (t->stride_batch < 0 || t->stride_row < 0 || t->stride_head < 0)
+        return HRA_FAIL(HRA_ERR_ARG,
+                        "%s has strides %lld, %lld, %lld (batch, row, head); none may be negative", name,
+                        (long long)t->stride_batch, (long long)t->stride_row, (long long)t->stride_head);
+    if (output && overlaps_itself(t, count, dim))
+        return HRA_FAIL(
+            HRA_ERR_ARG,
+            "%s overlaps itself: strides %lld, %lld, %lld (batch, row, head) for [%d][%lld][%d][%d]", name,
+            (long long)t->stride_batch, (long long)t->stride_row, (long long)t->stride_head,
+            plan->problem.batch, (long long)rows, heads, dim);
+    return HRA_OK;
+}
+
+static hra_status check_call(const hra_plan *plan, const char *call, const void *workspace,
+                             const void *stream)
+{
+    if (plan == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: plan is NULL", call);
+    HRA_TRY(hra_comm_check(plan->comm));
+    if (plan->comm->transport->start == NULL)
+        return HRA_FAIL(HRA_ERR_STATE, "%s: the plan was made on a model of %d ranks, which cannot compute",
+                        call, plan->comm->ranks);
+    if ((workspace == NULL && plan->workspace_bytes > 0) || (uintptr_t)workspace % 64 != 0)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: workspace is %p; it must be %zu bytes, 64-byte aligned", call,
+                        workspace, plan->workspace_bytes);
+    if (stream != NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: stream is %p; the %s backend has none: NULL", call, stream,
+                        plan->backend->name);
+    return HRA_OK;
+}
+
+/* q k v o, which both passes read or write. */
+static hra_status check_tensors(const hra_plan *plan, const hra_tensor *q, const hra_tensor *k,
+                                const hra_tensor *v, const hra_tensor *o, int o_written)
+{
+    const hra_problem *p = &plan->problem;
+    const int64_t rows = plan->kernel_plan.rows;
+
+    HRA_TRY(check_tensor(plan, q, "q", rows, p->heads, p->dim, p->type, 0));
+    HRA_TRY(check_tensor(plan, k, "k", rows, p->heads_kv, p->dim, p->type, 0));
+    HRA_TRY(check_tensor(plan, v, "v", rows, p->heads_kv, p->dim_v, p->type, 0));
+    return check_tensor(plan, o, "o", rows, p->heads, p->dim_v, p->type, o_written);
+}
+
+static struct execution begin(hra_plan *plan, hra_pass which, const hra_tensor *k, const hra_tensor *v,
+                              void *workspace, void *stream)
+{
+    const int rank = plan->comm->rank;
+    return (struct execution){.plan = plan,
+                              .pass = &plan->pass[which],
+                              .which = which,
+                              .k = k,
+                              .v = v,
+                              .own = {.owner = rank,
+                                      .key_tile0 = plan->layout->rank_tile[rank],
+                                      .key_tile1 = plan->layout->rank_tile[rank + 1],
+                                      .head1 = plan->problem.heads_kv},
+                              .sums = (char *)workspace + plan->kernel_bytes,
+                              .stream = stream};
+}
+
+hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
+                       const hra_tensor *o, void *lse, void *workspace, void *saved, void *stream)
+{
+    (void)saved; /* saved_bytes is 0 */
+    HRA_TRY(check_call(plan, "hra_forward", workspace, stream));
+    HRA_TRY(check_tensors(plan, q, k, v, o, 1));
+
+    struct execution x = begin(plan, HRA_FORWARD, k, v, workspace, stream);
+    struct hra_forward_args args = {.run.workspace = workspace, .q = *q, .o = *o, .lse = lse};
+    return execute(&x, &args.run, &args, NULL);
+}
+
+/* Our sums are complete: write dk = scale dK and dv = dV. */
+static hra_status write_own(const struct execution *x, const hra_tensor *dk, const hra_tensor *dv)
+{
+    const hra_plan *plan = x->plan;
+    const hra_problem *p = &plan->problem;
+    const hra_type sums = hra_type_sums(p->type);
+    const int64_t rows = plan->kernel_plan.rows;
+    hra_tensor own_dk, own_dv;
+
+    open_payload(plan, &x->own, HRA_DKV, x->sums, &own_dk, &own_dv);
+    HRA_TRY(plan->backend->copy(plan->kernels, dk, p->type, &own_dk, sums, rows, p->heads_kv, p->dim,
+                                p->scale, x->stream));
+    return plan->backend->copy(plan->kernels, dv, p->type, &own_dv, sums, rows, p->heads_kv, p->dim_v, 1,
+                               x->stream);
+}
+
+hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
+                        const hra_tensor *o, const void *lse, const hra_tensor *do_, const void *dlse,
+                        const hra_tensor *dq, const hra_tensor *dk, const hra_tensor *dv, void *workspace,
+                        void *saved, void *stream)
+{
+    (void)saved;
+    HRA_TRY(check_call(plan, "hra_backward", workspace, stream));
+    const hra_problem *p = &plan->problem;
+    const int64_t rows = plan->kernel_plan.rows;
+    HRA_TRY(check_tensors(plan, q, k, v, o, 0));
+    HRA_TRY(check_tensor(plan, do_, "do", rows, p->heads, p->dim_v, p->type, 0));
+    HRA_TRY(check_tensor(plan, dq, "dq", rows, p->heads, p->dim, p->type, 1));
+    HRA_TRY(check_tensor(plan, dk, "dk", rows, p->heads_kv, p->dim, p->type, 1));
+    HRA_TRY(check_tensor(plan, dv, "dv", rows, p->heads_kv, p->dim_v, p->type, 1));
+    if (lse == NULL && rows > 0)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_backward: lse is NULL; it needs the forward's");
+
+    struct execution x = begin(plan, HRA_BACKWARD, k, v, workspace, stream);
+    struct hra_backward_args args = {.run.workspace = workspace, .q = *q, .do_ = *do_, .dq = *dq, .lse = lse};
+    if (rows > 0) {
+        HRA_TRY(plan->backend->clear(plan->kernels, x.sums, hra_plan_part_bytes(plan, &x.own, HRA_DKV, NULL),
+                                     stream));
+        HRA_TRY(plan->backend->delta(plan->kernels, o, do_, dlse, workspace, stream));
+    }
+    HRA_TRY(execute(&x, &args.run, NULL, &args));
+    return rows > 0 ? write_own(&x, dk, dv) : HRA_OK;
+}
+
+hra_status hra_reorder(hra_plan *plan, hra_direction direction, hra_type type, int heads, int dim,
+                       const hra_tensor *whole, const hra_tensor *rows, void *stream)
+{
+    if (plan == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_reorder: plan is NULL");
+    if ((direction != HRA_GATHER && direction != HRA_SCATTER) || hra_type_bytes(type) == 0 || heads < 1 ||
+        dim < 1)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_reorder: direction %d, type %d, %d heads, dim %d", (int)direction,
+                        (int)type, heads, dim);
+    const int64_t count = plan->layout->rows[plan->comm->rank];
+    HRA_TRY(
+        check_tensor(plan, whole, "whole", plan->problem.tokens, heads, dim, type, direction == HRA_SCATTER));
+    HRA_TRY(check_tensor(plan, rows, "rows", count, heads, dim, type, direction == HRA_GATHER));
+    if (plan->kernels == NULL)
+        return HRA_FAIL(HRA_ERR_STATE, "hra_reorder: the plan was made on a model of %d ranks",
+                        plan->comm->ranks);
+    return plan->backend->reorder(plan->kernels, direction, type, whole, rows, plan->token, count, heads, dim,
+                                  stream);
+}
