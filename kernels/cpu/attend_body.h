@@ -124,8 +124,11 @@ HRA_CLONES static void mask_tile(REAL *x, int rows, const hra_bits *bits)
         for (int w = 0; w < HRA_TILE / 32; w++) {
             const uint32_t word = (uint32_t)((*bits)[r][w / 2] >> (w % 2 * 32));
             REAL *at = x + r * HRA_TILE + 32 * w;
-            for (int c = 0; c < 32; c++)
-                at[c] = word >> c & 1 ? at[c] : -(REAL)INFINITY;
+#pragma omp simd
+            for (int c = 0; c < 32; c++) {
+                const REAL score = at[c];
+                at[c] = word >> c & 1 ? score : -(REAL)INFINITY;
+            }
         }
 }
 
@@ -165,9 +168,11 @@ HRA_CLONES static void gradient_tile(REAL *s, REAL *dp, int rows, int columns, c
             memset(d, 0, (size_t)columns * sizeof(*d));
             continue;
         }
+        const REAL shift = lse[r], less = delta[r];
+#pragma omp simd
         for (int c = 0; c < columns; c++) {
-            x[c] = EXP(x[c] - lse[r]);
-            d[c] = x[c] * (d[c] - delta[r]);
+            x[c] = EXP(x[c] - shift);
+            d[c] = x[c] * (d[c] - less);
         }
     }
 }
@@ -179,8 +184,11 @@ HRA_CLONES static void zero_tile(REAL *x, int rows, const hra_bits *bits)
         for (int w = 0; w < HRA_TILE / 32; w++) {
             const uint32_t word = (uint32_t)((*bits)[r][w / 2] >> (w % 2 * 32));
             REAL *at = x + r * HRA_TILE + 32 * w;
-            for (int c = 0; c < 32; c++)
-                at[c] = word >> c & 1 ? at[c] : 0;
+#pragma omp simd
+            for (int c = 0; c < 32; c++) {
+                const REAL gradient = at[c];
+                at[c] = word >> c & 1 ? gradient : 0;
+            }
         }
 }
 
