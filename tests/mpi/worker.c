@@ -1,0 +1,618 @@
+/* worker.c - what one rank does in the tests that need several. Started under mpirun by test_mpi.c:
+ *
+ *     worker TEST [ARGUMENT]
+ *
+ * Exit status 0: the test passed on this rank. What failed is printed, with the rank. */
+#include "examples/tools/oracle.h"
+#include "examples/tools/problem.h"
+#include "src/plan.h"
+
+#include <hra/mpi.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int rank, ranks, failures;
+
+#define CHECK(condition, ...)                                                                                \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            fprintf(stderr, "rank %d, line %d: %s: ", rank, __LINE__, #condition);                           \
+            fprintf(stderr, __VA_ARGS__);                                                                    \
+            fputc('\n', stderr);                                                                             \
+            failures++;                                                                                      \
+        }                                                                                                    \
+    } while (0)
+
+#define CHECK_OK(call)                                                                                       \
+    do {                                                                                                     \
+        hra_status status_ = (call);                                                                         \
+        CHECK(status_ == HRA_OK, "%s: %s", hra_status_name(status_), hra_last_error());                      \
+    } while (0)
+
+static void *take(int64_t count, size_t bytes)
+{
+    void *memory = aligned_alloc(64, ((size_t)count * bytes / 64 + 1) * 64);
+    if (memory == NULL)
+        abort();
+    memset(memory, 0xff, ((size_t)count * bytes / 64 + 1) * 64); /* NaN, so that what is not written shows */
+    return memory;
+}
+
+/* One attention problem in f64: what it is, and the tensors of all tokens, the same on every rank. */
+struct job {
+    hra_domain domain;
+    hra_problem problem;
+    hra_options options;
+    const char *order_name, *mask_text;
+    hra_order *order;
+    hra_mask *mask;
+    hra_plan *plan;
+    int64_t rows;
+    double *q, *k, *v, *g, *dlse; /* all tokens */
+    double *ref[5];               /* o, dq, dk, dv, lse of the oracle, all tokens */
+    hra_tensor own[9];            /* our rows: q k v do o dq dk dv; last: lse [batch][heads][rows] */
+    double *own_dlse;
+    void *workspace;
+};
+
+enum { Q, K, V, DO, O, DQ, DK, DV, LSE };
+
+static int heads_of(const struct job *j, int which)
+{
+    return which == K || which == V || which == DK || which == DV ? j->problem.heads_kv : j->problem.heads;
+}
+
+static int dim_of(const struct job *j, int which)
+{
+    return which == V || which == DV || which == DO || which == O ? j->problem.dim_v : j->problem.dim;
+}
+
+static double *fill(int64_t count, uint64_t series)
+{
+    double *x = take(count, sizeof(*x));
+    for (int64_t i = 0; i < count; i++)
+        x[i] = random_normal(series, (uint64_t)i);
+    return x;
+}
+
+static struct job job_of(int64_t tokens, const char *order, const char *mask)
+{
+    return (struct job){.domain = {.size = sizeof(hra_domain), .batch = 2, .heads = 4, .tokens = tokens},
+                        .problem = {.size = sizeof(hra_problem),
+                                    .batch = 2,
+                                    .heads = 4,
+                                    .heads_kv = 2,
+                                    .dim = 5,
+                                    .dim_v = 7,
+                                    .tokens = tokens,
+                                    .type = HRA_F64,
+                                    .scale = 0.4},
+                        .options = HRA_OPTIONS_INIT,
+                        .order_name = order,
+                        .mask_text = mask};
+}
+
+/* Our rows of a tensor of all tokens, or an uninitialised one where whole is NULL. */
+static hra_tensor rows_of(struct job *j, int which, const double *whole)
+{
+    const int heads = heads_of(j, which), dim = dim_of(j, which);
+    hra_tensor t = {.data = take(j->problem.batch * j->rows * heads * dim, sizeof(double)),
+                    .stride_batch = j->rows * heads * dim,
+                    .stride_row = (int64_t)heads * dim,
+                    .stride_head = dim};
+    if (whole != NULL) {
+        const hra_tensor all = {.data = (void *)(uintptr_t)whole,
+                                .stride_batch = j->problem.tokens * heads * dim,
+                                .stride_row = (int64_t)heads * dim,
+                                .stride_head = dim};
+        CHECK_OK(hra_reorder(j->plan, HRA_GATHER, HRA_F64, heads, dim, &all, &t, NULL));
+    }
+    return t;
+}
+
+static void job_open(struct job *j, hra_comm *comm, hra_generator generate)
+{
+    const hra_problem *p = &j->problem;
+    const int64_t n = p->batch * p->tokens;
+    hra_plan_info info = {.size = sizeof(info)};
+
+    CHECK_OK(hra_order_create(&j->order, &j->domain, j->order_name));
+    CHECK_OK(hra_mask_parse(&j->mask, &j->domain, j->mask_text));
+    CHECK_OK(hra_plan_create_with(&j->plan, comm, p, j->order, j->mask, &j->options, generate));
+    if (failures > 0)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    CHECK_OK(hra_plan_get_info(j->plan, &info));
+    j->rows = hra_plan_rows(j->plan, hra_comm_rank(comm));
+    j->workspace = take((int64_t)info.workspace_bytes, 1);
+
+    j->q = fill(n * p->heads * p->dim, 1);
+    j->k = fill(n * p->heads_kv * p->dim, 2);
+    j->v = fill(n * p->heads_kv * p->dim_v, 3);
+    j->g = fill(n * p->heads * p->dim_v, 4);
+    j->dlse = fill(n * p->heads, 5);
+    const double *whole[8] = {j->q, j->k, j->v, j->g};
+    for (int i = 0; i < 8; i++)
+        j->own[i] = rows_of(j, i, whole[i]);
+    j->own[LSE].data = take(p->batch * p->heads * j->rows, sizeof(double));
+    j->own_dlse = take(p->batch * p->heads * j->rows, sizeof(double));
+    int64_t *token = take(j->rows, sizeof(*token));
+    CHECK_OK(hra_plan_row_index(j->plan, hra_comm_rank(comm), NULL, token));
+    for (int bh = 0; bh < p->batch * p->heads; bh++)
+        for (int64_t r = 0; r < j->rows; r++)
+            j->own_dlse[bh * j->rows + r] = j->dlse[bh * p->tokens + token[r]];
+    free(token);
+}
+
+static hra_status job_forward(struct job *j)
+{
+    return hra_forward(j->plan, &j->own[Q], &j->own[K], &j->own[V], &j->own[O], j->own[LSE].data,
+                       j->workspace, NULL, NULL);
+}
+
+static hra_status job_backward(struct job *j)
+{
+    return hra_backward(j->plan, &j->own[Q], &j->own[K], &j->own[V], &j->own[O], j->own[LSE].data,
+                        &j->own[DO], j->own_dlse, &j->own[DQ], &j->own[DK], &j->own[DV], j->workspace, NULL,
+                        NULL);
+}
+
+/* |ours - reference| / |reference| of our rows of one tensor. */
+static double error_of(struct job *j, int which, const double *whole)
+{
+    const int heads = heads_of(j, which), dim = dim_of(j, which);
+    const hra_tensor reference = rows_of(j, which, whole);
+    const double *x = j->own[which].data, *r = reference.data;
+    double err = 0, ref = 1e-300;
+
+    for (int64_t i = 0; i < j->problem.batch * j->rows * heads * dim; i++) {
+        err += (x[i] - r[i]) * (x[i] - r[i]);
+        ref += r[i] * r[i];
+    }
+    free(reference.data);
+    return sqrt(err / ref);
+}
+
+/* Compare what forward and backward left with the oracle. */
+static void job_compare(struct job *j)
+{
+    const hra_problem *p = &j->problem;
+    const int64_t n = p->batch * p->tokens;
+    const int64_t size[5] = {n * p->heads * p->dim_v, n * p->heads * p->dim, n * p->heads_kv * p->dim,
+                             n * p->heads_kv * p->dim_v, n * p->heads};
+
+    for (int i = 0; i < 5 && j->ref[i] == NULL; i++)
+        j->ref[i] = take(size[i], sizeof(double));
+    const struct oracle a = {.mask = j->mask,
+                             .batch = p->batch,
+                             .tokens = p->tokens,
+                             .heads = p->heads,
+                             .heads_kv = p->heads_kv,
+                             .head0 = p->head0,
+                             .dim = p->dim,
+                             .dim_v = p->dim_v,
+                             .scale = p->scale,
+                             .q = j->q,
+                             .k = j->k,
+                             .v = j->v,
+                             .do_ = j->g,
+                             .dlse = j->dlse,
+                             .o = j->ref[0],
+                             .dq = j->ref[1],
+                             .dk = j->ref[2],
+                             .dv = j->ref[3],
+                             .lse = j->ref[4],
+                             .step = 1};
+    CHECK(oracle_exact(&a) == 0, "no memory");
+    static const int which[4] = {O, DQ, DK, DV};
+    static const char *const name[4] = {"o", "dq", "dk", "dv"};
+    for (int i = 0; i < 4; i++) {
+        const double error = error_of(j, which[i], j->ref[i]);
+        CHECK(error <= 1e-12, "%s is off by %g", name[i], error);
+    }
+}
+
+static void job_close(struct job *j)
+{
+    hra_plan_destroy(j->plan);
+    hra_order_destroy(j->order);
+    hra_mask_destroy(j->mask);
+    for (int i = 0; i < 9; i++)
+        free(j->own[i].data);
+    for (int i = 0; i < 5; i++)
+        free(j->ref[i]);
+    free(j->q);
+    free(j->k);
+    free(j->v);
+    free(j->g);
+    free(j->dlse);
+    free(j->own_dlse);
+    free(j->workspace);
+}
+
+static hra_comm *open_comm(MPI_Comm mpi, double timeout_s, size_t message_bytes)
+{
+    const hra_comm_options options = {
+        .size = sizeof(options), .timeout_s = timeout_s, .message_bytes = message_bytes};
+    hra_comm *comm = NULL;
+
+    CHECK_OK(hra_comm_create_mpi(&comm, mpi, &options));
+    if (comm == NULL)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    return comm;
+}
+
+static void run_and_compare(struct job *j, hra_comm *comm, hra_generator generate)
+{
+    job_open(j, comm, generate);
+    CHECK_OK(job_forward(j));
+    CHECK_OK(job_backward(j));
+    job_compare(j);
+    job_close(j);
+}
+
+/* ---- A schedule that is no ring ---- */
+
+/* Every owner's keys in two parts by rows, each in as many by heads as there are K/V heads. All remote parts come
+ * straight from their owners; own tiles are computed half by half of the query tiles, before and after; rounds
+ * without anything stand between; all remote parts of a run are one run; dK/dV go straight back. Global part number p
+ * is buffer p of K/V and of dK/dV; those of visitor r come home in buffer (1 + r) parts + p. */
+static hra_status direct(struct hra_schedule *s, const struct hra_work *work, int me, hra_pass pass)
+{
+    const int queries = work->rank_tile[me + 1] - work->rank_tile[me];
+
+    for (int o = 0; o < work->ranks; o++)
+        for (int half = 0; half < HRA_HALVES; half++)
+            for (int h = 0; h < work->heads_kv; h++) {
+                const struct hra_part part = {.owner = o,
+                                              .key_tile0 = hra_work_half(work, o, half),
+                                              .key_tile1 = hra_work_half(work, o, half + 1),
+                                              .head0 = h,
+                                              .head1 = h + 1};
+                if (part.key_tile0 < part.key_tile1)
+                    HRA_TRY(hra_schedule_part(s, part));
+            }
+    for (int p = 0; p < s->parts; p++)
+        if (s->part[p].owner == me)
+            HRA_TRY(hra_schedule_load(s, p, p));
+
+    HRA_TRY(hra_schedule_round(s)); /* nothing */
+    HRA_TRY(hra_schedule_round(s)); /* all K/V travel, while half of our own queries see our own keys */
+    for (int p = 0; p < s->parts; p++)
+        for (int peer = 0; peer < work->ranks; peer++) {
+            const int owner = s->part[p].owner;
+            if (peer != me && (owner == me || owner == peer))
+                HRA_TRY(hra_schedule_move(s, (struct hra_move){.payload = HRA_KV,
+                                                               .part = p,
+                                                               .from = p,
+                                                               .to = p,
+                                                               .peer = peer,
+                                                               .sends = owner == me}));
+        }
+    for (int half = 0; half < 2; half++) {
+        HRA_TRY(hra_schedule_run(s, half == 0 ? 0 : queries / 2, half == 0 ? queries / 2 : queries));
+        for (int p = 0; p < s->parts; p++)
+            if (s->part[p].owner == me)
+                HRA_TRY(hra_schedule_source(s, (struct hra_source){p, HRA_OWN, HRA_OWN, 0}));
+        HRA_TRY(hra_schedule_round(s)); /* nothing the first time, remote keys the second */
+    }
+    HRA_TRY(hra_schedule_run(s, 0, queries));
+    for (int p = 0; p < s->parts; p++)
+        if (s->part[p].owner != me)
+            HRA_TRY(hra_schedule_source(s, (struct hra_source){p, p, p, 1}));
+    if (pass == HRA_FORWARD)
+        return HRA_OK;
+    HRA_TRY(hra_schedule_round(s));
+    for (int p = 0; p < s->parts; p++)
+        for (int visitor = 0; visitor < work->ranks; visitor++) {
+            const int owner = s->part[p].owner;
+            if (visitor != owner && (owner == me || visitor == me))
+                HRA_TRY(hra_schedule_move(s, (struct hra_move){.payload = HRA_DKV,
+                                                               .part = p,
+                                                               .from = p,
+                                                               .to = (1 + visitor) * s->parts + p,
+                                                               .peer = owner == me ? visitor : owner,
+                                                               .sends = visitor == me,
+                                                               .add = 1}));
+        }
+    return HRA_OK;
+}
+
+static void test_direct(const char *argument)
+{
+    static const char *const masks[] = {"full", "causal", "window(150,-20) | docs(90,210,311)",
+                                        "blocks(100; 3:1; 0:5)"};
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+
+    (void)argument;
+    for (size_t m = 0; m < sizeof(masks) / sizeof(masks[0]); m++)
+        for (int shard = HRA_SHARD_CONTIGUOUS; shard <= HRA_SHARD_ZIGZAG; shard++) {
+            struct job j = job_of(611, "hilbert", masks[m]);
+            j.options.shard = (hra_shard)shard;
+            run_and_compare(&j, comm, direct);
+        }
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
+/* ---- Messages ---- */
+
+/* Messages cut at sizes that divide nothing give the same bits as whole ones. */
+static void test_cut(const char *argument)
+{
+    hra_comm *whole = open_comm(MPI_COMM_WORLD, 60, 0), *cut = open_comm(MPI_COMM_WORLD, 60, 1000);
+    struct job a = job_of(500, "identity", "causal"), b = a;
+
+    (void)argument;
+    job_open(&a, whole, NULL);
+    job_open(&b, cut, NULL);
+    CHECK_OK(job_forward(&a));
+    CHECK_OK(job_backward(&a));
+    CHECK_OK(job_forward(&b));
+    CHECK_OK(job_backward(&b));
+    job_compare(&b);
+    for (int i = O; i <= DV; i++)
+        CHECK(memcmp(a.own[i].data, b.own[i].data,
+                     (size_t)(a.problem.batch * a.rows * heads_of(&a, i) * dim_of(&a, i)) * sizeof(double)) ==
+                  0,
+              "tensor %d differs", i);
+    job_close(&a);
+    job_close(&b);
+    CHECK_OK(hra_comm_destroy(whole));
+    CHECK_OK(hra_comm_destroy(cut));
+}
+
+/* The same bits on every number of threads, and every time. */
+static void test_threads(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    struct job first = job_of(700, "identity", "window(300,100)");
+
+    (void)argument;
+    first.problem.threads = 1;
+    job_open(&first, comm, NULL);
+    CHECK_OK(job_forward(&first));
+    CHECK_OK(job_backward(&first));
+    for (int threads = 1; threads <= 5; threads += 2) {
+        struct job j = job_of(700, "identity", "window(300,100)");
+        j.problem.threads = threads + rank % 2; /* they may differ between ranks */
+        job_open(&j, comm, NULL);
+        CHECK_OK(job_forward(&j));
+        CHECK_OK(job_backward(&j));
+        for (int i = O; i <= DV; i++)
+            CHECK(memcmp(first.own[i].data, j.own[i].data,
+                         (size_t)(j.problem.batch * j.rows * heads_of(&j, i) * dim_of(&j, i)) *
+                             sizeof(double)) == 0,
+                  "tensor %d differs on %d threads", i, j.problem.threads);
+        job_close(&j);
+    }
+    job_close(&first);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
+/* Several plans on one communicator in turn, a second communicator on fewer ranks, and messages of the host's own with
+ * any tag on the communicator that ours was made from. */
+static void test_together(const char *argument)
+{
+    MPI_Comm some;
+    MPI_Request request;
+    double token = rank, other = -1;
+
+    (void)argument;
+    MPI_Irecv(&other, 1, MPI_DOUBLE, MPI_ANY_SOURCE, MPI_ANY_TAG, MPI_COMM_WORLD, &request);
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    MPI_Comm_split(MPI_COMM_WORLD, rank % 2, -rank, &some);
+    hra_comm *half = open_comm(some, 60, 0);
+
+    struct job small = job_of(130, "morton", "full"), large = job_of(900, "identity", "causal");
+    struct job apart = job_of(300, "snake", "window(40,40)");
+    job_open(&small, comm, NULL);
+    job_open(&large, comm, NULL); /* needs a larger arena while small lives */
+    job_open(&apart, half, NULL);
+    CHECK(hra_comm_destroy(comm) == HRA_ERR_STATE, "destroyed under its plans");
+    CHECK_OK(job_forward(&small));
+    CHECK_OK(job_forward(&large));
+    CHECK_OK(job_forward(&apart));
+    CHECK_OK(job_backward(&apart));
+    CHECK_OK(job_backward(&small));
+    CHECK_OK(job_backward(&large));
+    job_compare(&small);
+    job_compare(&large);
+    job_compare(&apart);
+    job_close(&small);
+    struct job again = job_of(257, "identity", "docs(1,100,156)");
+    run_and_compare(&again, comm, NULL);
+    job_close(&large);
+    job_close(&apart);
+    MPI_Send(&token, 1, MPI_DOUBLE, (rank + 1) % ranks, 1, MPI_COMM_WORLD);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    CHECK(other == (rank + ranks - 1) % ranks, "the host's message came as %g", other);
+    CHECK_OK(hra_comm_destroy(half));
+    CHECK_OK(hra_comm_destroy(comm));
+    MPI_Comm_free(&some);
+}
+
+/* ---- Disagreement ---- */
+
+/* One way in which the last rank plans something else. */
+static void differ(struct job *j, int way)
+{
+    switch (way) {
+    case 0:
+        j->problem.heads_kv = 4;
+        break;
+    case 1:
+        j->problem.scale = 0.5;
+        break;
+    case 2:
+        j->problem.type = HRA_F32;
+        break;
+    case 3:
+        j->mask_text = "window(3,4)";
+        break;
+    case 4:
+        j->order_name = "snake";
+        break;
+    case 5:
+        j->options.shard = HRA_SHARD_ZIGZAG;
+        break;
+    case 6:
+        j->problem.dim = 6;
+        break;
+    case 7:
+        j->problem.dim = 300; /* wrong on this rank alone */
+        break;
+    case 8:
+        j->problem.softcap = 1;
+        break;
+    }
+}
+
+static void test_disagree(const char *argument)
+{
+    static const struct {
+        hra_status status;
+        const char *says;
+    } wanted[] = {
+        {HRA_ERR_MISMATCH, "heads_kv"},   {HRA_ERR_MISMATCH, "scale"},
+        {HRA_ERR_MISMATCH, "type"},       {HRA_ERR_MISMATCH, "window(3,4)"},
+        {HRA_ERR_MISMATCH, "snake"},      {HRA_ERR_MISMATCH, "shard"},
+        {HRA_ERR_MISMATCH, "dim"},        {HRA_ERR_ARG, "problem.dim is 300"},
+        {HRA_ERR_UNSUPPORTED, "softcap"},
+    };
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+
+    (void)argument;
+    for (int way = 0; way < (int)(sizeof(wanted) / sizeof(wanted[0])); way++) {
+        struct job j = job_of(200, "hilbert", "causal");
+        if (rank == ranks - 1)
+            differ(&j, way);
+        CHECK_OK(hra_order_create(&j.order, &j.domain, j.order_name));
+        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.mask_text));
+        hra_status status = hra_plan_create(&j.plan, comm, &j.problem, j.order, j.mask, &j.options);
+        CHECK(status == wanted[way].status, "way %d: %s: %s", way, hra_status_name(status), hra_last_error());
+        CHECK(strstr(hra_last_error(), wanted[way].says) != NULL, "way %d: %s", way, hra_last_error());
+        CHECK(j.plan == NULL, "way %d gave a plan", way);
+        hra_order_destroy(j.order);
+        hra_mask_destroy(j.mask);
+    }
+    CHECK_OK(hra_comm_get_status(comm));
+    struct job after = job_of(200, "hilbert", "causal"); /* none of this has hurt the communicator */
+    run_and_compare(&after, comm, NULL);
+    CHECK_OK(hra_comm_destroy(comm));
+
+    const hra_comm_options odd = {.size = sizeof(odd), .message_bytes = 100 + (size_t)rank};
+    hra_comm *none = NULL;
+    hra_status status = hra_comm_create_mpi(&none, MPI_COMM_WORLD, &odd);
+    CHECK(status == HRA_ERR_MISMATCH && none == NULL, "%s: %s", hra_status_name(status), hra_last_error());
+}
+
+/* A call refused with ARG on one rank has sent nothing; it calls again, and the others have only waited. */
+static void test_refused(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    struct job j = job_of(300, "identity", "causal");
+
+    (void)argument;
+    job_open(&j, comm, NULL);
+    if (rank == 0) {
+        const hra_tensor o = j.own[O];
+        j.own[O].data = NULL;
+        CHECK(job_forward(&j) == HRA_ERR_ARG, "%s", hra_last_error());
+        CHECK(strstr(hra_last_error(), "o.data") != NULL, "%s", hra_last_error());
+        j.own[O] = o;
+    }
+    CHECK_OK(job_forward(&j));
+    CHECK_OK(job_backward(&j));
+    job_compare(&j);
+    job_close(&j);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
+/* ---- Ranks that go away ---- */
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Rank 1 kills itself ("killed") or sleeps ("absent") before a forward ("forward"), a backward ("backward") or a plan
+ * ("plan"): argument is "killed-forward" and so on. The others get REMOTE or TIMEOUT within the limit, and the same
+ * again from every later call. */
+static void test_gone(const char *argument)
+{
+    const double limit_s = 2;
+    const int killed = strncmp(argument, "killed", 6) == 0;
+    const char *when = strchr(argument, '-') + 1;
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, limit_s, 0);
+    struct job j = job_of(600, "identity", "full");
+
+    if (strcmp(when, "plan") != 0)
+        job_open(&j, comm, NULL);
+    if (strcmp(when, "backward") == 0)
+        CHECK_OK(job_forward(&j));
+    if (rank == 1) {
+        if (killed)
+            raise(SIGKILL);
+        sleep(8);
+        _exit(0);
+    }
+
+    const double begin = now_s();
+    hra_status status = HRA_OK;
+    if (strcmp(when, "plan") == 0) {
+        CHECK_OK(hra_order_create(&j.order, &j.domain, j.order_name));
+        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.mask_text));
+        status = hra_plan_create(&j.plan, comm, &j.problem, j.order, j.mask, &j.options);
+    } else {
+        status = strcmp(when, "forward") == 0 ? job_forward(&j) : job_backward(&j);
+    }
+    const double took = now_s() - begin;
+    /* A rank whose own messages were all with living ranks may be done; it notices at its next call. */
+    if (status == HRA_OK && j.plan != NULL)
+        status = job_forward(&j);
+    CHECK(status == HRA_ERR_REMOTE || status == HRA_ERR_TIMEOUT, "%s: %s", hra_status_name(status),
+          hra_last_error());
+    CHECK(took < limit_s + 2, "it took %.1f s", took);
+    if (j.plan != NULL)
+        CHECK(strstr(hra_last_error(), "round") != NULL, "%s", hra_last_error());
+    fprintf(stderr, "rank %d: %s after %.1f s: %s\n", rank, hra_status_name(status), took, hra_last_error());
+    CHECK(hra_comm_get_status(comm) == status, "%s", hra_last_error());
+    if (j.plan != NULL)
+        CHECK(job_forward(&j) == status && job_backward(&j) == status, "%s", hra_last_error());
+    hra_plan_destroy(j.plan);
+    hra_comm_destroy(comm);
+    fflush(stderr);
+    _exit(failures > 0); /* MPI_Finalize would wait for the dead */
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(const char *argument);
+    } tests[] = {
+        {"direct", test_direct},     {"cut", test_cut},           {"threads", test_threads},
+        {"together", test_together}, {"disagree", test_disagree}, {"refused", test_refused},
+        {"gone", test_gone},
+    };
+    int found = 0;
+
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    for (size_t i = 0; argc > 1 && i < sizeof(tests) / sizeof(tests[0]); i++)
+        if (strcmp(argv[1], tests[i].name) == 0) {
+            tests[i].run(argc > 2 ? argv[2] : "");
+            found = 1;
+        }
+    if (!found)
+        fprintf(stderr, "worker: no test '%s'\n", argc > 1 ? argv[1] : "");
+    MPI_Finalize();
+    return failures > 0 || !found;
+}
