@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Plants faults that programs of this kind are known for, one at a time, and demands that a test catches each.
+#
+#     tests/faults.sh [PATCH ...]     all of tests/faults, or those named
+#
+# Each patch begins with two lines, then is a unified diff:
+#     Fault: what is wrong
+#     Caught by: command, run in the build directory, that must fail
+# It is applied to a copy of the checkout, built there, and taken back. A patch that does not apply or does not build
+# is a failure, and so is a command that fails without any patch.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+top=$PWD
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export RANKS="timeout 120 mpirun --oversubscribe -n"
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+failed=0
+planted=0
+
+[ $# -gt 0 ] && patches=("$@") || patches=(tests/faults/*.patch)
+
+git ls-files -z --cached --others --exclude-standard | xargs -0 tar -cf - | tar -xf - -C "$copy"
+cd "$copy" || exit 1
+{ meson setup build && ninja -C build -j 2; } >log 2>&1 || { tail -n 40 log; exit 1; }
+
+# A caught fault may crash or run for ever: that is failing too, within bounds.
+fails() { ! (cd build && timeout -k 5 150 bash -c "$1") >log 2>&1; }
+
+sed -n 's/^Caught by: //p' "${patches[@]/#/$top/}" | sort -u >commands
+while read -r command; do
+    if fails "$command" </dev/null; then
+        echo "FAILED  without any fault: $command"
+        tail -n 20 log
+        exit 1
+    fi
+done <commands
+
+for patch in "${patches[@]}"; do
+    fault=$(sed -n 's/^Fault: //p' "$top/$patch")
+    command=$(sed -n 's/^Caught by: //p' "$top/$patch")
+    planted=$((planted + 1))
+    if [ -z "$command" ] || ! patch -p1 --fuzz=0 -s <"$top/$patch" >log 2>&1; then
+        echo "FAILED  $patch does not apply"
+        failed=$((failed + 1))
+        cat log
+        git -C "$top" ls-files -z --cached --others --exclude-standard | (cd "$top" && xargs -0 tar -cf -) | tar -xf - -C .
+        continue
+    fi
+    if ! ninja -C build -j 2 >log 2>&1; then
+        echo "FAILED  does not build: $fault"
+        failed=$((failed + 1))
+        grep -E 'error' log | head -5
+    elif fails "$command" </dev/null; then
+        echo "caught  $fault"
+    else
+        echo "FAILED  not caught by '$command': $fault"
+        failed=$((failed + 1))
+    fi
+    patch -R -p1 -s <"$top/$patch"
+done
+echo "$planted faults planted, $((planted - failed)) caught"
+[ $failed -eq 0 ]
