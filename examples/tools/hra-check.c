@@ -1,0 +1,774 @@
+/* hra-check.c - runs the library's forward and backward and compares them with the oracle.
+ *
+ * Every rank makes all of q k v dO dLSE in token order from the seed, each number a function of the
+ * seed, the tensor and its index, so that the problem is the same on any number of ranks. It gives
+ * the library its own rows, computes its share of the oracle and of the plain evaluation, and rank 0
+ * gathers all three and judges. */
+#include "examples/tools/npy.h"
+#include "examples/tools/oracle.h"
+#include "examples/tools/problem.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#ifdef HRA_HAVE_MPI
+#include <hra/mpi.h>
+#endif
+
+/* ---- The ranks ----------------------------------------------------------------------------- */
+
+struct world {
+    int rank, ranks;
+    hra_comm *comm;
+};
+
+static void world_start(struct world *w, int *argc, char ***argv)
+{
+    *w = (struct world){0, 1, NULL};
+#ifdef HRA_HAVE_MPI
+    int level;
+    MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
+    MPI_Comm_rank(MPI_COMM_WORLD, &w->rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &w->ranks);
+#else
+    (void)argc;
+    (void)argv;
+#endif
+}
+
+static int world_end(const struct world *w, int status)
+{
+    (void)w;
+#ifdef HRA_HAVE_MPI
+    MPI_Finalize();
+#endif
+    return status;
+}
+
+/* Ends all ranks after a failure that the others may not know of. */
+static _Noreturn void world_abort(const struct world *w, const char *what, const char *why)
+{
+    fprintf(stderr, "hra-check: rank %d: %s: %s\n", w->rank, what, why);
+#ifdef HRA_HAVE_MPI
+    MPI_Abort(MPI_COMM_WORLD, 1);
+#endif
+    exit(1);
+}
+
+/* On rank 0 x [count] becomes the sum over the ranks. -inf of one rank with zeros of others, as in
+ * an lse of which each rank knows its own rows, stays -inf. */
+static void world_add(const struct world *w, double *x, int64_t count)
+{
+    (void)w;
+    (void)x;
+    (void)count;
+#ifdef HRA_HAVE_MPI
+    const int64_t most = 1 << 24;
+    for (int64_t done = 0; done < count; done += most) {
+        const int now = (int)(count - done < most ? count - done : most);
+        MPI_Reduce(w->rank == 0 ? MPI_IN_PLACE : (const void *)(x + done), x + done, now, MPI_DOUBLE, MPI_SUM,
+                   0, MPI_COMM_WORLD);
+    }
+#endif
+}
+
+/* The largest over the ranks, on all of them. */
+static int world_max(const struct world *w, int x)
+{
+    (void)w;
+#ifdef HRA_HAVE_MPI
+    MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+#endif
+    return x;
+}
+
+static void *take(const struct world *w, size_t bytes)
+{
+    void *memory = calloc(1, bytes + 1);
+    char why[64];
+    if (memory == NULL) {
+        snprintf(why, sizeof(why), "%zu bytes", bytes);
+        world_abort(w, "no memory", why);
+    }
+    return memory;
+}
+
+/* ---- Tensors ------------------------------------------------------------------------------- */
+
+enum { Q, K, V, DO, DLSE, O, LSE, DQ, DK, DV, TENSORS, INPUTS = O };
+
+static const struct {
+    const char *name;
+    int kv;    /* 1: has the key heads, 0: the query heads */
+    int value; /* 1: has dim_v channels, 0: dim */
+    int sums;  /* 1: [batch][heads][tokens] of hra_type_sums(type), 0: [batch][tokens][heads][channels] */
+} kinds[TENSORS] = {{"q", 0, 0, 0}, {"k", 1, 0, 0},   {"v", 1, 1, 0},  {"do", 0, 1, 0}, {"dlse", 0, 0, 1},
+                    {"o", 0, 1, 0}, {"lse", 0, 0, 1}, {"dq", 0, 0, 0}, {"dk", 1, 0, 0}, {"dv", 1, 1, 0}};
+
+static int heads_of(const struct problem *p, int n)
+{
+    return kinds[n].kv ? p->heads_kv : p->heads;
+}
+
+static int channels_of(const struct problem *p, int n)
+{
+    return kinds[n].sums ? 1 : kinds[n].value ? p->dim_v : p->dim;
+}
+
+static hra_type type_of(const struct problem *p, int n)
+{
+    return kinds[n].sums ? hra_type_sums(p->type) : p->type;
+}
+
+static int64_t count_of(const struct problem *p, int n, int64_t rows)
+{
+    return p->batch * rows * heads_of(p, n) * channels_of(p, n);
+}
+
+/* Tensor n with `rows` rows of a sequence; seq_first: (seq, batch, head, dim) in memory. */
+static hra_tensor layout(const struct problem *p, int n, int64_t rows, int seq_first, void *data)
+{
+    const int64_t heads = heads_of(p, n), channels = channels_of(p, n), row = heads * channels;
+    if (kinds[n].sums)
+        return (hra_tensor){data, heads * rows, 1, rows};
+    if (seq_first)
+        return (hra_tensor){data, row, p->batch * row, channels};
+    return (hra_tensor){data, rows * row, row, channels};
+}
+
+/* One problem's numbers in token order, and its verdict. NULL where there is no dlse. */
+struct trial {
+    struct problem problem;
+    double *in[INPUTS];
+    double *got[TENSORS], *exact[TENSORS], *plain[TENSORS]; /* O to DV; complete on rank 0 only */
+};
+
+/* Standard normal numbers, rounded to the type before anybody sees them. */
+static void trial_fill(const struct world *w, struct trial *t)
+{
+    const struct problem *p = &t->problem;
+    for (int n = 0; n < TENSORS; n++) {
+        const int64_t count = count_of(p, n, p->tokens);
+        const hra_type type = type_of(p, n);
+        if (n >= INPUTS) {
+            t->got[n] = take(w, (size_t)count * sizeof(double));
+            t->exact[n] = take(w, (size_t)count * sizeof(double));
+            t->plain[n] = take(w, (size_t)count * sizeof(double));
+            continue;
+        }
+        if (n == DLSE && !p->dlse)
+            continue;
+        void *rounded = take(w, (size_t)count * hra_type_bytes(type));
+        t->in[n] = take(w, (size_t)count * sizeof(double));
+        for (int64_t i = 0; i < count; i++)
+            t->in[n][i] = random_normal(random_bits(p->seed, (uint64_t)n), (uint64_t)i);
+        hra_convert(rounded, type, t->in[n], HRA_F64, count);
+        hra_convert(t->in[n], HRA_F64, rounded, type, count);
+        free(rounded);
+    }
+}
+
+static void trial_free(struct trial *t)
+{
+    problem_free(&t->problem);
+    for (int n = 0; n < TENSORS; n++) {
+        if (n < INPUTS)
+            free(t->in[n]);
+        free(t->got[n]);
+        free(t->exact[n]);
+        free(t->plain[n]);
+    }
+}
+
+/* ---- The library's answer ------------------------------------------------------------------ */
+
+enum { GUARD = 64, GUARD_BYTE = 0x5a, UNWRITTEN = 0xff }; /* 0xff.. is NaN in every type */
+
+/* Memory between two guards of GUARD bytes, 64-byte aligned. */
+struct fenced {
+    unsigned char *start;
+    size_t bytes; /* between the guards */
+};
+
+static struct fenced fence(const struct world *w, size_t bytes)
+{
+    struct fenced f = {NULL, bytes};
+    f.start = aligned_alloc(64, (bytes + 2 * GUARD + 63) / 64 * 64);
+    if (f.start == NULL)
+        world_abort(w, "no memory", "for the tensors of a rank");
+    memset(f.start, GUARD_BYTE, bytes + 2 * GUARD);
+    memset(f.start + GUARD, UNWRITTEN, bytes);
+    return f;
+}
+
+static int fence_broken(const struct fenced *f)
+{
+    for (size_t n = 0; n < GUARD; n++)
+        if (f->start[n] != GUARD_BYTE || f->start[GUARD + f->bytes + n] != GUARD_BYTE)
+            return 1;
+    return 0;
+}
+
+/* What one run of forward and backward reads and writes on this rank. */
+struct local {
+    struct fenced memory[TENSORS];
+    hra_tensor view[TENSORS];
+};
+
+enum { TO_ROWS, TO_TOKENS };
+
+/* Copy between tensor n of all tokens, in double, and our rows of it, in its type. */
+static void move(const struct problem *p, int n, int way, double *whole, const hra_tensor *view,
+                 const int64_t *token, int64_t rows)
+{
+    const hra_tensor all = layout(p, n, p->tokens, 0, whole);
+    const hra_type type = type_of(p, n);
+
+    for (int64_t b = 0; b < p->batch; b++)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t h = 0; h < heads_of(p, n); h++) {
+                double *there =
+                    whole + b * all.stride_batch + token[r] * all.stride_row + h * all.stride_head;
+                const int64_t at = b * view->stride_batch + r * view->stride_row + h * view->stride_head;
+                unsigned char *here = (unsigned char *)view->data + (size_t)at * hra_type_bytes(type);
+                if (way == TO_ROWS)
+                    hra_convert(here, type, there, HRA_F64, channels_of(p, n));
+                else
+                    hra_convert(there, HRA_F64, here, type, channels_of(p, n));
+            }
+}
+
+/* The first of these faults that a run showed; 0: none. */
+static const char *const faults[] = {NULL, "the library wrote outside its outputs or workspace",
+                                     "the library changed its inputs",
+                                     "the second run gave other bits than the first"};
+
+/* One forward and one backward into fresh memory. Returns the fault. */
+static int execute(const struct world *w, struct trial *t, hra_plan *plan, struct local *l,
+                   const int64_t *token)
+{
+    const struct problem *p = &t->problem;
+    const int64_t rows = hra_plan_rows(plan, w->rank);
+    const int seq_first = (int)(random_bits(p->seed, TENSORS) & 1);
+    hra_plan_info info = {.size = sizeof(info)};
+    int fault = 0;
+
+    for (int n = 0; n < TENSORS; n++) {
+        l->memory[n] = fence(w, (size_t)count_of(p, n, rows) * hra_type_bytes(type_of(p, n)));
+        l->view[n] = layout(p, n, rows, seq_first, l->memory[n].start + GUARD);
+        if (n < INPUTS && t->in[n] != NULL)
+            move(p, n, TO_ROWS, t->in[n], &l->view[n], token, rows);
+    }
+    hra_plan_get_info(plan, &info);
+    struct fenced work = fence(w, info.workspace_bytes), saved = fence(w, info.saved_bytes);
+    void *save = info.saved_bytes > 0 ? saved.start + GUARD : NULL;
+    const hra_tensor *v = l->view;
+
+    if (hra_forward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, work.start + GUARD, save, NULL) != HRA_OK)
+        world_abort(w, "hra_forward", hra_last_error());
+    memset(work.start + GUARD, UNWRITTEN, work.bytes); /* nothing may be kept in it */
+    if (hra_backward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, &v[DO], p->dlse ? v[DLSE].data : NULL,
+                     &v[DQ], &v[DK], &v[DV], work.start + GUARD, save, NULL) != HRA_OK)
+        world_abort(w, "hra_backward", hra_last_error());
+
+    for (int n = 0; n < TENSORS; n++) {
+        if (fence_broken(&l->memory[n]) || fence_broken(&work) || fence_broken(&saved))
+            fault = 1;
+        if (n >= INPUTS || t->in[n] == NULL)
+            continue;
+        struct fenced fresh = fence(w, l->memory[n].bytes);
+        const hra_tensor view = layout(p, n, rows, seq_first, fresh.start + GUARD);
+        move(p, n, TO_ROWS, t->in[n], &view, token, rows);
+        if (memcmp(fresh.start, l->memory[n].start, fresh.bytes + 2 * GUARD) != 0)
+            fault = fault ? fault : 2;
+        free(fresh.start);
+    }
+    free(work.start);
+    free(saved.start);
+    return fault;
+}
+
+/* Both runs, and the gathering on rank 0. Returns the worst fault over the ranks. */
+static int library(const struct world *w, struct trial *t, hra_plan *plan)
+{
+    const struct problem *p = &t->problem;
+    const int64_t rows = hra_plan_rows(plan, w->rank);
+    int64_t *token = take(w, (size_t)rows * sizeof(*token));
+    struct local run[2];
+
+    if (hra_plan_row_index(plan, w->rank, NULL, token) != HRA_OK)
+        world_abort(w, "hra_plan_row_index", hra_last_error());
+    int fault = execute(w, t, plan, &run[0], token);
+    const int again = execute(w, t, plan, &run[1], token);
+    fault = fault ? fault : again;
+
+    for (int n = 0; n < TENSORS; n++) {
+        if (n >= INPUTS) {
+            if (memcmp(run[0].memory[n].start + GUARD, run[1].memory[n].start + GUARD,
+                       run[0].memory[n].bytes) != 0)
+                fault = fault ? fault : 3;
+            move(p, n, TO_TOKENS, t->got[n], &run[0].view[n], token, rows);
+            world_add(w, t->got[n], count_of(p, n, p->tokens));
+        }
+        free(run[0].memory[n].start);
+        free(run[1].memory[n].start);
+    }
+    free(token);
+    return world_max(w, fault);
+}
+
+/* ---- Oracle and verdict -------------------------------------------------------------------- */
+
+/* Rows in a problem, and orders of summation in which such a small one is evaluated plainly: with few
+ * numbers, one order is exact by luck now and then, and what it says about rounding is worthless. */
+enum { FEW_ROWS = 64, ORDERS = 8 };
+
+/* out = in with the channels of each head moved on by `by`. */
+static void rotate(double *out, const double *in, int64_t count, int channels, int by)
+{
+    for (int64_t row = 0; row < count; row += channels)
+        for (int c = 0; c < channels; c++)
+            out[row + (c + by) % channels] = in[row + c];
+}
+
+/* |x - ref|, entries left out where ref is infinite. */
+static double distance(const double *x, const double *ref, int64_t count)
+{
+    double sum = 0;
+    for (int64_t n = 0; n < count; n++)
+        sum += isinf(ref[n]) ? 0 : (x[n] - ref[n]) * (x[n] - ref[n]);
+    return sqrt(sum);
+}
+
+/* The plain evaluation whose sums begin at channel `order` / ORDERS, into t->plain where it errs more
+ * than what is there. */
+static void evaluate_plainly(const struct world *w, struct trial *t, struct oracle a, int order)
+{
+    const struct problem *p = &t->problem;
+    double *turned[TENSORS];
+
+    for (int n = 0; n < TENSORS; n++) {
+        const int64_t count = count_of(p, n, p->tokens);
+        const int channels = channels_of(p, n), by = (int)((int64_t)channels * order / ORDERS);
+        turned[n] = take(w, (size_t)count * sizeof(double));
+        if (n < INPUTS && t->in[n] != NULL)
+            rotate(turned[n], t->in[n], count, channels, by);
+    }
+    a.q = turned[Q];
+    a.k = turned[K];
+    a.v = turned[V];
+    a.do_ = turned[DO];
+    a.o = turned[O];
+    a.lse = turned[LSE];
+    a.dq = turned[DQ];
+    a.dk = turned[DK];
+    a.dv = turned[DV];
+    if (oracle_plain(&a, p->type) != 0)
+        world_abort(w, "no memory", "for the plain evaluation");
+
+    for (int n = INPUTS; n < TENSORS; n++) {
+        const int64_t count = count_of(p, n, p->tokens);
+        const int channels = channels_of(p, n), by = (int)((int64_t)channels * order / ORDERS);
+        double *back = take(w, (size_t)count * sizeof(double));
+        world_add(w, turned[n], count);
+        rotate(back, turned[n], count, channels, channels - by);
+        if (order == 0 || distance(back, t->exact[n], count) > distance(t->plain[n], t->exact[n], count)) {
+            double *worse = back;
+            back = t->plain[n];
+            t->plain[n] = worse;
+        }
+        free(back);
+    }
+    for (int n = 0; n < TENSORS; n++)
+        free(turned[n]);
+}
+
+static void references(const struct world *w, struct trial *t, const hra_mask *mask)
+{
+    const struct problem *p = &t->problem;
+    const struct oracle a = {.mask = mask,
+                             .batch = p->batch,
+                             .tokens = p->tokens,
+                             .heads = p->heads,
+                             .heads_kv = p->heads_kv,
+                             .head0 = p->head0,
+                             .dim = p->dim,
+                             .dim_v = p->dim_v,
+                             .scale = p->scale,
+                             .q = t->in[Q],
+                             .k = t->in[K],
+                             .v = t->in[V],
+                             .do_ = t->in[DO],
+                             .dlse = t->in[DLSE],
+                             .o = t->exact[O],
+                             .lse = t->exact[LSE],
+                             .dq = t->exact[DQ],
+                             .dk = t->exact[DK],
+                             .dv = t->exact[DV],
+                             .first = w->rank,
+                             .step = w->ranks};
+    if (oracle_exact(&a) != 0)
+        world_abort(w, "no memory", "for the oracle");
+    for (int n = INPUTS; n < TENSORS; n++)
+        world_add(w, t->exact[n], count_of(p, n, p->tokens));
+    const int few = p->batch * p->tokens * p->heads <= FEW_ROWS;
+    for (int order = 0; order < (few ? ORDERS : 1); order++)
+        evaluate_plainly(w, t, a, order);
+}
+
+/* What the table says of one output. */
+struct verdict {
+    double largest;  /* absolute error */
+    double relative; /* |err| / |ref|, or |err| / the inputs' size where zero is 1 */
+    double plain;    /* the same of the plain evaluation */
+    double limit;
+    int zero;  /* 1: the reference is zero to within a rounding of the inputs' size */
+    int exact; /* 1: rows without keys and keys without queries are as they must be, nothing is NaN */
+    int ok;
+};
+
+/* Half the distance between 1 and the next number. */
+static double roundoff(hra_type type)
+{
+    return type == HRA_F64 ? 0x1p-53 : type == HRA_F32 ? 0x1p-24 : type == HRA_BF16 ? 0x1p-8 : 0x1p-11;
+}
+
+/* The largest 2-norm of a head's channels in an input tensor. */
+static double longest(const struct trial *t, int n)
+{
+    const int channels = channels_of(&t->problem, n);
+    const int64_t count = count_of(&t->problem, n, t->problem.tokens);
+    double max = 0;
+    for (int64_t at = 0; at < count; at += channels) {
+        double sum = 0;
+        for (int c = 0; c < channels; c++)
+            sum += t->in[n][at + c] * t->in[n][at + c];
+        max = fmax(max, sqrt(sum));
+    }
+    return max;
+}
+
+static double norm(const double *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t n = 0; x != NULL && n < count; n++)
+        sum += x[n] * x[n];
+    return sqrt(sum);
+}
+
+/* The size that output n can have with inputs of these sizes, as a 2-norm of the whole tensor. */
+static double natural_size(const struct trial *t, int n)
+{
+    const struct problem *p = &t->problem;
+    const double rows = (double)p->batch * (double)p->tokens * p->heads, scale = fabs(p->scale);
+    const double do_ = norm(t->in[DO], count_of(p, DO, p->tokens));
+    const double ds = do_ * longest(t, V) + norm(t->in[DLSE], count_of(p, DLSE, p->tokens));
+
+    switch (n) {
+    case O:
+        return sqrt(rows) * longest(t, V);
+    case LSE:
+        return sqrt(rows) * scale * longest(t, Q) * longest(t, K);
+    case DV:
+        return do_;
+    default:
+        return scale * ds * longest(t, n == DQ ? K : Q);
+    }
+}
+
+/* 1 where the reference leaves out this row of output n: a query without keys, for which the library
+ * must give nothing but o = 0, dq = 0, lse = -inf, or a key without queries. */
+static int empty_row(const struct trial *t, int n, int64_t b, int64_t h, int64_t token)
+{
+    const struct problem *p = &t->problem;
+    if (!kinds[n].kv)
+        return t->exact[LSE][(b * p->heads + h) * p->tokens + token] == -INFINITY;
+    const int64_t at = (b * p->tokens + token) * p->heads_kv + h;
+    for (int c = 0; c < p->dim_v; c++)
+        if (t->exact[DV][at * p->dim_v + c] != 0)
+            return 0;
+    for (int c = 0; c < p->dim; c++)
+        if (t->exact[DK][at * p->dim + c] != 0)
+            return 0;
+    return 1;
+}
+
+static struct verdict judge(const struct trial *t, int n)
+{
+    const struct problem *p = &t->problem;
+    const int channels = channels_of(p, n);
+    const double size = natural_size(t, n), u = roundoff(type_of(p, n));
+    struct verdict v = {.exact = 1};
+    double error = 0, plain = 0, reference = 0;
+
+    for (int64_t b = 0; b < p->batch; b++)
+        for (int64_t h = 0; h < heads_of(p, n); h++)
+            for (int64_t token = 0; token < p->tokens; token++) {
+                const hra_tensor at = layout(p, n, p->tokens, 0, NULL);
+                const int64_t first = b * at.stride_batch + token * at.stride_row + h * at.stride_head;
+                const int empty = empty_row(t, n, b, h, token);
+                for (int64_t i = first; i < first + channels; i++) {
+                    const double got = t->got[n][i], ref = t->exact[n][i];
+                    if (empty || isnan(got)) {
+                        v.exact = v.exact && got == (n == LSE ? -INFINITY : 0);
+                        continue;
+                    }
+                    v.largest = fmax(v.largest, fabs(got - ref));
+                    error += (got - ref) * (got - ref);
+                    plain += (t->plain[n][i] - ref) * (t->plain[n][i] - ref);
+                    reference += ref * ref;
+                }
+            }
+    v.zero = sqrt(reference) <= u * size;
+    const double unit = v.zero ? size : sqrt(reference);
+    v.relative = unit > 0 ? sqrt(error) / unit : 0;
+    v.plain = unit > 0 ? sqrt(plain) / unit : 0;
+    v.limit = p->type == HRA_F64 ? 1e-12 : 2 * v.plain + 2 * u;
+    v.ok = v.exact && v.relative <= v.limit;
+    return v;
+}
+
+/* Judges all outputs on rank 0, prints the table where `loud` or where something failed. */
+static int report(const struct trial *t, int fault, int loud)
+{
+    struct verdict v[TENSORS];
+    int ok = fault == 0;
+    for (int n = INPUTS; n < TENSORS; n++) {
+        v[n] = judge(t, n);
+        ok = ok && v[n].ok;
+    }
+    if (!loud && ok)
+        return ok;
+
+    printf("%s%-6s%16s%16s%16s%16s\n", loud ? "" : "\n", "", "largest error", "|err|/|ref|", "plain",
+           "limit");
+    for (int n = INPUTS; n < TENSORS; n++)
+        printf("%-6s%16.3e%16.3e%16.3e%16.3e  %s%s%s\n", kinds[n].name, v[n].largest, v[n].relative,
+               v[n].plain, v[n].limit, v[n].ok ? "ok" : "FAIL",
+               v[n].zero ? ", the reference is 0: over the inputs' size" : "",
+               v[n].exact ? "" : ", NaN or a row that must be exactly 0 (lse: -inf) is not");
+    if (fault != 0)
+        printf("%s\n", faults[fault]);
+    return ok;
+}
+
+/* ---- The runs ------------------------------------------------------------------------------ */
+
+static int dump(const struct trial *t, const char *folder)
+{
+    const struct problem *p = &t->problem;
+    char why[512];
+
+    if (mkdir(folder, 0777) != 0 && errno != EEXIST) {
+        fprintf(stderr, "hra-check: --dump: %s: %s\n", folder, strerror(errno));
+        return -1;
+    }
+    for (int n = 0; n < TENSORS; n++) {
+        const int64_t heads = heads_of(p, n);
+        const int64_t tensor[4] = {p->batch, p->tokens, heads, channels_of(p, n)};
+        const int64_t sums[3] = {p->batch, heads, p->tokens};
+        const double *data = n < INPUTS ? t->in[n] : t->got[n];
+        if (data != NULL && npy_write(folder, kinds[n].name, type_of(p, n), data, kinds[n].sums ? 3 : 4,
+                                      kinds[n].sums ? sums : tensor, why, sizeof(why)) != 0) {
+            fprintf(stderr, "hra-check: --dump: %s\n", why);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* A call that every rank makes with the same arguments failed on all of them. Returns the exit
+ * status. What others cannot know, every rank says for itself. */
+static int refused(const struct world *w, const char *call, hra_status status)
+{
+    if (w->rank == 0 ||
+        (status != HRA_ERR_ARG && status != HRA_ERR_MISMATCH && status != HRA_ERR_UNSUPPORTED))
+        fprintf(stderr, "hra-check: %s: %s: %s\n", call, hra_status_name(status), hra_last_error());
+    if (w->comm != NULL && hra_comm_get_status(w->comm) != HRA_OK)
+        world_abort(w, call, hra_last_error());
+    return status == HRA_ERR_ARG || status == HRA_ERR_UNSUPPORTED ? 2 : 1;
+}
+
+/* One problem, which is freed, on all ranks. Returns the exit status, the same on every rank. */
+static int check(const struct world *w, struct problem *p, int loud, const char *folder)
+{
+    struct trial t = {.problem = *p};
+    struct setup s = {.order = NULL};
+    hra_plan *plan = NULL;
+    hra_plan_info info = {.size = sizeof(info)};
+
+    hra_status status = setup_create(&s, p);
+    if (status == HRA_OK) {
+        status = hra_plan_create(&plan, w->comm, &s.problem, s.order, s.mask, &s.options);
+        if (status != HRA_OK)
+            setup_destroy(&s);
+    }
+    if (status != HRA_OK) {
+        trial_free(&t);
+        return refused(w, "plan", status);
+    }
+    hra_plan_get_info(plan, &info);
+    if (loud && w->rank == 0)
+        printf("%d rank%s, transport %s, backend %s, schedule %s, %d thread%s on rank 0, density %.4f\n",
+               w->ranks, w->ranks == 1 ? "" : "s", info.transport, info.backend, info.schedule, info.threads,
+               info.threads == 1 ? "" : "s", (double)info.pairs_live / (double)info.pairs_all);
+
+    trial_fill(w, &t);
+    const int fault = library(w, &t, plan);
+    hra_plan_destroy(plan);
+    references(w, &t, s.mask);
+    int failed = 0;
+    if (w->rank == 0) {
+        failed = !report(&t, fault, loud);
+        if (folder != NULL && dump(&t, folder) != 0)
+            failed = 1;
+    }
+    setup_destroy(&s);
+    trial_free(&t);
+    return world_max(w, failed);
+}
+
+/* `count` problems of the series `seed`, one line each. */
+static int check_series(const struct world *w, uint64_t seed, int count)
+{
+    int failures = 0;
+    for (int n = 0; n < count; n++) {
+        struct problem p;
+        char *text = NULL, why[256];
+        if (problem_draw(&p, seed, (uint64_t)n) != 0 || (text = problem_text(&p)) == NULL)
+            world_abort(w, "no memory", "for a problem");
+        if (problem_complete(&p, why, sizeof(why)) != 0)
+            world_abort(w, text, why);
+        if (w->rank == 0) {
+            printf("%4d hra-check %s ", n + 1, text); /* before it runs, in case it never ends */
+            fflush(stdout);
+        }
+        const int failed = check(w, &p, 0, NULL) != 0;
+        failures += failed;
+        if (w->rank == 0)
+            printf("%s\n", failed ? "FAIL" : "ok");
+        free(text);
+    }
+    if (w->rank == 0)
+        printf("%d problems, %d failed\n", count, failures);
+    return failures > 0;
+}
+
+/* ---- The command line ---------------------------------------------------------------------- */
+
+enum { SELF = 1, MPI };
+static const struct option_choice transports[] = {{"auto", 0}, {"self", SELF}, {"mpi", MPI}, {NULL, 0}};
+
+struct arguments {
+    struct problem problem;
+    int transport, count; /* count: of --random, 0 without */
+    char *folder;         /* of --dump */
+};
+
+static int usage(const struct world *w, const char *why)
+{
+    if (w->rank == 0)
+        fprintf(stderr, "hra-check: %s\n", why);
+    return 2;
+}
+
+static void help(const struct option *options, int count)
+{
+    printf("usage: [mpirun -n RANKS] hra-check [OPTION VALUE]...\n"
+           "Compares libhra's attention and gradients with an oracle in double; last line ok or FAIL.\n"
+           "Exit status: 0 ok, 1 FAIL, 2 wrong use.\n\n");
+    options_print(options, count);
+    printf(
+        "\nLimits: f64 1e-12 relative; others twice the error of the plain evaluation plus two roundings.\n"
+        "With up to %d query rows the plain error is the largest of %d orders of summation.\n"
+        "--dump writes q k v do o lse dq dk dv in token order; bf16, which NumPy lacks, as f32.\n"
+        "--random draws whole problems from --seed; each line has the options that repeat one.\n",
+        FEW_ROWS, ORDERS);
+}
+
+static hra_status connect(struct world *w, int transport)
+{
+#ifdef HRA_HAVE_MPI
+    if (transport != SELF)
+        return hra_comm_create_mpi(&w->comm, MPI_COMM_WORLD, NULL);
+#endif
+    (void)transport;
+    return hra_comm_create_self(&w->comm);
+}
+
+/* Everything between MPI's start and end. Returns the exit status. */
+static int run(struct world *w, int argc, char **argv, struct arguments *a)
+{
+    struct option options[PROBLEM_OPTIONS + 3];
+    const int shared = problem_options(options, &a->problem);
+    const struct option own[] = {
+        {"transport", NULL, "how ranks talk (default auto: mpi where built with it)", OPTION_CHOICE,
+         &a->transport, 0, 0, transports, 0},
+        {"dump", "DIR", "write the tensors there as .npy, in token order", OPTION_TEXT, &a->folder, 0, 0,
+         NULL, 0},
+        {"random", "COUNT", "check that many random problems", OPTION_INT, &a->count, 1, 1000000, NULL, 0},
+    };
+    char why[512];
+
+    memcpy(options + shared, own, sizeof(own));
+    const int parsed = options_parse(options, shared + 3, argc, argv, why, sizeof(why));
+    if (parsed == 1) {
+        if (w->rank == 0)
+            help(options, shared + 3);
+        return 0;
+    }
+    if (parsed != 0)
+        return usage(w, why);
+    for (int n = 0; a->count > 0 && n < shared + 3; n++)
+        if (options[n].given && strcmp(options[n].name, "seed") != 0 &&
+            strcmp(options[n].name, "random") != 0 && strcmp(options[n].name, "transport") != 0) {
+            snprintf(why, sizeof(why), "--%s: --random draws the whole problem", options[n].name);
+            return usage(w, why);
+        }
+    if (problem_complete(&a->problem, why, sizeof(why)) != 0)
+        return usage(w, why);
+    if (a->transport == SELF && w->ranks > 1) {
+        snprintf(why, sizeof(why), "--transport: 'self' is for one rank, here are %d", w->ranks);
+        return usage(w, why);
+    }
+#ifndef HRA_HAVE_MPI
+    if (a->transport == MPI)
+        return usage(w, "--transport: 'mpi' is not in this build, which was made without MPI");
+#endif
+
+    const hra_status status = connect(w, a->transport);
+    if (status != HRA_OK)
+        return refused(w, "communicator", status);
+
+    int result;
+    if (a->count > 0)
+        result = check_series(w, a->problem.seed, a->count);
+    else {
+        char *text = problem_text(&a->problem);
+        if (w->rank == 0 && text != NULL)
+            printf("hra-check %s\n", text);
+        free(text);
+        result = check(w, &a->problem, 1, a->folder);
+        a->problem.order = a->problem.mask = NULL; /* freed by check */
+    }
+    if (w->rank == 0 && result < 2)
+        printf("%s\n", result == 0 ? "ok" : "FAIL");
+    hra_comm_destroy(w->comm);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    struct arguments a = {.problem = PROBLEM_DEFAULT};
+    struct world w;
+
+    world_start(&w, &argc, &argv);
+    const int result = run(&w, argc, argv, &a);
+    problem_free(&a.problem);
+    free(a.folder);
+    return world_end(&w, result);
+}
