@@ -141,7 +141,9 @@ HRA_CLONES static void softmax_tile(REAL *s, int rows, int columns, REAL *max, R
 #pragma omp simd reduction(max : high)
         for (int c = 0; c < columns; c++)
             high = x[c] > high ? x[c] : high;
-        if (high == -(REAL)INFINITY) {
+        if (high == -(REAL)INFINITY) { /* no key so far, or scores that are NaN, which comparisons pass over */
+            for (int c = 0; c < columns; c++)
+                sum[r] = x[c] != x[c] ? x[c] : sum[r];
             memset(x, 0, (size_t)columns * sizeof(*x));
             factor[r] = 1;
             continue;
