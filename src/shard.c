@@ -25,13 +25,15 @@ static hra_status cut_pieces(struct hra_layout *l, hra_shard shard)
     return HRA_OK;
 }
 
-/* Where the tile that begins at `slot` ends: HRA_TILE slots on or at the end of the piece, or at the last of the
- * order's cuts before that. *cut is the first cut beyond slot; it only moves on. */
+/* Where the tile that begins at `slot` ends: at the end of the piece if that is near enough, else at the last of the
+ * order's cuts that is, else HRA_TILE slots on. *cut is the first cut beyond slot; it only moves on. */
 static int64_t tile_end(const hra_order *order, int64_t slot, int64_t piece_end, int64_t *cut)
 {
-    const int64_t end = slot + HRA_TILE < piece_end ? slot + HRA_TILE : piece_end;
+    const int64_t end = slot + HRA_TILE;
     int64_t best = end;
 
+    if (piece_end <= end)
+        return piece_end;
     while (*cut < order->cuts && order->cut[*cut] <= slot)
         ++*cut;
     for (int64_t c = *cut; c < order->cuts && order->cut[c] <= end; c++)

@@ -20,7 +20,7 @@ struct hra_layout {
 };
 
 /* Cut `order` for `ranks` ranks. Pieces differ by at most one slot; tiles have at most HRA_TILE slots, lie in one
- * piece, and end at the order's cuts where one is near enough. shard is not AUTO. */
+ * piece, and end with it or at the order's cuts where one is near enough. shard is not AUTO. */
 hra_status hra_layout_create(struct hra_layout **out, const hra_order *order, int ranks, hra_shard shard);
 
 /* Accepts NULL and any half-built layout. */
