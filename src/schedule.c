@@ -94,7 +94,8 @@ static hra_status check_moves(const struct hra_schedule *s, const struct hra_wor
         if (move->part < 0 || move->part >= s->parts || move->from < 0 || move->to < 0 || move->peer < 0 ||
             move->peer >= work->ranks || move->peer == rank ||
             (pass == HRA_FORWARD && move->payload != HRA_KV) ||
-            (move->add && (move->payload != HRA_DKV || (!move->sends && s->part[move->part].owner != rank))))
+            (move->add &&
+             (move->payload != HRA_DKV || s->part[move->part].owner != (move->sends ? move->peer : rank))))
             return HRA_FAIL(HRA_ERR_ARG, "schedule: move %d: part %d, buffers %d to %d, peer %d of %d", i,
                             move->part, move->from, move->to, move->peer, work->ranks);
     }
