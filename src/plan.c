@@ -632,8 +632,9 @@ static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_or
 
     HRA_TRY(hra_comm_agree(plan->comm, read_arguments(plan, problem, order, mask, options)));
     HRA_TRY(check_alike(plan));
-    HRA_TRY(choose_shard(&best, plan));
-    hra_status status = take_candidate(plan, &best);
+    hra_status status = choose_shard(&best, plan);
+    if (status == HRA_OK)
+        status = take_candidate(plan, &best);
     drop_candidate(&best);
     if (status == HRA_OK)
         status = prepare(plan);

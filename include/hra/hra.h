@@ -392,7 +392,7 @@ typedef struct hra_plan_tile {
     int bitmap;   /* id of its bits on that rank, -1 for a full tile */
 } hra_plan_tile;
 
-/* The live tiles of `rank` for one (batch, local head), by query slot, then key slot. Writes the
+/* The live tiles of `rank` for one (batch, local head), by query slot, then key rank and slot. Writes the
  * first `capacity` to out (NULL where capacity is 0) and all their number to *count. A rank other
  * than our own is compiled for the call, which takes as long as making the plan.
  * HRA_ERR_ARG: no such rank, batch or head. */

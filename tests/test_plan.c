@@ -1,0 +1,841 @@
+/* test_plan.c - plans as they are asked: sharding, tiles, counts and bytes against brute force, wrong use,
+ * and who outlives whom. */
+#include "comm/transport.h"
+
+#include <criterion/criterion.h>
+#include <criterion/new/assert.h>
+#include <criterion/parameterized.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *take(size_t bytes)
+{
+    void *memory = calloc(1, bytes + 1);
+    cr_assert_not_null(memory);
+    return memory;
+}
+
+/* Values only: Criterion copies rows into another process. */
+struct shape {
+    int ranks, batch, heads, head0;
+    int64_t tokens, grid[3];
+    hra_shard shard;
+    char order[24], mask[72];
+};
+
+/* A plan on a model, and what it was made of. */
+struct model {
+    struct shape s;
+    hra_comm *comm;
+    hra_order *order;
+    hra_mask *mask;
+    hra_plan *plan;
+    hra_plan_info info;
+};
+
+static hra_problem problem_of(const struct shape *s)
+{
+    hra_problem p = HRA_PROBLEM_INIT;
+
+    p.batch = s->batch;
+    p.heads = s->heads;
+    p.head0 = s->head0;
+    p.dim = 64;
+    p.dim_v = 32;
+    p.tokens = s->tokens;
+    p.type = HRA_F32;
+    p.threads = 1;
+    return p;
+}
+
+static struct model begin(const struct shape *s, int rank)
+{
+    struct model m = {.s = *s};
+    hra_domain d = HRA_DOMAIN_INIT;
+    hra_options options = HRA_OPTIONS_INIT;
+    const hra_problem p = problem_of(s);
+
+    d.batch = s->batch;
+    d.heads = s->head0 + s->heads;
+    d.tokens = s->tokens;
+    memcpy(d.grid, s->grid, sizeof(d.grid));
+    options.shard = s->shard;
+    cr_assert(eq(int, hra_comm_create_model(&m.comm, rank, s->ranks), HRA_OK));
+    cr_assert(eq(int, hra_order_create(&m.order, &d, s->order), HRA_OK), "%s", hra_last_error());
+    cr_assert(eq(int, hra_mask_parse(&m.mask, &d, s->mask), HRA_OK), "%s", hra_last_error());
+    cr_assert(eq(int, hra_plan_create(&m.plan, m.comm, &p, m.order, m.mask, &options), HRA_OK), "%s",
+              hra_last_error());
+    m.info.size = sizeof(m.info);
+    cr_assert(eq(int, hra_plan_get_info(m.plan, &m.info), HRA_OK));
+    return m;
+}
+
+static void end(struct model *m)
+{
+    hra_plan_destroy(m->plan);
+    hra_mask_destroy(m->mask);
+    hra_order_destroy(m->order);
+    cr_expect(eq(int, hra_comm_destroy(m->comm), HRA_OK));
+}
+
+static int count(const struct model *m, int b, int h, int64_t query_slot, int64_t key_slot)
+{
+    const int64_t *token = hra_order_slot_to_token(m->order);
+    return hra_mask_count(m->mask, b, m->s.head0 + h, token[query_slot], token[key_slot]);
+}
+
+/* Tiles of one rank and head; *n receives their number. The caller's to free. */
+static hra_plan_tile *tiles_of(const struct model *m, int rank, int b, int h, int64_t *n)
+{
+    int64_t again = -1;
+    cr_assert(eq(int, hra_plan_tiles(m->plan, rank, b, h, NULL, 0, n), HRA_OK), "%s", hra_last_error());
+    hra_plan_tile *tile = take((size_t)*n * sizeof(*tile));
+    cr_assert(eq(int, hra_plan_tiles(m->plan, rank, b, h, tile, *n, &again), HRA_OK));
+    cr_assert(again == *n);
+    return tile;
+}
+
+/* ---- Pieces and rows -------------------------------------------------------------------------- */
+
+struct cut {
+    int64_t tokens;
+    hra_shard shard;
+};
+
+ParameterizedTestParameters(plan, ranks_share_all_slots)
+{
+    static struct cut rows[] = {{1, HRA_SHARD_CONTIGUOUS}, {1, HRA_SHARD_ZIGZAG},
+                                {5, HRA_SHARD_CONTIGUOUS}, {5, HRA_SHARD_ZIGZAG},
+                                {33, HRA_SHARD_ZIGZAG},    {1001, HRA_SHARD_CONTIGUOUS},
+                                {1001, HRA_SHARD_ZIGZAG},  {1024, HRA_SHARD_ZIGZAG}};
+    return cr_make_param_array(struct cut, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct cut *c, plan, ranks_share_all_slots)
+{
+    for (int ranks = 1; ranks <= 17; ranks++) {
+        struct shape s = {ranks, 1, 1, 0, c->tokens, {0}, c->shard, "hilbert", "causal"};
+        struct model m = begin(&s, ranks / 2);
+        const int64_t *token = hra_order_slot_to_token(m.order);
+        int *owner = take((size_t)s.tokens * sizeof(*owner)), pieces = 0;
+        const hra_piece *piece = NULL;
+        int64_t next = 0, least = INT64_MAX, most = 0;
+
+        cr_assert(eq(int, hra_plan_pieces(m.plan, &piece, &pieces), HRA_OK));
+        cr_assert(eq(int, pieces, c->shard == HRA_SHARD_ZIGZAG ? 2 * ranks : ranks));
+        int64_t *rows = take((size_t)ranks * sizeof(*rows));
+        for (int i = 0; i < pieces; i++) {
+            cr_assert(piece[i].slot0 == next && piece[i].rank >= 0 && piece[i].rank < ranks);
+            cr_assert(eq(int, piece[i].rank, i < ranks ? i : 2 * ranks - 1 - i));
+            cr_assert(piece[i].row0 == rows[piece[i].rank]);
+            for (int64_t r = 0; r < piece[i].rows; r++)
+                owner[next + r] = piece[i].rank;
+            rows[piece[i].rank] += piece[i].rows;
+            next += piece[i].rows;
+            least = piece[i].rows < least ? piece[i].rows : least;
+            most = piece[i].rows > most ? piece[i].rows : most;
+        }
+        cr_assert(next == s.tokens && most - least <= 1, "%d ranks, pieces of %ld to %ld", ranks, (long)least,
+                  (long)most);
+
+        int64_t all = 0;
+        for (int r = 0; r < ranks; r++) {
+            const int64_t n = hra_plan_rows(m.plan, r);
+            int64_t *slot = take((size_t)n * sizeof(*slot)), *of = take((size_t)n * sizeof(*of));
+            cr_assert(n == rows[r]);
+            cr_assert(eq(int, hra_plan_row_index(m.plan, r, slot, of), HRA_OK));
+            for (int64_t i = 0; i < n; i++)
+                cr_assert(owner[slot[i]] == r && (i == 0 || slot[i - 1] < slot[i]) &&
+                          of[i] == token[slot[i]]);
+            all += n;
+            free(slot);
+            free(of);
+        }
+        cr_assert(all == s.tokens); /* ascending slots of its own, as many as there are: each once */
+        cr_expect(hra_plan_rows(m.plan, ranks) == -1 && hra_plan_rows(m.plan, -1) == -1);
+        free(owner);
+        free(rows);
+        end(&m);
+    }
+}
+
+/* ---- Tiles and counts ------------------------------------------------------------------------- */
+
+ParameterizedTestParameters(plan, tiles_equal_brute_force)
+{
+    static struct shape rows[] = {
+        {1, 1, 1, 0, 300, {0}, HRA_SHARD_AUTO, "identity", "causal"},
+        {3, 1, 2, 0, 700, {0}, HRA_SHARD_CONTIGUOUS, "identity", "window(150,-20)"},
+        {4, 2, 3, 2, 515, {0}, HRA_SHARD_ZIGZAG, "hilbert", "heads(0-1: full; 2-3: causal; 4: window(9,9))"},
+        {2, 1, 1, 0, 1024, {32, 32, 0}, HRA_SHARD_CONTIGUOUS, "hilbert", "grid(3,5)"},
+        {5, 1, 1, 0, 1020, {15, 17, 4}, HRA_SHARD_ZIGZAG, "boxes:4x4x4", "neighbourhood(3,5,3)"},
+        {17, 1, 1, 0, 600, {0}, HRA_SHARD_ZIGZAG, "snake", "docs(1,299,300) & causal"},
+        {9, 1, 1, 0, 4, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
+        {2, 2, 1, 0, 256, {0}, HRA_SHARD_CONTIGUOUS, "morton", "blocks(64)"},
+        {4, 1, 1, 0, 1024, {0}, HRA_SHARD_ZIGZAG, "identity", "full"},
+    };
+    return cr_make_param_array(struct shape, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+/* Mark the pairs of one tile and check what it says of itself. */
+static void check_tile(const struct model *m, const hra_plan_tile *t, int b, int h, char *seen)
+{
+    int64_t live = 0;
+
+    cr_assert(t->query_rows > 0 && t->query_rows <= HRA_TILE && t->key_rows > 0 && t->key_rows <= HRA_TILE);
+    for (int64_t q = t->query_slot0; q < t->query_slot0 + t->query_rows; q++)
+        for (int64_t k = t->key_slot0; k < t->key_slot0 + t->key_rows; k++) {
+            cr_assert(seen[q * m->s.tokens + k]++ == 0, "slots %ld, %ld are in two tiles", (long)q, (long)k);
+            live += count(m, b, h, q, k);
+        }
+    cr_assert(t->live == live && live > 0, "tile at %ld, %ld: %ld pairs, brute force %ld",
+              (long)t->query_slot0, (long)t->key_slot0, (long)t->live, (long)live);
+    cr_assert(live == HRA_TILE * HRA_TILE ? t->bitmap == -1 : t->bitmap >= 0, "bitmap %d of %ld pairs",
+              t->bitmap, (long)live);
+}
+
+/* The order that hra.h promises. */
+static int stands_before(const hra_plan_tile *a, const hra_plan_tile *b)
+{
+    if (a->query_slot0 != b->query_slot0)
+        return a->query_slot0 < b->query_slot0;
+    return a->key_rank != b->key_rank ? a->key_rank < b->key_rank : a->key_slot0 < b->key_slot0;
+}
+
+ParameterizedTest(struct shape *s, plan, tiles_equal_brute_force, .timeout = 120)
+{
+    struct model m = begin(s, s->ranks - 1);
+    int64_t pairs = 0, full = 0, partial = 0, needed = 0, busiest = 0;
+    int *owner = take((size_t)s->tokens * sizeof(*owner)), pieces;
+    const hra_piece *piece;
+
+    cr_assert(eq(int, hra_plan_pieces(m.plan, &piece, &pieces), HRA_OK));
+    for (int i = 0; i < pieces; i++)
+        for (int64_t r = 0; r < piece[i].rows; r++)
+            owner[piece[i].slot0 + r] = piece[i].rank;
+    char *wanted = take((size_t)(s->ranks * s->tokens)); /* [ranks][tokens] key tiles that a rank needs */
+    int64_t *work = take((size_t)s->ranks * sizeof(*work));
+
+    for (int b = 0; b < s->batch; b++)
+        for (int h = 0; h < s->heads; h++) {
+            char *seen = take((size_t)(s->tokens * s->tokens));
+            for (int r = 0; r < s->ranks; r++) {
+                int64_t n;
+                hra_plan_tile *t = tiles_of(&m, r, b, h, &n);
+                for (int64_t i = 0; i < n; i++) {
+                    check_tile(&m, &t[i], b, h, seen);
+                    cr_assert(i == 0 || stands_before(&t[i - 1], &t[i]), "tile %ld", (long)i);
+                    cr_assert(owner[t[i].query_slot0] == r &&
+                              owner[t[i].query_slot0 + t[i].query_rows - 1] == r);
+                    cr_assert(owner[t[i].key_slot0] == t[i].key_rank &&
+                              owner[t[i].key_slot0 + t[i].key_rows - 1] == t[i].key_rank);
+                    *(t[i].bitmap == -1 ? &full : &partial) += 1;
+                    if (t[i].key_rank != r && !wanted[r * s->tokens + t[i].key_slot0]) {
+                        wanted[r * s->tokens + t[i].key_slot0] = 1;
+                        needed += t[i].key_rows;
+                    }
+                }
+                work[r] += n;
+                busiest = work[r] > busiest ? work[r] : busiest;
+                free(t);
+            }
+            for (int64_t q = 0; q < s->tokens; q++)
+                for (int64_t k = 0; k < s->tokens; k++) {
+                    const int live = count(&m, b, h, q, k);
+                    cr_assert(live <= seen[q * s->tokens + k], "no tile has slots %ld, %ld", (long)q,
+                              (long)k);
+                    pairs += live;
+                }
+            free(seen);
+        }
+
+    const hra_plan_info *info = &m.info;
+    const int64_t row_bytes = s->batch * s->heads * (64 + 32) * 4;
+    cr_expect(info->pairs_live == pairs, "%ld pairs, brute force %ld", (long)info->pairs_live, (long)pairs);
+    cr_expect(info->pairs_all == s->batch * s->heads * s->tokens * s->tokens);
+    cr_expect(info->tiles_full == full && info->tiles_partial == partial, "%ld full and %ld partial tiles",
+              (long)info->tiles_full, (long)info->tiles_partial);
+    cr_expect(info->bytes_least == needed * row_bytes, "%ld bytes, brute force %ld", (long)info->bytes_least,
+              (long)(needed * row_bytes));
+    cr_expect(info->bytes_least_backward == 2 * needed * row_bytes); /* sums are f32 as well */
+    cr_expect(info->bytes_forward >= info->bytes_least && info->bytes_backward >= info->bytes_least_backward);
+    const double mean = (double)(full + partial) / s->ranks;
+    cr_expect(fabs(info->balance - (full + partial > 0 ? (double)busiest / mean : 1)) < 1e-12, "balance %g",
+              info->balance);
+    free(owner);
+    free(wanted);
+    free(work);
+    end(&m);
+}
+
+Test(plan, heads_with_one_mask_share_a_pattern)
+{
+    const struct shape s = {
+        3, 2, 5, 1, 200, {0}, HRA_SHARD_AUTO, "identity", "heads(0: causal; 1-3: full; 4-5: window(5,5))"};
+    struct model m = begin(&s, 1);
+
+    cr_expect(eq(int, m.info.patterns, 2)); /* head 0 of the model is not ours */
+    cr_expect(eq(str, (char *)m.info.backend, "cpu"));
+    cr_expect(eq(str, (char *)m.info.transport, "model"));
+    cr_expect(eq(str, (char *)m.info.schedule, "ring"));
+    cr_expect(eq(int, m.info.blocking, 1));
+    end(&m);
+}
+
+/* A query cut short by its capacity writes so many and says how many there are. */
+Test(plan, queries_respect_capacity)
+{
+    const struct shape s = {4, 1, 1, 0, 1024, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"};
+    struct model m = begin(&s, 0);
+    hra_plan_tile tile[3];
+    hra_plan_move move[3];
+    int64_t n = -1;
+
+    memset(tile, 0x5a, sizeof(tile));
+    memset(move, 0x5a, sizeof(move));
+    cr_assert(eq(int, hra_plan_tiles(m.plan, 2, 0, 0, tile, 2, &n), HRA_OK));
+    cr_expect(n == 16 && tile[1].key_slot0 == 128 && tile[2].bitmap == 0x5a5a5a5a);
+    cr_assert(eq(int, hra_plan_moves(m.plan, 2, HRA_FORWARD, move, 2, &n), HRA_OK));
+    cr_expect(n == 6 && move[1].round == 0 && move[2].round == 0x5a5a5a5a, "%ld moves", (long)n);
+    cr_assert(eq(int, hra_plan_moves(m.plan, 2, HRA_FORWARD, NULL, 0, &n), HRA_OK));
+    cr_expect(n == 6);
+    end(&m);
+}
+
+/* ---- Bytes, balance, memory ------------------------------------------------------------------- */
+
+/* What one rank sends another, in its order, is what that one receives; the sums are what the plan says. */
+Test(plan, moves_meet_and_add_up)
+{
+    static const struct shape shapes[] = {
+        {5, 1, 2, 0, 1003, {0}, HRA_SHARD_CONTIGUOUS, "identity", "window(300,0)"},
+        {4, 2, 1, 0, 777, {0}, HRA_SHARD_ZIGZAG, "hilbert", "causal"},
+        {7, 1, 1, 0, 5, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
+    };
+    enum { MOST = 256 };
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+            const int ranks = shapes[i].ranks;
+            struct model m = begin(&shapes[i], 1);
+            hra_plan_move *move = take((size_t)ranks * MOST * sizeof(*move));
+            int64_t n[8], bytes = 0;
+            for (int r = 0; r < ranks; r++) {
+                cr_assert(
+                    eq(int, hra_plan_moves(m.plan, r, (hra_pass)pass, move + r * MOST, MOST, &n[r]), HRA_OK));
+                cr_assert(n[r] <= MOST);
+                for (int64_t k = 0; k < n[r]; k++)
+                    bytes += move[r * MOST + k].sends ? 0 : move[r * MOST + k].bytes;
+            }
+            cr_expect(bytes == (pass == HRA_FORWARD ? m.info.bytes_forward : m.info.bytes_backward),
+                      "%ld bytes", (long)bytes);
+            for (int a = 0; a < ranks; a++)
+                for (int b = 0; b < ranks; b++) {
+                    int64_t x = 0, y = 0;
+                    for (;; x++, y++) {
+                        const hra_plan_move *out = move + a * MOST, *in = move + b * MOST;
+                        while (x < n[a] && (!out[x].sends || out[x].peer != b))
+                            x++;
+                        while (y < n[b] && (in[y].sends || in[y].peer != a))
+                            y++;
+                        if (x == n[a] || y == n[b])
+                            break;
+                        cr_assert(out[x].bytes == in[y].bytes && out[x].owner == in[y].owner &&
+                                  out[x].gradient == in[y].gradient && out[x].round == in[y].round);
+                    }
+                    cr_assert(x == n[a] && y == n[b], "a message from %d to %d that nobody %s", a, b,
+                              x < n[a] ? "receives" : "sends");
+                }
+            free(move);
+            end(&m);
+        }
+}
+
+/* A full mask brings every rank all rows but its own: no ring does better. */
+Test(plan, bytes_of_the_full_mask_are_exact)
+{
+    for (int ranks = 1; ranks <= 6; ranks++) {
+        const struct shape s = {ranks, 2, 3, 0, 1000, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"};
+        struct model m = begin(&s, 0);
+        const int64_t bytes = (ranks - 1) * s.tokens * s.batch * s.heads * (64 + 32) * 4;
+
+        cr_expect(m.info.bytes_forward == bytes, "%d ranks: %ld bytes, not %ld", ranks,
+                  (long)m.info.bytes_forward, (long)bytes);
+        cr_expect(m.info.bytes_least == bytes && m.info.bytes_backward == 2 * bytes &&
+                  m.info.bytes_least_backward == 2 * bytes);
+        end(&m);
+    }
+}
+
+Test(plan, zigzag_balances_causal_masks)
+{
+    struct shape s = {4, 1, 1, 0, 4096, {0}, HRA_SHARD_CONTIGUOUS, "identity", "causal"};
+    struct model even, uneven = begin(&s, 0);
+
+    s.shard = HRA_SHARD_ZIGZAG;
+    even = begin(&s, 0);
+    cr_expect(uneven.info.balance > 1.5 && even.info.balance < 1.05, "balance %g and %g", uneven.info.balance,
+              even.info.balance);
+    cr_expect(uneven.info.shard == HRA_SHARD_CONTIGUOUS && even.info.shard == HRA_SHARD_ZIGZAG);
+    end(&even);
+    end(&uneven);
+
+    s.shard = HRA_SHARD_AUTO;
+    even = begin(&s, 0);
+    cr_expect(eq(int, even.info.shard, HRA_SHARD_ZIGZAG));
+    end(&even);
+    strcpy(s.mask, "full");
+    even = begin(&s, 0);
+    cr_expect(eq(int, even.info.shard, HRA_SHARD_CONTIGUOUS));
+    cr_expect(even.info.balance == 1);
+    end(&even);
+}
+
+Test(plan, memory_does_not_grow_with_ranks)
+{
+    size_t first = 0;
+
+    for (int ranks = 4; ranks <= 16; ranks *= 2)
+        for (int rank = 0; rank < ranks; rank += ranks - 1) {
+            const struct shape s = {ranks,      1,     2, 0, 300 * ranks, {0}, HRA_SHARD_CONTIGUOUS,
+                                    "identity", "full"};
+            struct model m = begin(&s, rank);
+            first = first == 0 ? m.info.arena_bytes : first;
+            cr_expect(m.info.arena_bytes == first && first > 0, "%d ranks: %zu bytes, 4 ranks: %zu", ranks,
+                      m.info.arena_bytes, first);
+            end(&m);
+        }
+}
+
+/* All ranks know the same about the whole problem. */
+Test(plan, info_is_the_same_from_every_rank)
+{
+    const struct shape s = {5, 2, 2, 0, 1003, {0}, HRA_SHARD_AUTO, "hilbert", "causal & window(400,0)"};
+    struct model first = begin(&s, 0);
+
+    for (int rank = 1; rank < s.ranks; rank++) {
+        struct model m = begin(&s, rank);
+        const hra_plan_info *a = &first.info, *b = &m.info;
+        cr_expect(a->pairs_live == b->pairs_live && a->tiles_full == b->tiles_full &&
+                  a->tiles_partial == b->tiles_partial && a->bytes_forward == b->bytes_forward &&
+                  a->bytes_backward == b->bytes_backward && a->bytes_least == b->bytes_least &&
+                  a->balance == b->balance && a->shard == b->shard);
+        end(&m);
+    }
+    end(&first);
+}
+
+/* ---- Wrong use -------------------------------------------------------------------------------- */
+
+/* 300 tokens, batch 2, 4 heads: right but for what a test changes. */
+struct args {
+    hra_comm *comm;
+    hra_domain domain;
+    hra_problem problem;
+    hra_options options;
+    hra_order *order;
+    hra_mask *mask;
+};
+
+static struct args right(void)
+{
+    const struct shape s = {1, 2, 4, 0, 300, {0}, HRA_SHARD_AUTO, "hilbert", "causal"};
+    struct args a = {.domain = HRA_DOMAIN_INIT, .problem = problem_of(&s), .options = HRA_OPTIONS_INIT};
+
+    a.domain.batch = 2;
+    a.domain.heads = 4;
+    a.domain.tokens = 300;
+    cr_assert(eq(int, hra_comm_create_self(&a.comm), HRA_OK));
+    cr_assert(eq(int, hra_order_create(&a.order, &a.domain, "hilbert"), HRA_OK));
+    cr_assert(eq(int, hra_mask_causal(&a.mask, &a.domain), HRA_OK));
+    return a;
+}
+
+static void done(struct args *a)
+{
+    hra_order_destroy(a->order);
+    hra_mask_destroy(a->mask);
+    cr_expect(eq(int, hra_comm_destroy(a->comm), HRA_OK), "a plan lives on: %s", hra_last_error());
+}
+
+static void expect_error(hra_status got, hra_status status, const char *says)
+{
+    cr_expect(eq(int, got, status), "%s, not %s: %s", hra_status_name(got), hra_status_name(status), says);
+    cr_expect(strstr(hra_last_error(), says) != NULL, "'%s' does not say '%s'", hra_last_error(), says);
+}
+
+/* hra_plan_create fails and leaves out alone. */
+static void expect_refused(const struct args *a, const void *problem, const void *options, hra_status status,
+                           const char *says)
+{
+    char somewhere;
+    hra_plan *plan = (hra_plan *)(void *)&somewhere;
+
+    expect_error(hra_plan_create(&plan, a->comm, problem, a->order, a->mask, options), status, says);
+    cr_expect(plan == (hra_plan *)(void *)&somewhere, "out was written: %s", says);
+}
+
+static void expect_accepted(const struct args *a, const void *problem, const void *options)
+{
+    hra_plan *plan = NULL;
+
+    cr_expect(eq(int, hra_plan_create(&plan, a->comm, problem, a->order, a->mask, options), HRA_OK), "%s",
+              hra_last_error());
+    hra_plan_destroy(plan);
+}
+
+enum kind { INT, INT64, REAL, SIZE };
+
+static void set(void *at, enum kind kind, double value)
+{
+    if (kind == INT)
+        *(int *)at = (int)value;
+    else if (kind == INT64)
+        *(int64_t *)at = (int64_t)value;
+    else if (kind == SIZE)
+        *(size_t *)at = (size_t)value;
+    else
+        *(double *)at = value;
+}
+
+#define FIELD(name) offsetof(hra_problem, name)
+
+Test(plan, refuses_wrong_problems)
+{
+    static const struct {
+        size_t field;
+        enum kind kind;
+        double value;
+        hra_status status;
+        const char *says;
+    } rows[] = {
+        {FIELD(size), SIZE, 0, HRA_ERR_ARG, "problem.size is 0; it must be sizeof the struct"},
+        {FIELD(size), SIZE, 7, HRA_ERR_ARG, "problem.size is 7"},
+        {FIELD(batch), INT, -1, HRA_ERR_ARG, "problem.batch is -1; it must be 1 to "},
+        {FIELD(batch), INT, 1 << 21, HRA_ERR_ARG, "problem.batch is 2097152"},
+        {FIELD(heads), INT, 0, HRA_ERR_ARG, "problem.heads is 0"},
+        {FIELD(heads), INT, -3, HRA_ERR_ARG, "problem.heads is -3"},
+        {FIELD(heads_kv), INT, -1, HRA_ERR_ARG, "problem.heads_kv is -1"},
+        {FIELD(heads_kv), INT, 3, HRA_ERR_ARG,
+         "problem.heads is 4, which problem.heads_kv, 3, does not divide"},
+        {FIELD(heads_kv), INT, 8, HRA_ERR_ARG,
+         "problem.heads is 4, which problem.heads_kv, 8, does not divide"},
+        {FIELD(head0), INT, -1, HRA_ERR_ARG, "problem.head0 is -1"},
+        {FIELD(head0), INT, 1, HRA_ERR_ARG,
+         "the mask is for batch 2, 4 heads, 300 tokens; the problem has batch 2, "
+         "heads 1 to 4, 300 tokens"},
+        {FIELD(dim), INT, 0, HRA_ERR_ARG, "problem.dim is 0; it must be 1 to 256"},
+        {FIELD(dim), INT, 257, HRA_ERR_ARG, "problem.dim is 257"},
+        {FIELD(dim_v), INT, -1, HRA_ERR_ARG, "problem.dim_v is -1"},
+        {FIELD(dim_v), INT, 257, HRA_ERR_ARG, "problem.dim_v is 257"},
+        {FIELD(tokens), INT64, 0, HRA_ERR_ARG, "problem.tokens is 0"},
+        {FIELD(tokens), INT64, -300, HRA_ERR_ARG, "problem.tokens is -300"},
+        {FIELD(tokens), INT64, 0x1p40, HRA_ERR_ARG, "problem.tokens is 1099511627776"},
+        {FIELD(tokens), INT64, 0x1p36, HRA_ERR_ARG, "the mask is for batch 2, 4 heads, 300 tokens"},
+        {FIELD(tokens), INT64, 299, HRA_ERR_ARG, "heads 0 to 3, 299 tokens"},
+        {FIELD(batch), INT, 1, HRA_ERR_ARG, "the problem has batch 1"},
+        {FIELD(heads), INT, 5, HRA_ERR_ARG, "heads 0 to 4, 300 tokens"},
+        {FIELD(type), INT, 0, HRA_ERR_ARG, "problem.type is 0; it must be HRA_F64 to HRA_F16"},
+        {FIELD(type), INT, 5, HRA_ERR_ARG, "problem.type is 5"},
+        {FIELD(scale), REAL, INFINITY, HRA_ERR_ARG, "problem.scale is inf; it must be finite"},
+        {FIELD(scale), REAL, NAN, HRA_ERR_ARG, "problem.scale is nan"},
+        {FIELD(threads), INT, -1, HRA_ERR_ARG, "problem.threads is -1"},
+        {FIELD(threads), INT, 5000, HRA_ERR_ARG, "problem.threads is 5000"},
+        {FIELD(tokens_kv), INT64, 301, HRA_ERR_UNSUPPORTED, "problem.tokens_kv is 301 and tokens 300"},
+        {FIELD(softcap), REAL, 30, HRA_ERR_UNSUPPORTED, "problem.softcap is 30"},
+        {FIELD(softcap), REAL, NAN, HRA_ERR_UNSUPPORTED, "problem.softcap is nan"},
+        {FIELD(dropout), REAL, 0.1, HRA_ERR_UNSUPPORTED, "problem.dropout is 0.1"},
+        {FIELD(sinks), INT, 4, HRA_ERR_UNSUPPORTED, "problem.sinks is 4"},
+        {FIELD(sm_margin), INT, 8, HRA_ERR_UNSUPPORTED, "problem.sm_margin is 8"},
+    };
+    struct args a = right();
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        hra_problem p = a.problem;
+        set((char *)&p + rows[i].field, rows[i].kind, rows[i].value);
+        expect_refused(&a, &p, &a.options, rows[i].status, rows[i].says);
+    }
+    hra_problem huge = a.problem;
+    huge.batch = huge.heads = 1 << 20;
+    huge.tokens = INT64_C(1) << 36;
+    expect_refused(&a, &huge, NULL, HRA_ERR_ARG, "tokens 68719476736 is more than memory can hold");
+    expect_accepted(&a, &a.problem, &a.options);
+    done(&a);
+}
+
+Test(plan, refuses_wrong_options)
+{
+    static const struct {
+        size_t field;
+        enum kind kind;
+        double value;
+        const char *says;
+    } rows[] = {
+        {offsetof(hra_options, size), SIZE, 0, "options.size is 0"},
+        {offsetof(hra_options, shard), INT, 3, "options.shard is 3, which is no hra_shard"},
+        {offsetof(hra_options, shard), INT, -1, "options.shard is -1"},
+        {offsetof(hra_options, schedule), INT, 2, "options.schedule is 2, which is no hra_schedule_kind"},
+        {offsetof(hra_options, schedule), INT, -5, "options.schedule is -5"},
+        {offsetof(hra_options, backend), INT, 2, "options.backend is 2, which is no hra_backend_kind"},
+        {offsetof(hra_options, backend), INT, -1, "options.backend is -1"},
+    };
+    struct args a = right();
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        hra_options o = a.options;
+        set((char *)&o + rows[i].field, rows[i].kind, rows[i].value);
+        expect_refused(&a, &a.problem, &o, HRA_ERR_ARG, rows[i].says);
+    }
+    expect_accepted(&a, &a.problem, NULL);
+    done(&a);
+}
+
+/* A caller compiled against a newer or an older header. */
+Test(plan, reads_structs_of_other_sizes)
+{
+    struct args a = right();
+    struct {
+        hra_problem known;
+        unsigned char more[24];
+    } newer = {.known = a.problem};
+    hra_problem older = a.problem;
+    struct {
+        hra_plan_info known;
+        char more[8];
+    } larger;
+    hra_plan_info info;
+    hra_plan *plan = NULL;
+
+    newer.known.size = sizeof(newer);
+    expect_accepted(&a, &newer, NULL); /* zeros mean nothing */
+    newer.more[9] = 1;
+    expect_refused(&a, &newer, NULL, HRA_ERR_UNSUPPORTED, "problem has a field at byte ");
+
+    older.size = offsetof(hra_problem, scale);
+    older.scale = NAN; /* not the caller's to know: all of this is ignored */
+    older.dropout = older.softcap = 1;
+    older.threads = -7;
+    cr_assert(eq(int, hra_plan_create(&plan, a.comm, &older, a.order, a.mask, NULL), HRA_OK), "%s",
+              hra_last_error());
+
+    memset(&info, 0x5a, sizeof(info));
+    info.size = offsetof(hra_plan_info, saved_bytes);
+    cr_assert(eq(int, hra_plan_get_info(plan, &info), HRA_OK));
+    cr_expect(info.size == offsetof(hra_plan_info, saved_bytes) && info.workspace_bytes > 0);
+    const unsigned char *byte = (const unsigned char *)&info;
+    for (size_t i = info.size; i < sizeof(info); i++)
+        cr_assert(byte[i] == 0x5a, "byte %zu beyond info.size was written", i);
+    memset(&larger, 0x5a, sizeof(larger));
+    larger.known.size = sizeof(larger);
+    cr_assert(eq(int, hra_plan_get_info(plan, &larger.known), HRA_OK));
+    cr_expect(larger.known.threads >= 1 && larger.more[0] == 0x5a);
+    hra_plan_destroy(plan);
+    done(&a);
+}
+
+Test(plan, refuses_wrong_arguments)
+{
+    struct args a = right();
+    hra_plan *plan = NULL;
+    hra_domain other = a.domain;
+    hra_order *short_order = NULL;
+    hra_mask *wrong = NULL;
+
+    expect_error(hra_plan_create(NULL, a.comm, &a.problem, a.order, a.mask, NULL), HRA_ERR_ARG,
+                 "hra_plan_create: out is NULL");
+    expect_error(hra_plan_create(&plan, NULL, &a.problem, a.order, a.mask, NULL), HRA_ERR_ARG,
+                 "hra_plan_create: comm is NULL");
+    expect_error(hra_plan_create(&plan, a.comm, NULL, a.order, a.mask, NULL), HRA_ERR_ARG,
+                 "hra_plan_create: problem is NULL");
+    expect_error(hra_plan_create(&plan, a.comm, &a.problem, a.order, NULL, NULL), HRA_ERR_ARG,
+                 "hra_plan_create: mask is NULL");
+
+    other.tokens = 299;
+    cr_assert(eq(int, hra_order_create(&short_order, &other, "snake"), HRA_OK));
+    cr_assert(eq(int, hra_mask_full(&wrong, &other), HRA_OK));
+    expect_error(hra_plan_create(&plan, a.comm, &a.problem, short_order, a.mask, NULL), HRA_ERR_ARG,
+                 "the order is for 299 tokens, the problem has 300");
+    expect_error(hra_plan_create(&plan, a.comm, &a.problem, a.order, wrong, NULL), HRA_ERR_ARG,
+                 "the mask is for batch 2, 4 heads, 299 tokens");
+    hra_order_destroy(short_order);
+    hra_mask_destroy(wrong);
+    other = a.domain;
+    other.batch = 3;
+    cr_assert(eq(int, hra_mask_full(&wrong, &other), HRA_OK));
+    expect_error(hra_plan_create(&plan, a.comm, &a.problem, a.order, wrong, NULL), HRA_ERR_ARG,
+                 "the mask is for batch 3, 4 heads, 300 tokens; the problem has batch 2");
+    hra_mask_destroy(wrong);
+    other.batch = 2;
+    other.heads = 3;
+    cr_assert(eq(int, hra_mask_full(&wrong, &other), HRA_OK));
+    expect_error(hra_plan_create(&plan, a.comm, &a.problem, a.order, wrong, NULL), HRA_ERR_ARG,
+                 "the mask is for batch 2, 3 heads");
+    hra_mask_destroy(wrong);
+    cr_expect(plan == NULL);
+
+    cr_assert(eq(int, hra_plan_create(&plan, a.comm, &a.problem, NULL, a.mask, NULL), HRA_OK)); /* identity */
+    int64_t token[300];
+    cr_assert(eq(int, hra_plan_row_index(plan, 0, NULL, token), HRA_OK));
+    cr_expect(token[1] == 1 && token[299] == 299);
+    hra_plan_destroy(plan);
+    done(&a);
+}
+
+Test(plan, refuses_wrong_communicators)
+{
+    hra_comm *comm = NULL;
+
+    expect_error(hra_comm_create_self(NULL), HRA_ERR_ARG, "hra_comm_create_self: out is NULL");
+    expect_error(hra_comm_create_model(NULL, 0, 1), HRA_ERR_ARG, "hra_comm_create_model: out is NULL");
+    expect_error(hra_comm_create_model(&comm, -1, 4), HRA_ERR_ARG, "hra_comm_create_model: rank -1 of 4");
+    expect_error(hra_comm_create_model(&comm, 4, 4), HRA_ERR_ARG, "rank 4 of 4");
+    expect_error(hra_comm_create_model(&comm, 0, 0), HRA_ERR_ARG, "rank 0 of 0");
+    expect_error(hra_comm_create_model(&comm, 0, -2), HRA_ERR_ARG, "rank 0 of -2");
+    expect_error(hra_comm_get_status(NULL), HRA_ERR_ARG, "comm is NULL");
+    cr_expect(comm == NULL);
+    cr_assert(eq(int, hra_comm_create_model(&comm, 2, 5), HRA_OK));
+    cr_expect(hra_comm_rank(comm) == 2 && hra_comm_ranks(comm) == 5);
+    cr_expect(eq(int, hra_comm_get_status(comm), HRA_OK));
+    cr_expect(eq(int, hra_comm_destroy(comm), HRA_OK));
+}
+
+Test(plan, refuses_wrong_queries)
+{
+    const struct shape s = {4, 2, 3, 0, 300, {0}, HRA_SHARD_AUTO, "identity", "causal"};
+    struct model m = begin(&s, 1);
+    hra_plan_info info = {.size = 0};
+    hra_plan_tile tile;
+    hra_plan_move move;
+    const hra_piece *piece = NULL;
+    int64_t n = -5, slot[300];
+    int pieces = -5;
+
+    expect_error(hra_plan_get_info(m.plan, &info), HRA_ERR_ARG, "hra_plan_get_info: info.size is not set");
+    expect_error(hra_plan_get_info(m.plan, NULL), HRA_ERR_ARG, "info is NULL");
+    expect_error(hra_plan_get_info(NULL, &m.info), HRA_ERR_ARG, "plan is NULL");
+    cr_expect(hra_plan_rows(NULL, 0) == -1);
+    expect_error(hra_plan_row_index(NULL, 0, slot, NULL), HRA_ERR_ARG, "hra_plan_row_index: plan is NULL");
+    expect_error(hra_plan_row_index(m.plan, 4, slot, NULL), HRA_ERR_ARG, "hra_plan_row_index: rank 4 of 4");
+    expect_error(hra_plan_row_index(m.plan, -1, slot, NULL), HRA_ERR_ARG, "rank -1 of 4");
+    expect_error(hra_plan_pieces(NULL, &piece, &pieces), HRA_ERR_ARG, "hra_plan_pieces: plan (nil)");
+    expect_error(hra_plan_pieces(m.plan, NULL, &pieces), HRA_ERR_ARG, "out (nil)");
+    expect_error(hra_plan_pieces(m.plan, &piece, NULL), HRA_ERR_ARG, "count (nil)");
+    expect_error(hra_plan_tiles(NULL, 0, 0, 0, &tile, 1, &n), HRA_ERR_ARG, "hra_plan_tiles: plan is NULL");
+    expect_error(hra_plan_tiles(m.plan, 4, 0, 0, &tile, 1, &n), HRA_ERR_ARG, "hra_plan_tiles: rank 4 of 4");
+    expect_error(hra_plan_tiles(m.plan, 0, 2, 0, &tile, 1, &n), HRA_ERR_ARG, "batch 2 of 2, head 0 of 3");
+    expect_error(hra_plan_tiles(m.plan, 0, 0, 3, &tile, 1, &n), HRA_ERR_ARG, "batch 0 of 2, head 3 of 3");
+    expect_error(hra_plan_tiles(m.plan, 0, -1, 0, &tile, 1, &n), HRA_ERR_ARG, "batch -1 of 2");
+    expect_error(hra_plan_tiles(m.plan, 0, 0, -1, &tile, 1, &n), HRA_ERR_ARG, "head -1 of 3");
+    expect_error(hra_plan_tiles(m.plan, 0, 0, 0, NULL, 1, &n), HRA_ERR_ARG, "out (nil), capacity 1");
+    expect_error(hra_plan_tiles(m.plan, 0, 0, 0, &tile, -1, &n), HRA_ERR_ARG, "capacity -1");
+    expect_error(hra_plan_tiles(m.plan, 0, 0, 0, &tile, 1, NULL), HRA_ERR_ARG, "count (nil)");
+    expect_error(hra_plan_moves(NULL, 0, HRA_FORWARD, &move, 1, &n), HRA_ERR_ARG,
+                 "hra_plan_moves: plan is NULL");
+    expect_error(hra_plan_moves(m.plan, -1, HRA_FORWARD, &move, 1, &n), HRA_ERR_ARG, "rank -1 of 4");
+    expect_error(hra_plan_moves(m.plan, 0, (hra_pass)2, &move, 1, &n), HRA_ERR_ARG, "hra_plan_moves: pass 2");
+    expect_error(hra_plan_moves(m.plan, 0, HRA_FORWARD, NULL, 1, &n), HRA_ERR_ARG, "out (nil), capacity 1");
+    expect_error(hra_plan_moves(m.plan, 0, HRA_FORWARD, &move, -2, &n), HRA_ERR_ARG, "capacity -2");
+    expect_error(hra_plan_moves(m.plan, 0, HRA_FORWARD, &move, 1, NULL), HRA_ERR_ARG, "count (nil)");
+    cr_expect(n == -5 && pieces == -5 && piece == NULL);
+    end(&m);
+}
+
+Test(plan, models_do_not_compute)
+{
+    const struct shape s = {4, 1, 1, 0, 300, {0}, HRA_SHARD_AUTO, "identity", "causal"};
+    struct model m = begin(&s, 1);
+    static float numbers[300];
+    const hra_tensor t = {numbers, 300, 1, 1};
+
+    expect_error(hra_forward(m.plan, &t, &t, &t, &t, NULL, NULL, NULL, NULL), HRA_ERR_STATE,
+                 "hra_forward: the plan was made on a model of 4 ranks");
+    expect_error(hra_backward(m.plan, &t, &t, &t, &t, numbers, &t, NULL, &t, &t, &t, NULL, NULL, NULL),
+                 HRA_ERR_STATE, "hra_backward: the plan was made on a model of 4 ranks");
+    expect_error(hra_reorder(m.plan, HRA_GATHER, HRA_F32, 1, 1, &t, &t, NULL), HRA_ERR_STATE,
+                 "hra_reorder: the plan was made on a model of 4 ranks");
+    end(&m);
+}
+
+/* ---- Who outlives whom ------------------------------------------------------------------------ */
+
+Test(plan, communicators_outlive_their_plans)
+{
+    struct args a = right();
+    hra_plan *first = NULL, *second = NULL;
+    hra_problem small = a.problem;
+
+    small.heads = small.heads_kv = 1;
+    cr_assert(eq(int, hra_plan_create(&first, a.comm, &small, a.order, a.mask, NULL), HRA_OK));
+    cr_assert(eq(int, hra_plan_create(&second, a.comm, &a.problem, a.order, a.mask, NULL), HRA_OK));
+    expect_error(hra_comm_destroy(a.comm), HRA_ERR_STATE,
+                 "the communicator cannot be destroyed while 2 of its plans live");
+    cr_expect(eq(int, hra_comm_get_status(a.comm), HRA_OK)); /* refused, not broken */
+    hra_plan_destroy(first);
+    expect_error(hra_comm_destroy(a.comm), HRA_ERR_STATE, "while 1 of its plans live");
+    cr_expect(hra_plan_rows(second, 0) == 300);
+    hra_plan_destroy(second);
+    done(&a);
+}
+
+/* The plan keeps what it needs: tiles of another rank are compiled from order and mask when asked for. */
+Test(plan, outlives_its_order_and_mask)
+{
+    const struct shape s = {3, 1, 1, 0, 700, {0}, HRA_SHARD_CONTIGUOUS, "hilbert", "causal | docs(300,400)"};
+    struct model m = begin(&s, 0), gone = begin(&s, 0);
+
+    hra_order_destroy(gone.order);
+    hra_mask_destroy(gone.mask);
+    gone.order = NULL;
+    gone.mask = NULL;
+    for (int r = 0; r < s.ranks; r++) {
+        int64_t n, k, token[700], same[700];
+        hra_plan_tile *a = tiles_of(&m, r, 0, 0, &n), *b = tiles_of(&gone, r, 0, 0, &k);
+        cr_assert(n == k && n > 0);
+        for (int64_t i = 0; i < n; i++)
+            cr_assert(a[i].key_slot0 == b[i].key_slot0 && a[i].live == b[i].live);
+        cr_assert(eq(int, hra_plan_row_index(m.plan, r, NULL, token), HRA_OK));
+        cr_assert(eq(int, hra_plan_row_index(gone.plan, r, NULL, same), HRA_OK));
+        cr_assert(memcmp(token, same, (size_t)hra_plan_rows(m.plan, r) * sizeof(*token)) == 0);
+        free(a);
+        free(b);
+    }
+    end(&gone);
+    end(&m);
+}
+
+Test(plan, destroying_nothing_is_fine)
+{
+    hra_plan_destroy(NULL);
+    hra_order_destroy(NULL);
+    hra_mask_destroy(NULL);
+    cr_expect(eq(int, hra_comm_destroy(NULL), HRA_OK));
+}
+
+/* A larger plan brings a new arena; the old one lives until its plans are gone. */
+Test(plan, arenas_live_as_long_as_their_plans)
+{
+    hra_comm *comm = NULL;
+    struct hra_arena *none = NULL, *first = NULL, *same = NULL, *larger = NULL, *last = NULL;
+
+    cr_assert(eq(int, hra_comm_create_self(&comm), HRA_OK));
+    cr_assert(eq(int, hra_arena_join(&none, comm, 0), HRA_OK));
+    cr_expect(none == NULL);
+    cr_assert(eq(int, hra_arena_join(&first, comm, 1000), HRA_OK));
+    cr_assert(eq(int, hra_arena_join(&same, comm, 999), HRA_OK));
+    cr_expect(first == same && first->plans == 2);
+    memset(first->base, 1, 1000);
+    cr_assert(eq(int, hra_arena_join(&larger, comm, 5000), HRA_OK));
+    cr_expect(larger != first && larger->bytes >= 5000 && first->plans == 2);
+    memset(larger->base, 2, 5000);
+    hra_arena_leave(comm, first);
+    cr_expect(first->plans == 1 && ((char *)first->base)[999] == 1);
+    hra_arena_leave(comm, same); /* frees it: the address sanitizer sees it if not */
+    hra_arena_leave(comm, larger);
+    cr_assert(eq(int, hra_arena_join(&last, comm, 10), HRA_OK));
+    cr_expect(last == larger); /* the newest stays for the next plan */
+    hra_arena_leave(comm, last);
+    hra_arena_leave(comm, NULL);
+    cr_expect(eq(int, hra_comm_destroy(comm), HRA_OK));
+}
