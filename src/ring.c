@@ -271,6 +271,24 @@ static hra_status check_tensor(const hra_plan *plan, const hra_tensor *t, const 
     return HRA_OK;
 }
 
+static hra_status check_stream(const hra_plan *plan, const char *call, const void *stream)
+{
+    if (stream != NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: stream is %p; the %s backend has none: NULL", call, stream,
+                        plan->backend->name);
+    return HRA_OK;
+}
+
+/* lse or dlse; NULL is the caller's affair. */
+static hra_status check_rows(const hra_plan *plan, const void *data, const char *name)
+{
+    const size_t bytes = hra_type_bytes(hra_type_sums(plan->problem.type));
+
+    if ((uintptr_t)data % bytes != 0)
+        return HRA_FAIL(HRA_ERR_ARG, "%s is %p; it must be %zu-byte aligned memory", name, data, bytes);
+    return HRA_OK;
+}
+
 static hra_status check_call(const hra_plan *plan, const char *call, const void *workspace,
                              const void *stream)
 {
@@ -283,10 +301,7 @@ static hra_status check_call(const hra_plan *plan, const char *call, const void 
     if ((workspace == NULL && plan->workspace_bytes > 0) || (uintptr_t)workspace % 64 != 0)
         return HRA_FAIL(HRA_ERR_ARG, "%s: workspace is %p; it must be %zu bytes, 64-byte aligned", call,
                         workspace, plan->workspace_bytes);
-    if (stream != NULL)
-        return HRA_FAIL(HRA_ERR_ARG, "%s: stream is %p; the %s backend has none: NULL", call, stream,
-                        plan->backend->name);
-    return HRA_OK;
+    return check_stream(plan, call, stream);
 }
 
 /* q k v o, which both passes read or write. */
@@ -325,6 +340,7 @@ hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k,
     (void)saved; /* saved_bytes is 0 */
     HRA_TRY(check_call(plan, "hra_forward", workspace, stream));
     HRA_TRY(check_tensors(plan, q, k, v, o, 1));
+    HRA_TRY(check_rows(plan, lse, "lse"));
 
     struct execution x = begin(plan, HRA_FORWARD, k, v, workspace, stream);
     struct hra_forward_args args = {.run.workspace = workspace, .q = *q, .o = *o, .lse = lse};
@@ -361,6 +377,8 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
     HRA_TRY(check_tensor(plan, dq, "dq", rows, p->heads, p->dim, p->type, 1));
     HRA_TRY(check_tensor(plan, dk, "dk", rows, p->heads_kv, p->dim, p->type, 1));
     HRA_TRY(check_tensor(plan, dv, "dv", rows, p->heads_kv, p->dim_v, p->type, 1));
+    HRA_TRY(check_rows(plan, lse, "lse"));
+    HRA_TRY(check_rows(plan, dlse, "dlse"));
     if (lse == NULL && rows > 0)
         return HRA_FAIL(HRA_ERR_ARG, "hra_backward: lse is NULL; it needs the forward's");
 
@@ -380,6 +398,7 @@ hra_status hra_reorder(hra_plan *plan, hra_direction direction, hra_type type, i
 {
     if (plan == NULL)
         return HRA_FAIL(HRA_ERR_ARG, "hra_reorder: plan is NULL");
+    HRA_TRY(check_stream(plan, "hra_reorder", stream));
     if ((direction != HRA_GATHER && direction != HRA_SCATTER) || hra_type_bytes(type) == 0 || heads < 1 ||
         dim < 1)
         return HRA_FAIL(HRA_ERR_ARG, "hra_reorder: direction %d, type %d, %d heads, dim %d", (int)direction,
