@@ -1,5 +1,5 @@
 /* attend_body.h - attention and its gradients tile by tile, in the arithmetic that the including file names:
- * REAL, REAL_TYPE, NAME(x), GEMM, EXP.
+ * REAL, REAL_TYPE, NAME(x), GEMM, and the work on one row of scores: exp_one, row_max, row_exp, row_gradient.
  *
  * Forward, per query tile, with running max m, sum l and unnormalised output A (FlashAttention, Dao et al. 2022):
  *     S = scale Q K^T, -inf where the mask says no
@@ -15,7 +15,6 @@
  * same order, so the bits do not depend on the number of threads. */
 #include <cblas.h>
 #include <limits.h>
-#include <math.h>
 #include <string.h>
 
 /* A tile as BLAS takes it: rows `ld` elements apart. */
@@ -137,24 +136,17 @@ HRA_CLONES static void softmax_tile(REAL *s, int rows, int columns, REAL *max, R
 {
     for (int r = 0; r < rows; r++) {
         REAL *x = s + r * HRA_TILE;
-        REAL high = max[r], total = 0;
-#pragma omp simd reduction(max : high)
-        for (int c = 0; c < columns; c++)
-            high = x[c] > high ? x[c] : high;
-        if (high == -(REAL)INFINITY) { /* no key so far, or scores that are NaN, which comparisons pass over */
+        const REAL high = row_max(x, columns, max[r]);
+        if (high ==
+            -(REAL)INFINITY) { /* no key so far, or scores that are NaN, which comparisons pass over */
             for (int c = 0; c < columns; c++)
                 sum[r] = x[c] != x[c] ? x[c] : sum[r];
             memset(x, 0, (size_t)columns * sizeof(*x));
             factor[r] = 1;
             continue;
         }
-#pragma omp simd reduction(+ : total)
-        for (int c = 0; c < columns; c++) {
-            x[c] = EXP(x[c] - high);
-            total += x[c];
-        }
-        factor[r] = EXP(max[r] - high);
-        sum[r] = sum[r] * factor[r] + total;
+        factor[r] = exp_one(max[r] - high);
+        sum[r] = sum[r] * factor[r] + row_exp(x, columns, high);
         max[r] = high;
     }
 }
@@ -170,12 +162,7 @@ HRA_CLONES static void gradient_tile(REAL *s, REAL *dp, int rows, int columns, c
             memset(d, 0, (size_t)columns * sizeof(*d));
             continue;
         }
-        const REAL shift = lse[r], less = delta[r];
-#pragma omp simd
-        for (int c = 0; c < columns; c++) {
-            x[c] = EXP(x[c] - shift);
-            d[c] = x[c] * (d[c] - less);
-        }
+        row_gradient(x, d, columns, lse[r], delta[r]);
     }
 }
 
@@ -217,14 +204,15 @@ static void write_output(const struct task *t, int64_t b, int64_t h, int q, cons
     }
 }
 
-/* Task i is (batch, head, query tile), query tile fastest. */
+/* Task i is (batch, head, query tile), query tile fastest, the last one first: under causal masks it has most to do,
+ * and what begins last should be short. */
 static void forward_task(void *state, int64_t i, int thread)
 {
     const struct task *t = state;
     const struct hra_kernel_plan *p = t->plan;
     const struct scratch x = scratch_of(t->cpu, thread);
     const int span = t->run->query1 - t->run->query0;
-    const int q = t->run->query0 + (int)(i % span);
+    const int q = t->run->query1 - 1 - (int)(i % span);
     const int64_t h = i / span % p->heads, b = i / span / p->heads;
     const int kv = (int)h / (p->heads / p->heads_kv);
     const struct hra_tile_rows *rows = &p->query[q];
@@ -417,7 +405,7 @@ static void backward_query_task(void *state, int64_t i, int thread)
     const struct hra_kernel_plan *p = t->plan;
     const struct scratch x = scratch_of(t->cpu, thread);
     const int span = t->run->query1 - t->run->query0;
-    const int q = t->run->query0 + (int)(i % span);
+    const int q = t->run->query1 - 1 - (int)(i % span);
     const int64_t h = i / span % p->heads, b = i / span / p->heads;
     const int kv = (int)h / (p->heads / p->heads_kv);
     const struct hra_tile_list *list = &p->list[p->pattern[b * p->heads + h]];
