@@ -137,8 +137,8 @@ HRA_CLONES static void softmax_tile(REAL *s, int rows, int columns, REAL *max, R
     for (int r = 0; r < rows; r++) {
         REAL *x = s + r * HRA_TILE;
         const REAL high = row_max(x, columns, max[r]);
-        if (high ==
-            -(REAL)INFINITY) { /* no key so far, or scores that are NaN, which comparisons pass over */
+        if (high == -(REAL)INFINITY) {
+            /* No key so far, or scores that are NaN, which comparisons pass over. */
             for (int c = 0; c < columns; c++)
                 sum[r] = x[c] != x[c] ? x[c] : sum[r];
             memset(x, 0, (size_t)columns * sizeof(*x));
