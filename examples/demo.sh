@@ -2,7 +2,7 @@
 # demo.sh - the real job on this machine: installs what is missing (Debian), builds, trains on a text and
 # on a photograph over several ranks, and says where the pictures are.
 #
-#     examples/demo.sh [RANKS]     4 ranks unless told; about a minute and a half on 2 idle cores after the build
+#     examples/demo.sh [RANKS]     4 ranks unless told; under two minutes on 2 idle cores after the build
 #
 # Output goes to build-demo/results of the checkout.
 set -eu
@@ -16,30 +16,7 @@ root=$PWD
 data=examples/data
 results=$root/build-demo/results
 
-# package and a way to see that what it brings is there
-missing=()
-need() { # need PACKAGE COMMAND...
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 || missing+=("$package")
-}
-need gcc gcc --version
-need libc6-dev sh -c 'echo "#include <stdio.h>" | gcc -E -'
-need meson meson --version
-need ninja-build ninja --version
-need pkg-config pkg-config --version
-need openmpi-bin mpirun --version
-need libopenmpi-dev pkg-config --exists ompi-c
-need libopenblas-pthread-dev pkg-config --exists openblas
-need libcairo2-dev pkg-config --exists cairo
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "installing ${missing[*]}"
-    as_root=()
-    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    "${as_root[@]}" apt-get update -q >/dev/null
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-        "${missing[@]}" >/dev/null
-fi
+.ci/install gcc libc6-dev meson ninja-build pkg-config openmpi-bin libopenmpi-dev libopenblas-pthread-dev libcairo2-dev
 
 if [ ! -f build-demo/build.ninja ]; then
     meson setup build-demo --buildtype=release -Dtests=disabled -Dexamples=enabled >/dev/null
@@ -59,11 +36,11 @@ mkdir -p "$results"
 begin=$SECONDS
 echo
 echo "== A text, $ranks ranks: the next byte of Alice's Adventures in Wonderland"
-mpirun "${flags[@]}" "$train" --text $data/alice.txt --out "$results/text"
+mpirun "${flags[@]}" "$train" --text $data/alice.txt --steps 450 --out "$results/text"
 text_s=$((SECONDS - begin))
 echo
 echo "== A photograph, $ranks ranks: fill in the pixels that are hidden"
-mpirun "${flags[@]}" "$train" --image $data/astronaut.png --out "$results/image"
+mpirun "${flags[@]}" "$train" --image $data/astronaut.png --steps 250 --out "$results/image"
 all_s=$((SECONDS - begin))
 echo
 echo "text $text_s s, photograph $((all_s - text_s)) s, together $all_s s; look at"
