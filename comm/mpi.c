@@ -86,8 +86,8 @@ static hra_status mpi_allgather(void *state, void *all, const void *mine, size_t
     MPI_Request request;
 
     if (bytes > (size_t)INT_MAX / (size_t)m->ranks)
-        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "mpi: %zu bytes from each of %d ranks are too many to gather", bytes,
-                        m->ranks);
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "mpi: %zu bytes from each of %d ranks are too many to gather",
+                        bytes, m->ranks);
     TRY_MPI(MPI_Iallgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, m->comm, &request));
     return wait_collective(m, &request, "agreement of the ranks");
 }

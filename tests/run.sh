@@ -38,8 +38,7 @@ install_packages() {
 }
 
 configure() { # DIR, OPTIONS...
-    [ -e "$1/build.ninja" ] && return 0
-    meson setup "$@"
+    [ -e "$1/build.ninja" ] || meson setup "$@"
 }
 
 build_all() {
@@ -48,7 +47,7 @@ build_all() {
 }
 
 unit() {
-    meson test -C "$build" --print-errorlogs -j 1
+    meson test -C "$build" --print-errorlogs --num-processes 1
 }
 
 # The unit tests under the address and undefined-behaviour sanitizers. Criterion passes a test that leaked, so its output
@@ -57,12 +56,12 @@ sanitize() {
     configure "$sanitized" -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized \
         -Dc_args=-fno-sanitize-recover=all &&
         ninja -C "$sanitized" -j 2 &&
-        HRA_SANITIZED=1 meson test -C "$sanitized" --print-errorlogs -j 2 -t 5 --no-suite mpi || return 1
+        LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp meson test -C "$sanitized" --print-errorlogs --num-processes 2 -t 5 --no-suite mpi || return 1
     ! grep -nE 'LeakSanitizer|runtime error|AddressSanitizer' "$sanitized/meson-logs/testlog.txt"
 }
 
 # The README's program, built against an installed prefix.
-installed() {
+installed() ( # a shell of its own, since what it exports is not for the other steps
     local prefix=$PWD/$build/prefix scratch
     rm -rf "$prefix"
     meson install -C "$build" || return 1
@@ -78,7 +77,7 @@ installed() {
         mpirun --oversubscribe -n 3 "$scratch/program" &&
         mpirun --oversubscribe -n 2 "$prefix/bin/hra-check" --tokens 300 --dtype f64 &&
         "$prefix/bin/hra-plan" --ranks 4 --tokens 1000
-}
+)
 
 format() {
     local off=0
