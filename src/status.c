@@ -2,6 +2,7 @@
 #include "src/status.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,16 +64,28 @@ hra_status hra_alloc(void **out, int64_t count, size_t bytes, const char *what)
     return HRA_OK;
 }
 
+static const char *const level_name[] = {"warn", "info", "trace"};
+
+/* The level that HRA_LOG asks for; -1: none. The environment is read once, at the first message, which is that of a
+ * communicator being made: execution reads no environment. */
+static int wanted_level(void)
+{
+    static atomic_int level = -2;
+
+    if (atomic_load(&level) == -2) {
+        const char *wanted = getenv("HRA_LOG");
+        int found = -1;
+        for (int i = 0; wanted != NULL && i < 3; i++)
+            if (strcmp(wanted, level_name[i]) == 0)
+                found = i;
+        atomic_store(&level, found);
+    }
+    return atomic_load(&level);
+}
+
 void hra_log(enum hra_log_level level, const char *fmt, ...)
 {
-    static const char *const name[] = {"warn", "info", "trace"};
-    const char *wanted = getenv("HRA_LOG");
-    int limit = -1;
-
-    for (int i = 0; wanted != NULL && i < 3; i++)
-        if (strcmp(wanted, name[i]) == 0)
-            limit = i;
-    if ((int)level > limit)
+    if ((int)level > wanted_level())
         return;
 
     char line[512];
@@ -80,7 +93,7 @@ void hra_log(enum hra_log_level level, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(line, sizeof(line), fmt, args);
     va_end(args);
-    fprintf(stderr, "hra %s: %s\n", name[level], line);
+    fprintf(stderr, "hra %s: %s\n", level_name[level], line);
 }
 
 hra_status hra_copy_sized(void *out, size_t bytes, const void *in, const char *what)

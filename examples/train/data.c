@@ -1,7 +1,7 @@
 /* data.c - see data.h. */
-#include "data.h"
-#include "fail.h"
-#include "picture.h"
+#include "examples/train/data.h"
+#include "examples/train/fail.h"
+#include "examples/train/picture.h"
 
 #include <errno.h>
 #include <math.h>

@@ -7,11 +7,11 @@
  * layer goes through hra_forward and hra_backward, the parameters are on every rank, and the gradients
  * are added up by MPI_Allreduce. What is drawn at random depends on the seed and the step only, so any
  * number of ranks follows the same path, up to rounding. Rank 0 alone reads and writes files. */
-#include "data.h"
-#include "fail.h"
-#include "model.h"
-#include "picture.h"
-#include "state.h"
+#include "examples/train/data.h"
+#include "examples/train/fail.h"
+#include "examples/train/model.h"
+#include "examples/train/picture.h"
+#include "examples/train/state.h"
 
 #include <cblas.h>
 #include <errno.h>

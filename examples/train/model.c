@@ -3,8 +3,8 @@
  * Each backward function is written beside its forward and takes the gradient of the output first.
  * Products go through cblas_sgemm; sums over rows that no product does are kept in double, so that
  * ranks that hold different rows arrive at nearly the same gradient. */
-#include "model.h"
-#include "fail.h"
+#include "examples/train/model.h"
+#include "examples/train/fail.h"
 
 #include <assert.h>
 #include <cblas.h>

@@ -1,6 +1,6 @@
 /* picture.c - see picture.h. */
-#include "picture.h"
-#include "fail.h"
+#include "examples/train/picture.h"
+#include "examples/train/fail.h"
 
 #include <cairo.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 /* state.c - Adam and checkpoints. See state.h. */
-#include "state.h"
-#include "fail.h"
+#include "examples/train/state.h"
+#include "examples/train/fail.h"
 
 #include <errno.h>
 #include <fcntl.h>
