@@ -853,16 +853,24 @@ hra_status hra_plan_tiles(hra_plan *plan, int rank, int batch, int head, hra_pla
     return HRA_OK;
 }
 
+/* The schedule of a rank, for hra_plan_moves and hra_plan_runs, whose arguments these are. */
+static hra_status open_schedule(struct hra_schedule *s, const hra_plan *plan, int rank, hra_pass pass,
+                                const void *out, int64_t capacity, const int64_t *count, const char *call)
+{
+    HRA_TRY(check_rank(plan, rank, call));
+    if ((pass != HRA_FORWARD && pass != HRA_BACKWARD) || count == NULL || capacity < 0 ||
+        (out == NULL && capacity > 0))
+        return HRA_FAIL(HRA_ERR_ARG, "%s: pass %d, out %p, capacity %lld, count %p", call, (int)pass, out,
+                        (long long)capacity, (const void *)count);
+    return plan->generate(s, &plan->work, rank, pass);
+}
+
 hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_plan_move *out, int64_t capacity,
                           int64_t *count)
 {
-    HRA_TRY(check_rank(plan, rank, "hra_plan_moves"));
-    if ((pass != HRA_FORWARD && pass != HRA_BACKWARD) || count == NULL || capacity < 0 ||
-        (out == NULL && capacity > 0))
-        return HRA_FAIL(HRA_ERR_ARG, "hra_plan_moves: pass %d, out %p, capacity %lld, count %p", (int)pass,
-                        (void *)out, (long long)capacity, (void *)count);
     struct hra_schedule s = {0};
-    HRA_TRY(plan->generate(&s, &plan->work, rank, pass));
+
+    HRA_TRY(open_schedule(&s, plan, rank, pass, out, capacity, count, "hra_plan_moves"));
     for (int r = 0; r < s.rounds; r++)
         for (int i = s.round[r].move0; i < s.round[r].move1 && i < capacity; i++) {
             const struct hra_move *m = &s.move[i];
@@ -875,6 +883,40 @@ hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_pla
                 .bytes = (int64_t)hra_plan_part_bytes(plan, &s.part[m->part], m->payload, NULL)};
         }
     *count = s.moves;
+    hra_schedule_clear(&s);
+    return HRA_OK;
+}
+
+/* First row of a query tile of a rank; of the tile behind the last: all rows. */
+static int64_t query_row(const struct hra_layout *l, int rank, int query)
+{
+    const int tile = l->rank_tile[rank] + query;
+    return tile < l->rank_tile[rank + 1] ? l->tile[tile].row0 : l->rows[rank];
+}
+
+hra_status hra_plan_runs(const hra_plan *plan, int rank, hra_pass pass, hra_plan_run *out, int64_t capacity,
+                         int64_t *count)
+{
+    struct hra_schedule s = {0};
+
+    HRA_TRY(open_schedule(&s, plan, rank, pass, out, capacity, count, "hra_plan_runs"));
+    for (int r = 0; r < s.rounds; r++)
+        for (int i = s.round[r].run0; i < s.round[r].run1; i++) {
+            const struct hra_run *run = &s.run[i];
+            const int64_t row0 = query_row(plan->layout, rank, run->query0);
+            for (int c = run->source0; c < run->source1 && c < capacity; c++) {
+                const struct hra_part *part = &s.part[s.source[c].part];
+                out[c] = (hra_plan_run){.round = r,
+                                        .owner = part->owner,
+                                        .query_row0 = row0,
+                                        .query_rows = query_row(plan->layout, rank, run->query1) - row0,
+                                        .key_row0 = hra_plan_part_row0(plan, part),
+                                        .key_rows = hra_plan_part_rows(plan, part),
+                                        .head0 = part->head0,
+                                        .head1 = part->head1};
+            }
+        }
+    *count = s.sources;
     hra_schedule_clear(&s);
     return HRA_OK;
 }

@@ -353,6 +353,53 @@ Test(plan, moves_meet_and_add_up)
         }
 }
 
+/* Each pair that attends is computed by its query's rank in one run, and a run's keys are computed in a round in which
+ * they can be there: other ranks' not before round 1. */
+Test(plan, runs_compute_every_live_pair_once)
+{
+    static const struct shape shapes[] = {
+        {5, 1, 2, 0, 403, {0}, HRA_SHARD_CONTIGUOUS, "identity", "window(100,20)"},
+        {3, 1, 1, 0, 311, {0}, HRA_SHARD_ZIGZAG, "hilbert", "causal"},
+        {7, 1, 1, 0, 5, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
+    };
+    enum { MOST = 64 };
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+            struct model m = begin(&shapes[i], 1);
+            const int64_t tokens = m.s.tokens;
+            char *seen = take((size_t)(tokens * tokens));
+            int64_t *row[8]; /* token of each row of each rank */
+            for (int r = 0; r < m.s.ranks; r++) {
+                row[r] = take((size_t)(hra_plan_rows(m.plan, r) + 1) * sizeof(*row[r]));
+                cr_assert(eq(int, hra_plan_row_index(m.plan, r, NULL, row[r]), HRA_OK));
+            }
+            for (int r = 0; r < m.s.ranks; r++) {
+                hra_plan_run run[MOST];
+                int64_t n = -1, all = -1;
+                cr_assert(eq(int, hra_plan_runs(m.plan, r, (hra_pass)pass, run, MOST, &n), HRA_OK));
+                cr_assert(eq(int, hra_plan_runs(m.plan, r, (hra_pass)pass, NULL, 0, &all), HRA_OK));
+                cr_assert(n == all && n <= MOST);
+                for (int64_t k = 0; k < n; k++) {
+                    cr_assert(run[k].head0 == 0 && run[k].head1 == m.s.heads);
+                    cr_assert((run[k].owner == r) == (run[k].round < (pass == HRA_FORWARD ? 1 : 2)));
+                    for (int64_t q = run[k].query_row0; q < run[k].query_row0 + run[k].query_rows; q++)
+                        for (int64_t j = run[k].key_row0; j < run[k].key_row0 + run[k].key_rows; j++)
+                            seen[row[r][q] * tokens + row[run[k].owner][j]]++;
+                }
+            }
+            for (int64_t q = 0; q < tokens; q++)
+                for (int64_t k = 0; k < tokens; k++)
+                    cr_assert(seen[q * tokens + k] <= 1 &&
+                                  (seen[q * tokens + k] == 1 || !hra_mask_allows(m.mask, 0, 0, q, k)),
+                              "pair %ld, %ld is in %d runs", (long)q, (long)k, seen[q * tokens + k]);
+            for (int r = 0; r < m.s.ranks; r++)
+                free(row[r]);
+            free(seen);
+            end(&m);
+        }
+}
+
 /* A full mask brings every rank all rows but its own: no ring does better. */
 Test(plan, bytes_of_the_full_mask_are_exact)
 {
@@ -738,6 +785,8 @@ Test(plan, refuses_wrong_queries)
     expect_error(hra_plan_moves(m.plan, 0, HRA_FORWARD, NULL, 1, &n), HRA_ERR_ARG, "out (nil), capacity 1");
     expect_error(hra_plan_moves(m.plan, 0, HRA_FORWARD, &move, -2, &n), HRA_ERR_ARG, "capacity -2");
     expect_error(hra_plan_moves(m.plan, 0, HRA_FORWARD, &move, 1, NULL), HRA_ERR_ARG, "count (nil)");
+    expect_error(hra_plan_runs(m.plan, 4, HRA_FORWARD, NULL, 0, &n), HRA_ERR_ARG,
+                 "hra_plan_runs: rank 4 of 4");
     cr_expect(n == -5 && pieces == -5 && piece == NULL);
     end(&m);
 }

@@ -415,6 +415,19 @@ typedef struct hra_plan_move {
 HRA_API hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_plan_move *out,
                                   int64_t capacity, int64_t *count);
 
+/* Query rows of a rank that are computed against key rows of an owner, in one round. */
+typedef struct hra_plan_run {
+    int round;                      /* from 0 */
+    int owner;                      /* whose keys */
+    int64_t query_row0, query_rows; /* rows of the rank */
+    int64_t key_row0, key_rows;     /* rows of the owner */
+    int head0, head1;               /* key and value heads head0 .. head1 - 1 */
+} hra_plan_run;
+
+/* What `rank` computes, in schedule order; as hra_plan_tiles. */
+HRA_API hra_status hra_plan_runs(const hra_plan *plan, int rank, hra_pass pass, hra_plan_run *out,
+                                 int64_t capacity, int64_t *count);
+
 /* ---- Execution ----------------------------------------------------------------------------- */
 
 /* A tensor [batch][rows][heads][dim] in any memory order that keeps the channels contiguous:
