@@ -382,7 +382,8 @@ Test(plan, runs_compute_every_live_pair_once)
                 cr_assert(n == all && n <= MOST);
                 for (int64_t k = 0; k < n; k++) {
                     cr_assert(run[k].head0 == 0 && run[k].head1 == m.s.heads);
-                    cr_assert((run[k].owner == r) == (run[k].round < (pass == HRA_FORWARD ? 1 : 2)));
+                    const int own_rounds = pass == HRA_FORWARD ? 1 : 2, own = run[k].owner == r;
+                    cr_assert(own == (run[k].round < own_rounds));
                     for (int64_t q = run[k].query_row0; q < run[k].query_row0 + run[k].query_rows; q++)
                         for (int64_t j = run[k].key_row0; j < run[k].key_row0 + run[k].key_rows; j++)
                             seen[row[r][q] * tokens + row[run[k].owner][j]]++;
