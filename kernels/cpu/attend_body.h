@@ -116,8 +116,8 @@ static int64_t lower_bound(const int *number, int64_t begin, int64_t end, int le
 
 /* ---- The work on one tile of products ---- */
 
-/* -inf in x [rows][HRA_TILE] where a bit is 0. */
-HRA_CLONES static void mask_tile(REAL *x, int rows, const hra_bits *bits)
+/* `blank` in x [rows][HRA_TILE] where a bit is 0. */
+HRA_CLONES static void blank_tile(REAL *x, int rows, const hra_bits *bits, REAL blank)
 {
     for (int r = 0; r < rows; r++)
         for (int w = 0; w < HRA_TILE / 32; w++) {
@@ -125,8 +125,8 @@ HRA_CLONES static void mask_tile(REAL *x, int rows, const hra_bits *bits)
             REAL *at = x + r * HRA_TILE + 32 * w;
 #pragma omp simd
             for (int c = 0; c < 32; c++) {
-                const REAL score = at[c];
-                at[c] = word >> c & 1 ? score : -(REAL)INFINITY;
+                const REAL kept = at[c];
+                at[c] = word >> c & 1 ? kept : blank;
             }
         }
 }
@@ -164,21 +164,6 @@ HRA_CLONES static void gradient_tile(REAL *s, REAL *dp, int rows, int columns, c
         }
         row_gradient(x, d, columns, lse[r], delta[r]);
     }
-}
-
-/* Pairs that the mask forbids may have dP = inf or NaN from values that do not matter: their dS is 0, not 0 x inf. */
-HRA_CLONES static void zero_tile(REAL *x, int rows, const hra_bits *bits)
-{
-    for (int r = 0; r < rows; r++)
-        for (int w = 0; w < HRA_TILE / 32; w++) {
-            const uint32_t word = (uint32_t)((*bits)[r][w / 2] >> (w % 2 * 32));
-            REAL *at = x + r * HRA_TILE + 32 * w;
-#pragma omp simd
-            for (int c = 0; c < 32; c++) {
-                const REAL gradient = at[c];
-                at[c] = word >> c & 1 ? gradient : 0;
-            }
-        }
 }
 
 static const hra_bits *bits_of(const struct hra_kernel_plan *plan, hra_pass pass, int bitmap)
@@ -246,7 +231,7 @@ static void forward_task(void *state, int64_t i, int thread)
             GEMM(CblasRowMajor, CblasNoTrans, CblasTrans, rows->rows, keys->rows, p->dim, (REAL)p->scale,
                  qv.data, qv.ld, k.data, k.ld, 0, x.s, HRA_TILE);
             if (bits != NULL)
-                mask_tile(x.s, rows->rows, bits);
+                blank_tile(x.s, rows->rows, bits, -(REAL)INFINITY);
             softmax_tile(x.s, rows->rows, keys->rows, m, l, x.factor);
             for (int r = 0; r < rows->rows; r++)
                 for (int d = 0; x.factor[r] != 1 && d < p->dim_v; d++)
@@ -319,10 +304,10 @@ static void backward_tile(const struct task *t, const struct scratch *x, const s
     GEMM(CblasRowMajor, CblasNoTrans, CblasTrans, rows->rows, keys->rows, p->dim_v, 1, dov.data, dov.ld,
          keys->v.data, keys->v.ld, 0, x->dp, HRA_TILE);
     if (bits != NULL)
-        mask_tile(x->s, rows->rows, bits);
+        blank_tile(x->s, rows->rows, bits, -(REAL)INFINITY);
     gradient_tile(x->s, x->dp, rows->rows, keys->rows, (const REAL *)t->backward->lse + row, t->delta + row);
-    if (bits != NULL)
-        zero_tile(x->dp, rows->rows, bits);
+    if (bits != NULL) /* forbidden pairs may have dP = inf or NaN, and 0 times that is not 0 */
+        blank_tile(x->dp, rows->rows, bits, 0);
     if (want & WANT_DKV) {
         GEMM(CblasRowMajor, CblasTrans, CblasNoTrans, keys->rows, p->dim_v, rows->rows, 1, x->s, HRA_TILE,
              dov.data, dov.ld, 1, keys->dv, (int)keys->chunk->dv.stride_row);
