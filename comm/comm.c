@@ -6,7 +6,7 @@
 #include <string.h>
 
 hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport, void *state, int rank,
-                           int ranks, int local_ranks, size_t message_bytes)
+                           int ranks, size_t message_bytes)
 {
     hra_comm *comm = NULL;
     HRA_TRY(hra_alloc((void **)&comm, 1, sizeof(*comm), "communicator"));
@@ -14,7 +14,7 @@ hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport
                        .state = state,
                        .rank = rank,
                        .ranks = ranks,
-                       .local_ranks = local_ranks,
+                       .local_ranks = 1,
                        .message_bytes = message_bytes};
     if (transport->allgather != NULL) {
         hra_status status = hra_alloc((void **)&comm->word, ranks, sizeof(*comm->word), "communicator");
@@ -23,8 +23,6 @@ hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport
             return status;
         }
     }
-    hra_log(HRA_LOG_INFO, "communicator over %s, rank %d of %d, %d on this node", transport->name, rank,
-            ranks, local_ranks);
     *out = comm;
     return HRA_OK;
 }

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { TAG = 1 };
+enum { TAG = 1, DEFAULT_TIMEOUT_S = 600 };
 
 struct mpi_state {
     MPI_Comm comm; /* our duplicate */
@@ -199,14 +199,15 @@ static hra_status mpi_close(void *state, int failed)
     struct mpi_state *m = state;
     hra_status status = HRA_OK;
 
-    if (!failed) {
+    const int alone = failed || m->comm == MPI_COMM_NULL; /* the latter where it was never made */
+    if (!alone) {
         MPI_Request request;
         const int code = MPI_Ibarrier(m->comm, &request);
         status = code != MPI_SUCCESS ? fail_mpi(code, "MPI_Ibarrier")
                                      : wait_collective(m, &request, "hra_comm_destroy");
     }
     /* Freeing an MPI communicator is collective: where ranks are missing it stays, with what is pending on it. */
-    if (!failed && status == HRA_OK)
+    if (!alone && status == HRA_OK)
         MPI_Comm_free(&m->comm);
     free(m->request);
     free(m);
@@ -231,10 +232,27 @@ struct greeting {
     char node[MPI_MAX_PROCESSOR_NAME];
 };
 
-/* Duplicate the caller's communicator, count the ranks of this node, and see that all cut messages alike. */
-static hra_status meet(struct mpi_state *m, MPI_Comm parent, int *local_ranks)
+/* Every rank leaves with the same status, the largest, before any of them waits for the others elsewhere. `parent` is
+ * the caller's: we have none of our own yet. */
+static hra_status agree(MPI_Comm parent, double timeout_s, hra_status mine)
 {
-    struct greeting mine = {.message_bytes = m->message_bytes}, *all = NULL;
+    const struct mpi_state caller = {.timeout_s = timeout_s};
+    const int own = mine;
+    MPI_Request request;
+    int worst = mine;
+
+    TRY_MPI(MPI_Iallreduce(&own, &worst, 1, MPI_INT, MPI_MAX, parent, &request));
+    HRA_TRY(wait_collective(&caller, &request, "hra_comm_create_mpi"));
+    if (mine == HRA_OK && worst != HRA_OK)
+        return HRA_FAIL((hra_status)worst, "hra_comm_create_mpi: another rank failed with %s",
+                        hra_status_name((hra_status)worst));
+    return (hra_status)worst;
+}
+
+/* Duplicate the caller's communicator, count the ranks of this node, and see that all cut messages alike. */
+static hra_status meet(struct mpi_state *m, MPI_Comm parent, struct greeting *all, int *local_ranks)
+{
+    struct greeting mine = {.message_bytes = m->message_bytes};
     MPI_Request request;
     int length;
 
@@ -242,24 +260,20 @@ static hra_status meet(struct mpi_state *m, MPI_Comm parent, int *local_ranks)
     HRA_TRY(wait_collective(m, &request, "hra_comm_create_mpi"));
     TRY_MPI(MPI_Comm_set_errhandler(m->comm, MPI_ERRORS_RETURN));
     TRY_MPI(MPI_Get_processor_name(mine.node, &length));
-    all = calloc((size_t)m->ranks, sizeof(*all));
-    if (all == NULL)
-        return HRA_FAIL(HRA_ERR_MEMORY, "hra_comm_create_mpi: no memory for %d ranks", m->ranks);
-
-    hra_status status = mpi_allgather(m, all, &mine, sizeof(mine));
+    HRA_TRY(mpi_allgather(m, all, &mine, sizeof(mine)));
     *local_ranks = 0;
-    for (int r = 0; status == HRA_OK && r < m->ranks; r++) {
+    for (int r = 0; r < m->ranks; r++) {
         *local_ranks += strcmp(all[r].node, mine.node) == 0;
         if (all[r].message_bytes != all[0].message_bytes)
-            status = HRA_FAIL(HRA_ERR_MISMATCH, "options.message_bytes is %llu on rank %d and %llu on rank 0",
-                              (unsigned long long)all[r].message_bytes, r,
-                              (unsigned long long)all[0].message_bytes);
+            return HRA_FAIL(HRA_ERR_MISMATCH, "options.message_bytes is %llu on rank %d and %llu on rank 0",
+                            (unsigned long long)all[r].message_bytes, r,
+                            (unsigned long long)all[0].message_bytes);
     }
-    free(all);
-    return status;
+    return HRA_OK;
 }
 
-static hra_status check_arguments(hra_comm **out, MPI_Comm parent, const hra_comm_options *o)
+/* What cannot even be told to other ranks. */
+static hra_status check_parent(hra_comm **out, MPI_Comm parent)
 {
     int initialized = 0, finalized = 0, between = 0;
 
@@ -274,31 +288,55 @@ static hra_status check_arguments(hra_comm **out, MPI_Comm parent, const hra_com
     TRY_MPI(MPI_Comm_test_inter(parent, &between));
     if (between)
         return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_mpi: parent is an intercommunicator");
-    if (o->message_bytes > INT_MAX)
-        return HRA_FAIL(HRA_ERR_ARG, "options.message_bytes is %zu; it must be at most %d", o->message_bytes,
-                        INT_MAX);
     return HRA_OK;
 }
 
-hra_status hra_comm_create_mpi(hra_comm **out, MPI_Comm parent, const hra_comm_options *options)
+/* Everything that this rank does alone: read the options, allocate. On success *out owns a state without an MPI
+ * communicator yet. */
+static hra_status prepare(hra_comm **out, struct greeting **all, MPI_Comm parent,
+                          const hra_comm_options *options)
 {
     hra_comm_options o;
-    int local_ranks = 1;
 
     HRA_TRY(hra_copy_sized(&o, sizeof(o), options, "options"));
-    HRA_TRY(check_arguments(out, parent, &o));
+    if (o.message_bytes > INT_MAX)
+        return HRA_FAIL(HRA_ERR_ARG, "options.message_bytes is %zu; it must be at most %d", o.message_bytes,
+                        INT_MAX);
     struct mpi_state *m = calloc(1, sizeof(*m));
     if (m == NULL)
         return HRA_FAIL(HRA_ERR_MEMORY, "hra_comm_create_mpi: no memory");
-    m->timeout_s = o.timeout_s == 0 ? 600 : o.timeout_s;
+    m->timeout_s = o.timeout_s == 0 ? DEFAULT_TIMEOUT_S : o.timeout_s;
     m->message_bytes = o.message_bytes == 0 ? (size_t)1 << 30 : o.message_bytes;
     m->comm = MPI_COMM_NULL;
     MPI_Comm_rank(parent, &m->rank);
     MPI_Comm_size(parent, &m->ranks);
-    hra_status status = meet(m, parent, &local_ranks);
-    if (status == HRA_OK)
-        status = hra_comm_create(out, &mpi_transport, m, m->rank, m->ranks, local_ranks, m->message_bytes);
+    *all = calloc((size_t)m->ranks, sizeof(**all));
+    hra_status status =
+        *all == NULL ? HRA_FAIL(HRA_ERR_MEMORY, "hra_comm_create_mpi: no memory for %d ranks", m->ranks)
+                     : hra_comm_create(out, &mpi_transport, m, m->rank, m->ranks, m->message_bytes);
     if (status != HRA_OK)
-        mpi_close(m, status != HRA_ERR_MISMATCH || m->comm == MPI_COMM_NULL);
+        free(m);
     return status;
+}
+
+hra_status hra_comm_create_mpi(hra_comm **out, MPI_Comm parent, const hra_comm_options *options)
+{
+    struct greeting *all = NULL;
+    hra_comm *comm = NULL;
+
+    HRA_TRY(check_parent(out, parent));
+    hra_status status = prepare(&comm, &all, parent, options);
+    const struct mpi_state *m = comm == NULL ? NULL : comm->state;
+    status = agree(parent, m == NULL ? DEFAULT_TIMEOUT_S : m->timeout_s, status);
+    if (status == HRA_OK)
+        status = hra_comm_note(comm, meet(comm->state, parent, all, &comm->local_ranks));
+    free(all);
+    if (status != HRA_OK) {
+        hra_comm_destroy(comm);
+        return status;
+    }
+    hra_log(HRA_LOG_INFO, "communicator over mpi, rank %d of %d, %d on this node", comm->rank, comm->ranks,
+            comm->local_ranks);
+    *out = comm;
+    return HRA_OK;
 }

@@ -63,7 +63,7 @@ hra_status hra_comm_create_self(hra_comm **out)
 {
     if (out == NULL)
         return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_self: out is NULL");
-    return hra_comm_create(out, &self_transport, NULL, 0, 1, 1, SIZE_MAX);
+    return hra_comm_create(out, &self_transport, NULL, 0, 1, SIZE_MAX);
 }
 
 hra_status hra_comm_create_model(hra_comm **out, int rank, int ranks)
@@ -72,5 +72,5 @@ hra_status hra_comm_create_model(hra_comm **out, int rank, int ranks)
         return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_model: out is NULL");
     if (ranks < 1 || rank < 0 || rank >= ranks)
         return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_model: rank %d of %d", rank, ranks);
-    return hra_comm_create(out, &model_transport, NULL, rank, ranks, 1, SIZE_MAX);
+    return hra_comm_create(out, &model_transport, NULL, rank, ranks, SIZE_MAX);
 }

@@ -74,15 +74,16 @@ struct hra_comm {
                                 without memory for it would leave the others waiting */
 };
 
-/* Make the handle; on success owns state. Exported for libhra-mpi. */
+/* Make the handle; on success it owns state. One rank on this node, until the transport knows better. Exported for
+ * libhra-mpi, and so is hra_comm_note. */
 HRA_API hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport, void *state,
-                                   int rank, int ranks, int local_ranks, size_t message_bytes);
+                                   int rank, int ranks, size_t message_bytes);
 
 /* The status of a communicator that failed earlier, with its sentence; else HRA_OK. */
 hra_status hra_comm_check(const hra_comm *comm);
 
 /* Remember a failure of the transport, if status is one, and pass it on. */
-hra_status hra_comm_note(hra_comm *comm, hra_status status);
+HRA_API hra_status hra_comm_note(hra_comm *comm, hra_status status);
 
 /* transport->allgather, remembering failures. */
 hra_status hra_comm_allgather(hra_comm *comm, void *all, const void *mine, size_t bytes);

@@ -508,6 +508,15 @@ static void test_disagree(const char *argument)
     hra_comm *none = NULL;
     hra_status status = hra_comm_create_mpi(&none, MPI_COMM_WORLD, &odd);
     CHECK(status == HRA_ERR_MISMATCH && none == NULL, "%s: %s", hra_status_name(status), hra_last_error());
+
+    const hra_comm_options wrong = {.size = sizeof(wrong), .message_bytes = rank == 0 ? (size_t)1 << 31 : 0};
+    status = hra_comm_create_mpi(&none, MPI_COMM_WORLD, &wrong); /* wrong on rank 0 alone */
+    CHECK(status == HRA_ERR_ARG && none == NULL, "%s: %s", hra_status_name(status), hra_last_error());
+    CHECK(strstr(hra_last_error(), rank == 0 ? "2147483648" : "another rank") != NULL, "%s",
+          hra_last_error());
+    CHECK(hra_comm_create_mpi(&none, MPI_COMM_NULL, NULL) == HRA_ERR_ARG && none == NULL, "%s",
+          hra_last_error());
+    CHECK(hra_comm_create_mpi(NULL, MPI_COMM_WORLD, NULL) == HRA_ERR_ARG, "%s", hra_last_error());
 }
 
 /* A call refused with ARG on one rank has sent nothing; it calls again, and the others have only waited. */
