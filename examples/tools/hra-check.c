@@ -325,7 +325,7 @@ static int library(const struct world *w, struct trial *t, hra_plan *plan)
 
 /* Rows in a problem, and orders of summation in which such a small one is evaluated plainly: with few
  * numbers, one order is exact by luck now and then, and what it says about rounding is worthless. */
-enum { FEW_ROWS = 64, ORDERS = 8 };
+enum { FEW_ROWS = 64, TURNS = 8, ORDERS = 2 * TURNS };
 
 /* out = in with the channels of each head moved on by `by`. */
 static void rotate(double *out, const double *in, int64_t count, int channels, int by)
@@ -344,8 +344,8 @@ static double distance(const double *x, const double *ref, int64_t count)
     return sqrt(sum);
 }
 
-/* The plain evaluation whose sums begin at channel `order` / ORDERS, into t->plain where it errs more
- * than what is there. */
+/* The plain evaluation whose sums begin at channel `order` / TURNS of the channels, and in the second half of the
+ * orders at the last token and head, into t->plain where it errs more than what is there. */
 static void evaluate_plainly(const struct world *w, struct trial *t, struct oracle a, int order)
 {
     const struct problem *p = &t->problem;
@@ -353,11 +353,12 @@ static void evaluate_plainly(const struct world *w, struct trial *t, struct orac
 
     for (int n = 0; n < TENSORS; n++) {
         const int64_t count = count_of(p, n, p->tokens);
-        const int channels = channels_of(p, n), by = (int)((int64_t)channels * order / ORDERS);
+        const int channels = channels_of(p, n), by = (int)((int64_t)channels * (order % TURNS) / TURNS);
         turned[n] = take(w, (size_t)count * sizeof(double));
         if (n < INPUTS && t->in[n] != NULL)
             rotate(turned[n], t->in[n], count, channels, by);
     }
+    a.backwards = order >= TURNS;
     a.q = turned[Q];
     a.k = turned[K];
     a.v = turned[V];
@@ -372,7 +373,7 @@ static void evaluate_plainly(const struct world *w, struct trial *t, struct orac
 
     for (int n = INPUTS; n < TENSORS; n++) {
         const int64_t count = count_of(p, n, p->tokens);
-        const int channels = channels_of(p, n), by = (int)((int64_t)channels * order / ORDERS);
+        const int channels = channels_of(p, n), by = (int)((int64_t)channels * (order % TURNS) / TURNS);
         double *back = take(w, (size_t)count * sizeof(double));
         world_add(w, turned[n], count);
         rotate(back, turned[n], count, channels, channels - by);

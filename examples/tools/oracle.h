@@ -26,6 +26,7 @@ struct oracle {
 
     double *o, *lse;      /* as do_ and dlse */
     double *dq, *dk, *dv; /* as q k v */
+    int backwards;        /* 1: sums of oracle_plain over tokens and heads begin at the last */
     int64_t first, step;  /* pairs first, first + step, ... are written, all else is left alone */
 };
 

@@ -9,6 +9,7 @@ struct PLAIN(pair) {
     hra_type type;
     int64_t tokens;
     int dim, dim_v;
+    int backwards;           /* 1: sums over tokens and heads begin at the last */
     REAL *k, *v;             /* [tokens][dim], [tokens][dim_v] */
     REAL *k_panel, *v_panel; /* [panels][dim or dim_v][LANES] */
     REAL *dk, *dv;           /* as k v, sums over the query rows */
@@ -61,6 +62,12 @@ static void PLAIN(add)(REAL *restrict out, REAL factor, const REAL *restrict x, 
         out[c] += factor * x[c];
 }
 
+/* The n-th of count indices. */
+static int64_t PLAIN(nth)(const struct PLAIN(pair) * p, int64_t n, int64_t count)
+{
+    return p->backwards ? count - 1 - n : n;
+}
+
 /* The row of o, lse and dq of query token i, and its share of dk and dv. q, do_ and bias are set. */
 static REAL PLAIN(row)(struct PLAIN(pair) * p, REAL scale, REAL dlse)
 {
@@ -78,16 +85,19 @@ static REAL PLAIN(row)(struct PLAIN(pair) * p, REAL scale, REAL dlse)
     if (max == -(REAL)INFINITY)
         return max;
 
-    for (int64_t j = 0; j < tokens; j++) {
+    for (int64_t n = 0; n < tokens; n++) {
+        const int64_t j = PLAIN(nth)(p, n, tokens);
         p->s[j] = p->s[j] == -(REAL)INFINITY ? 0 : EXP(p->s[j] - max);
         sum += p->s[j];
     }
     for (int64_t j = 0; j < tokens; j++)
         p->s[j] /= sum;
     PLAIN(round)(p, p->s, tokens);
-    for (int64_t j = 0; j < tokens; j++)
+    for (int64_t n = 0; n < tokens; n++) {
+        const int64_t j = PLAIN(nth)(p, n, tokens);
         if (p->s[j] != 0)
             PLAIN(add)(p->o, p->s[j], p->v + j * p->dim_v, p->dim_v);
+    }
     PLAIN(round)(p, p->o, p->dim_v);
 
     PLAIN(products)(p, p->dp, p->do_, p->v_panel, p->dim_v);
@@ -97,7 +107,8 @@ static REAL PLAIN(row)(struct PLAIN(pair) * p, REAL scale, REAL dlse)
     for (int64_t j = 0; j < tokens; j++)
         p->dp[j] = p->s[j] * (p->dp[j] - delta);
     PLAIN(round)(p, p->dp, tokens);
-    for (int64_t j = 0; j < tokens; j++) {
+    for (int64_t n = 0; n < tokens; n++) {
+        const int64_t j = PLAIN(nth)(p, n, tokens);
         if (p->s[j] == 0)
             continue;
         PLAIN(add)(p->dq, p->dp[j], p->k + j * p->dim, p->dim);
@@ -138,8 +149,10 @@ static void PLAIN(evaluate)(const struct oracle *a, struct PLAIN(pair) * p, int6
     PLAIN(pack)(p->k_panel, p->k, tokens, dim);
     PLAIN(pack)(p->v_panel, p->v, tokens, dim_v);
 
-    for (int h = g * group; h < (g + 1) * group; h++)
-        for (int64_t i = 0; i < tokens; i++) {
+    for (int n = 0; n < group; n++)
+        for (int64_t m = 0; m < tokens; m++) {
+            const int h = g * group + (int)PLAIN(nth)(p, n, group);
+            const int64_t i = PLAIN(nth)(p, m, tokens);
             const int64_t qi = (b * tokens + i) * a->heads + h, li = (b * a->heads + h) * tokens + i;
             for (int64_t j = 0; j < (tokens + LANES - 1) / LANES * LANES; j++) {
                 const int count = j < tokens ? hra_mask_count(a->mask, b, a->head0 + h, i, j) : 0;
@@ -173,7 +186,8 @@ static int PLAIN(share)(const struct oracle *a, hra_type type)
     if (all == NULL)
         return -1;
 
-    struct PLAIN(pair) p = {.type = type, .tokens = a->tokens, .dim = a->dim, .dim_v = a->dim_v};
+    struct PLAIN(pair)
+        p = {.type = type, .tokens = a->tokens, .dim = a->dim, .dim_v = a->dim_v, .backwards = a->backwards};
     REAL *next = all;
     struct {
         REAL **at;

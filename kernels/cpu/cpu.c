@@ -113,7 +113,9 @@ static hra_status cpu_delta(void *state, const hra_tensor *o, const hra_tensor *
     struct hra_cpu *cpu = state;
 
     (void)stream;
+    const int blas_threads = take_blas();
     (cpu->plan->type == HRA_F64 ? hra_cpu_delta_f64 : hra_cpu_delta_f32)(cpu, o, do_, dlse, workspace);
+    give_blas_back(blas_threads);
     return HRA_OK;
 }
 
