@@ -84,21 +84,35 @@ HRA_CLONES static void write_row(void *to, hra_type type, const REAL *from, REAL
             ((uint16_t *)to)[c] = hra_to_f16((float)(factor * from[c]));
 }
 
-static char *element(const hra_tensor *t, hra_type type, int64_t b, int64_t row, int64_t h)
-{
-    return (char *)t->data +
-           (b * t->stride_batch + row * t->stride_row + h * t->stride_head) * (int64_t)hra_type_bytes(type);
-}
-
 /* Rows row0 .. row0 + rows - 1 of one head: where they lie, if BLAS can take them so, else converted into `to`. */
 static struct view read_tile(REAL *to, const hra_tensor *t, hra_type type, int64_t b, int64_t row0, int rows,
                              int64_t h, int dim)
 {
     if (type == REAL_TYPE && t->stride_row >= dim && t->stride_row <= INT_MAX)
-        return (struct view){(const REAL *)(const void *)element(t, type, b, row0, h), (int)t->stride_row};
+        return (struct view){(const REAL *)(const void *)hra_cpu_at(t, type, b, row0, h), (int)t->stride_row};
     for (int r = 0; r < rows; r++)
-        read_row(to + (size_t)r * (size_t)dim, element(t, type, b, row0 + r, h), type, dim);
+        read_row(to + (size_t)r * (size_t)dim, hra_cpu_at(t, type, b, row0 + r, h), type, dim);
     return (struct view){to, dim};
+}
+
+/* Which (batch, head, query tile) of a run is task i; kv is the head's K/V head. */
+struct place {
+    int64_t b, h;
+    int q, kv;
+};
+
+/* Query tiles fastest, the last one first: under causal masks it has most to do, and what begins last should be
+ * short. */
+static struct place place_of(const struct task *t, int64_t i)
+{
+    const struct hra_kernel_plan *p = t->plan;
+    const int span = t->run->query1 - t->run->query0;
+    const int64_t h = i / span % p->heads;
+
+    return (struct place){.b = i / span / p->heads,
+                          .h = h,
+                          .q = t->run->query1 - 1 - (int)(i % span),
+                          .kv = (int)h / (p->heads / p->heads_kv)};
 }
 
 /* First tile of list[begin .. end) whose number is at least `least`; numbers ascend. */
@@ -182,24 +196,22 @@ static void write_output(const struct task *t, int64_t b, int64_t h, int q, cons
 
     for (int r = 0; r < tile->rows; r++) {
         const REAL factor = l[r] > 0 ? 1 / l[r] : l[r]; /* 0 for a row without keys; a NaN goes through */
-        write_row(element(&t->forward->o, p->type, b, tile->row0 + r, h), p->type,
+        write_row(hra_cpu_at(&t->forward->o, p->type, b, tile->row0 + r, h), p->type,
                   a + (size_t)r * (size_t)p->dim_v, factor, p->dim_v);
         if (lse != NULL)
             lse[(b * p->heads + h) * p->rows + tile->row0 + r] = (REAL)((double)m[r] + log((double)l[r]));
     }
 }
 
-/* Task i is (batch, head, query tile), query tile fastest, the last one first: under causal masks it has most to do,
- * and what begins last should be short. */
+/* A task that is (batch, head, query tile). */
 static void forward_task(void *state, int64_t i, int thread)
 {
     const struct task *t = state;
     const struct hra_kernel_plan *p = t->plan;
     const struct scratch x = scratch_of(t->cpu, thread);
-    const int span = t->run->query1 - t->run->query0;
-    const int q = t->run->query1 - 1 - (int)(i % span);
-    const int64_t h = i / span % p->heads, b = i / span / p->heads;
-    const int kv = (int)h / (p->heads / p->heads_kv);
+    const struct place at = place_of(t, i);
+    const int64_t b = at.b, h = at.h;
+    const int q = at.q, kv = at.kv;
     const struct hra_tile_rows *rows = &p->query[q];
     const struct hra_tile_list *list = &p->list[p->pattern[b * p->heads + h]];
     const int64_t row = (b * p->heads + h) * p->rows + rows->row0;
@@ -282,8 +294,8 @@ static struct keys open_keys(const struct task *t, const struct scratch *x, cons
 
     k.k = read_tile(x->k, &chunk->k, p->type, b, k.row, k.rows, head, p->dim);
     k.v = read_tile(x->v, &chunk->v, p->type, b, k.row, k.rows, head, p->dim_v);
-    k.dk = (REAL *)(void *)element(&chunk->dk, REAL_TYPE, b, k.row, head);
-    k.dv = (REAL *)(void *)element(&chunk->dv, REAL_TYPE, b, k.row, head);
+    k.dk = (REAL *)(void *)hra_cpu_at(&chunk->dk, REAL_TYPE, b, k.row, head);
+    k.dv = (REAL *)(void *)hra_cpu_at(&chunk->dv, REAL_TYPE, b, k.row, head);
     return k;
 }
 
@@ -334,7 +346,7 @@ static void end_dq(const struct task *t, int64_t b, int64_t h, int kv, int q)
     if (t->run->last[kv * p->queries + q] != t->run->run)
         return;
     for (int r = 0; r < p->query[q].rows; r++)
-        write_row(element(&t->backward->dq, p->type, b, p->query[q].row0 + r, h), p->type,
+        write_row(hra_cpu_at(&t->backward->dq, p->type, b, p->query[q].row0 + r, h), p->type,
                   t->sums + (row + r) * p->dim, (REAL)p->scale, p->dim);
 }
 
@@ -389,10 +401,9 @@ static void backward_query_task(void *state, int64_t i, int thread)
     const struct task *t = state;
     const struct hra_kernel_plan *p = t->plan;
     const struct scratch x = scratch_of(t->cpu, thread);
-    const int span = t->run->query1 - t->run->query0;
-    const int q = t->run->query1 - 1 - (int)(i % span);
-    const int64_t h = i / span % p->heads, b = i / span / p->heads;
-    const int kv = (int)h / (p->heads / p->heads_kv);
+    const struct place at = place_of(t, i);
+    const int64_t b = at.b, h = at.h;
+    const int q = at.q, kv = at.kv;
     const struct hra_tile_list *list = &p->list[p->pattern[b * p->heads + h]];
     const int64_t end = list->row_start[q + 1];
 
@@ -490,8 +501,8 @@ void NAME(hra_cpu_add)(struct hra_cpu *cpu, const hra_tensor *to, const hra_tens
     for (int b = 0; b < cpu->plan->batch; b++)
         for (int h = 0; h < heads; h++)
             for (int64_t r = 0; r < rows; r++) {
-                REAL *a = (REAL *)(void *)element(to, REAL_TYPE, b, r, h);
-                const REAL *x = (const REAL *)(const void *)element(from, REAL_TYPE, b, r, h);
+                REAL *a = (REAL *)(void *)hra_cpu_at(to, REAL_TYPE, b, r, h);
+                const REAL *x = (const REAL *)(const void *)hra_cpu_at(from, REAL_TYPE, b, r, h);
                 for (int d = 0; d < dim; d++)
                     a[d] += x[d];
             }
@@ -503,6 +514,7 @@ void NAME(hra_cpu_scale)(struct hra_cpu *cpu, const hra_tensor *to, hra_type to_
     for (int b = 0; b < cpu->plan->batch; b++)
         for (int h = 0; h < heads; h++)
             for (int64_t r = 0; r < rows; r++)
-                write_row(element(to, to_type, b, r, h), to_type,
-                          (const REAL *)(const void *)element(from, REAL_TYPE, b, r, h), (REAL)factor, dim);
+                write_row(hra_cpu_at(to, to_type, b, r, h), to_type,
+                          (const REAL *)(const void *)hra_cpu_at(from, REAL_TYPE, b, r, h), (REAL)factor,
+                          dim);
 }

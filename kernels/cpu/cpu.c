@@ -119,12 +119,6 @@ static hra_status cpu_delta(void *state, const hra_tensor *o, const hra_tensor *
     return HRA_OK;
 }
 
-static char *row_of(const hra_tensor *t, size_t bytes, int64_t b, int64_t row, int64_t h)
-{
-    return (char *)t->data +
-           (b * t->stride_batch + row * t->stride_row + h * t->stride_head) * (int64_t)bytes;
-}
-
 static hra_status cpu_copy(void *state, const hra_tensor *to, hra_type to_type, const hra_tensor *from,
                            hra_type from_type, int64_t rows, int heads, int dim, double factor, void *stream)
 {
@@ -136,7 +130,8 @@ static hra_status cpu_copy(void *state, const hra_tensor *to, hra_type to_type, 
         for (int b = 0; b < cpu->plan->batch; b++)
             for (int h = 0; h < heads; h++)
                 for (int64_t r = 0; r < rows; r++)
-                    memcpy(row_of(to, bytes, b, r, h), row_of(from, bytes, b, r, h), (size_t)dim * bytes);
+                    memcpy(hra_cpu_at(to, to_type, b, r, h), hra_cpu_at(from, from_type, b, r, h),
+                           (size_t)dim * bytes);
         return HRA_OK;
     }
     if (from_type != hra_type_sums(to_type))
@@ -176,7 +171,8 @@ static hra_status cpu_reorder(void *state, hra_direction direction, hra_type typ
     for (int b = 0; b < cpu->plan->batch; b++)
         for (int64_t r = 0; r < count; r++)
             for (int h = 0; h < heads; h++) {
-                char *there = row_of(whole, bytes, b, token[r], h), *here = row_of(rows, bytes, b, r, h);
+                char *there = hra_cpu_at(whole, type, b, token[r], h),
+                     *here = hra_cpu_at(rows, type, b, r, h);
                 memcpy(direction == HRA_GATHER ? here : there, direction == HRA_GATHER ? there : here,
                        (size_t)dim * bytes);
             }

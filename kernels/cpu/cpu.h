@@ -16,6 +16,13 @@ struct hra_cpu {
 
 extern const struct hra_bit_layout hra_cpu_bits;
 
+/* The channels of one (batch, row, head). */
+static inline char *hra_cpu_at(const hra_tensor *t, hra_type type, int64_t b, int64_t row, int64_t h)
+{
+    return (char *)t->data +
+           (b * t->stride_batch + row * t->stride_row + h * t->stride_head) * (int64_t)hra_type_bytes(type);
+}
+
 /* Bytes of one pass: forward running O [batch][heads][rows][dim_v], max and sum [batch][heads][rows]; backward
  * running dQ [batch][heads][rows][dim], delta [batch][heads][rows]. Sums type. */
 size_t hra_cpu_workspace(const struct hra_kernel_plan *plan, hra_pass pass);

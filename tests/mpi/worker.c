@@ -343,7 +343,8 @@ static void test_direct(const char *argument)
 /* Messages cut at sizes that divide nothing give the same bits as whole ones. */
 static void test_cut(const char *argument)
 {
-    hra_comm *whole = open_comm(MPI_COMM_WORLD, 60, 0), *cut = open_comm(MPI_COMM_WORLD, 60, 1000);
+    hra_comm *whole = open_comm(MPI_COMM_WORLD, -1, 0) /* no limit */,
+             *cut = open_comm(MPI_COMM_WORLD, 60, 1000);
     struct job a = job_of(500, "identity", "causal"), b = a;
 
     (void)argument;
