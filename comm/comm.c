@@ -70,6 +70,8 @@ hra_status hra_comm_agree(hra_comm *comm, hra_status mine)
 
     if (comm->transport->allgather == NULL)
         return mine;
+    if (comm->failed != HRA_OK) /* nobody would come */
+        return mine != HRA_OK ? mine : hra_comm_check(comm);
     if (mine != HRA_OK)
         snprintf(own.message, sizeof(own.message), "%s", hra_last_error());
     HRA_TRY(hra_comm_allgather(comm, comm->word, &own, sizeof(own)));
@@ -83,7 +85,7 @@ hra_status hra_comm_agree(hra_comm *comm, hra_status mine)
     return HRA_OK;
 }
 
-hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes)
+hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes, size_t reserve)
 {
     struct hra_arena *arena = comm->arena;
 
@@ -92,14 +94,16 @@ hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes)
         return HRA_OK;
     }
     if (arena == NULL || arena->bytes < bytes) {
+        const size_t size = reserve > bytes ? reserve : bytes;
         struct hra_arena *larger = NULL;
+
         HRA_TRY(hra_alloc((void **)&larger, 1, sizeof(*larger), "arena"));
-        hra_status status = comm->transport->alloc(comm->state, &larger->base, bytes);
+        hra_status status = comm->transport->alloc(comm->state, &larger->base, size);
         if (status != HRA_OK) {
             free(larger);
             return status;
         }
-        larger->bytes = bytes;
+        larger->bytes = size;
         comm->arena = larger;
         if (arena != NULL && arena->plans == 0)
             hra_arena_leave(comm, arena);

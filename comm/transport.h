@@ -92,9 +92,9 @@ hra_status hra_comm_allgather(hra_comm *comm, void *all, const void *mine, size_
  * its sentence. Collective. */
 hra_status hra_comm_agree(hra_comm *comm, hra_status mine);
 
-/* An arena of at least `bytes`, for one more plan; NULL in *out for 0 bytes. Give back with
- * hra_arena_leave. */
-hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes);
+/* An arena of at least `bytes`, for one more plan; NULL in *out for 0 bytes. Where there is none yet that is large enough
+ * one of `reserve` bytes is made, if that is more. Give back with hra_arena_leave. */
+hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes, size_t reserve);
 void hra_arena_leave(hra_comm *comm, struct hra_arena *arena);
 
 #endif

@@ -39,7 +39,7 @@ int main(int argc, char **argv)
 
     MPI_Init(&argc, &argv);
     try(hra_comm_create_mpi(&comm, MPI_COMM_WORLD, NULL));
-    try(hra_mask_parse(&mask, &domain, "causal"));
+    try(hra_mask_parse(&mask, &domain, NULL, "causal"));
     try(hra_plan_create(&plan, comm, &problem, NULL, mask, NULL)); /* once, for all layers and steps */
     try(hra_plan_get_info(plan, &info));
 

@@ -1,9 +1,8 @@
-/* mask.c - what masks mean.
+/* mask.c - how masks are made, and what tells them apart.
  *
- * Every mask but blocks and the combinations is a range of keys along each axis, an axis being the tokens
- * themselves or one of the grid's. reach() is the definition of all of those, one query coordinate at a
- * time; single pairs, rows of bits and boxes are answered from it. Both ends of the range grow with the
- * query, which is what makes boxes cheap: the ends for the box's first and last query bound all others. */
+ * A mask is checked, filled and, when it is whole, given its key: a hash of its kind, its parameters and
+ * the keys of its parts. Where heads() and batches() choose among parts the key is found when it is asked
+ * for, from keys that are there already. */
 #include "src/mask.h"
 
 #include <inttypes.h>
@@ -11,341 +10,83 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Coordinates low .. high, both inclusive; none where low > high. */
-struct range {
-    int64_t low, high;
-};
+/* ---- Keys ------------------------------------------------------------------------------------ */
 
-/* ---- The definitions ----------------------------------------------------------------------- */
-
-static int64_t plus(int64_t a, int64_t b)
+/* The mask that holds for this (batch, head): what heads() and batches() choose. */
+static const hra_mask *resolve(const hra_mask *m, int batch, int head)
 {
-    int64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? (b < 0 ? INT64_MIN : INT64_MAX) : sum;
+    while (m->kind == HRA_MASK_HEADS || m->kind == HRA_MASK_BATCHES)
+        m = m->child[m->child_of[m->kind == HRA_MASK_HEADS ? head : batch]];
+    return m;
 }
 
-static int64_t minus(int64_t a, int64_t b)
+/* Go on with the keys of the parts. A part that turns out to be of the kind of & or | that it stands in
+ * counts as its parts, as it does where masks are combined. */
+static uint64_t add_parts(uint64_t hash, const hra_mask *m, int batch, int head)
 {
-    int64_t difference;
-    return __builtin_sub_overflow(a, b, &difference) ? (b < 0 ? INT64_MAX : INT64_MIN) : difference;
-}
+    for (int n = 0; n < m->children; n++) {
+        const hra_mask *part = resolve(m->child[n], batch, head);
 
-/* The last n with start[n] <= value; start [count] ascends, start[0] <= value. */
-static int64_t find(const int64_t *start, int64_t count, int64_t value)
-{
-    int64_t low = 0, high = count - 1;
-
-    while (low < high) {
-        const int64_t middle = low + (high - low + 1) / 2;
-        if (start[middle] <= value)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
-/* Axes along which a mask ranges: the grid's, or 1 for the tokens; 0: it is none of that kind. */
-static int axes_of(const hra_mask *m)
-{
-    switch (m->kind) {
-    case HRA_MASK_FULL:
-    case HRA_MASK_CAUSAL:
-    case HRA_MASK_WINDOW:
-    case HRA_MASK_DOCS:
-        return 1;
-    case HRA_MASK_GRID:
-    case HRA_MASK_NEIGHBOURHOOD:
-        return m->space.axes;
-    case HRA_MASK_BLOCKS:
-    case HRA_MASK_AND:
-    case HRA_MASK_OR:
-    case HRA_MASK_HEADS:
-        break;
-    }
-    return 0;
-}
-
-/* The keys along `axis` to which a query at coordinate i attends: of a mask with axes, the whole
- * definition. */
-static struct range reach(const hra_mask *m, int axis, int64_t i)
-{
-    struct range r = {0, INT64_MAX}; /* full */
-
-    switch (m->kind) {
-    case HRA_MASK_CAUSAL:
-        r.high = i;
-        break;
-    case HRA_MASK_WINDOW:
-        r.low = minus(i, m->left);
-        r.high = plus(i, m->right);
-        break;
-    case HRA_MASK_GRID:
-        r.low = minus(i, m->extent[axis]);
-        r.high = plus(i, m->extent[axis]);
-        break;
-    case HRA_MASK_NEIGHBOURHOOD: {
-        const int64_t n = m->extent[axis], latest = m->space.grid[axis] - n, middle = i - n / 2;
-        r.low = middle < 0 ? 0 : middle > latest ? latest : middle;
-        r.high = r.low + n - 1;
-        break;
-    }
-    case HRA_MASK_DOCS: {
-        const int64_t document = find(m->start, m->count, i);
-        r.low = m->start[document];
-        r.high = m->start[document + 1] - 1;
-        break;
-    }
-    case HRA_MASK_FULL:
-    case HRA_MASK_BLOCKS:
-    case HRA_MASK_AND:
-    case HRA_MASK_OR:
-    case HRA_MASK_HEADS:
-        break;
-    }
-    return r;
-}
-
-/* How many of the key blocks first .. last are listed for a query block: of `blocks`, the whole
- * definition. */
-static int64_t listed(const hra_mask *m, int64_t query_block, int64_t first, int64_t last)
-{
-    const int64_t *key = m->key + m->start[query_block];
-    const int64_t count = m->start[query_block + 1] - m->start[query_block];
-
-    if (count == 0 || key[0] > last)
-        return 0;
-    const int64_t up_to_last = find(key, count, last) + 1;
-    return up_to_last - (key[0] > first - 1 ? 0 : find(key, count, first - 1) + 1);
-}
-
-/* ---- Asking: boxes and single pairs ---------------------------------------------------------- */
-
-/* Coordinates of a token along the axes of the grid. Most domains fit 32 bits, where a division takes a
- * third of the time that 64 bits take. */
-static void coordinates(int64_t out[3], const struct hra_space *space, int64_t token)
-{
-    if (token <= UINT32_MAX && space->grid[1] <= UINT32_MAX && space->grid[2] <= UINT32_MAX) {
-        uint32_t rest = (uint32_t)token;
-        for (int a = space->axes - 1; a > 0; a--) {
-            const uint32_t side = (uint32_t)space->grid[a], up = rest / side;
-            out[a] = rest - up * side;
-            rest = up;
+        if (part->kind == m->kind && (m->kind == HRA_MASK_AND || m->kind == HRA_MASK_OR)) {
+            hash = add_parts(hash, part, batch, head);
+        } else {
+            const uint64_t key = hra_mask_key(part, batch, head);
+            hash = hra_hash_words(hash, &key, sizeof(key));
         }
-        out[0] = rest;
-        return;
     }
-    for (int a = space->axes - 1; a > 0; a--) {
-        out[a] = token % space->grid[a];
-        token /= space->grid[a];
-    }
-    out[0] = token;
+    return hash;
 }
 
-struct hra_box hra_box_of(const struct hra_space *space, int64_t token)
+/* The key of a mask that is neither heads() nor batches(). */
+static uint64_t derive(const hra_mask *m, int batch, int head)
 {
-    struct hra_box box = {token, token, {0, 0, 0}, {0, 0, 0}};
+    const int64_t offset = m->offset == HRA_OFFSET_HEAD ? head % m->rate : m->offset;
+    /* What a kind has no use for is 0. */
+    const int64_t number[] = {
+        m->kind,      m->left,      m->right,   m->extent[0], m->extent[1], m->extent[2], m->stride[0],
+        m->stride[1], m->stride[2], m->segment, m->rate,      offset,       m->mode,      m->global,
+        m->width,     m->step,      m->levels,  m->drawn,     m->count,     m->block,     (int64_t)m->seed};
+    uint64_t hash = hra_hash_words(HRA_HASH_BEGIN, number, sizeof(number));
 
-    if (space->axes > 0)
-        coordinates(box.low, space, token);
-    memcpy(box.high, box.low, sizeof(box.high));
-    return box;
+    if (m->start != NULL)
+        hash = hra_hash_words(hash, m->start, (size_t)(m->count + 1) * sizeof(int64_t));
+    if (m->key != NULL)
+        hash = hra_hash_words(hash, m->key, (size_t)m->start[m->count] * sizeof(int64_t));
+    if (m->kind == HRA_MASK_SLOTS)
+        hash = hra_hash_words(hash, &m->order[0]->hash, sizeof(uint64_t));
+    return add_parts(hash, m, batch, head);
 }
 
-struct hra_box hra_box_join(const struct hra_box *a, const struct hra_box *b)
+uint64_t hra_mask_key(const hra_mask *mask, int batch, int head)
 {
-    struct hra_box box = *a;
+    const hra_mask *m = resolve(mask, batch, head);
 
-    box.first = b->first < box.first ? b->first : box.first;
-    box.last = b->last > box.last ? b->last : box.last;
-    for (int axis = 0; axis < 3; axis++) {
-        box.low[axis] = b->low[axis] < box.low[axis] ? b->low[axis] : box.low[axis];
-        box.high[axis] = b->high[axis] > box.high[axis] ? b->high[axis] : box.high[axis];
-    }
-    return box;
+    return m->by_batch || m->by_head ? derive(m, batch, head) : m->hash;
 }
 
-static enum hra_answer classify_ranges(const hra_mask *m, int axes, const struct hra_box *q,
-                                       const struct hra_box *k)
+uint64_t hra_mask_hash(const hra_mask *mask)
 {
-    const int on_grid = m->kind == HRA_MASK_GRID || m->kind == HRA_MASK_NEIGHBOURHOOD;
-    enum hra_answer answer = HRA_ALL;
+    const struct hra_space *space = &mask->space;
+    const int batches = mask->by_batch ? space->batch : 1, heads = mask->by_head ? space->heads : 1;
+    const int64_t shape[] = {space->grid[0], space->grid[1], space->grid[2], batches, heads};
+    uint64_t hash = hra_hash_words(HRA_HASH_BEGIN, shape, sizeof(shape));
 
-    for (int a = 0; a < axes; a++) {
-        const struct range queries =
-            on_grid ? (struct range){q->low[a], q->high[a]} : (struct range){q->first, q->last};
-        const struct range keys =
-            on_grid ? (struct range){k->low[a], k->high[a]} : (struct range){k->first, k->last};
-        const struct range early = reach(m, a, queries.low), late = reach(m, a, queries.high);
-
-        if (keys.high < early.low || keys.low > late.high)
-            return HRA_NONE;
-        if (keys.low < late.low || keys.high > early.high)
-            answer = HRA_SOME;
-    }
-    return answer;
-}
-
-static enum hra_answer classify_blocks(const hra_mask *m, const struct hra_box *q, const struct hra_box *k)
-{
-    const int64_t first = q->first / m->block, last = q->last / m->block;
-    const int64_t key_first = k->first / m->block, key_last = k->last / m->block;
-    int any = 0, all = 1;
-
-    if (m->start[first] == m->start[last + 1])
-        return HRA_NONE;
-    if (last - first >= HRA_TILE)
-        return HRA_SOME; /* tiles have fewer; larger boxes are cut up anyway */
-    for (int64_t row = first; row <= last; row++) {
-        const int64_t found = listed(m, row, key_first, key_last);
-        any |= found > 0;
-        all &= found == key_last - key_first + 1;
-        if (any && !all)
-            return HRA_SOME;
-    }
-    return all ? HRA_ALL : HRA_NONE;
-}
-
-enum hra_answer hra_mask_classify(const hra_mask *mask, int head, const struct hra_box *q,
-                                  const struct hra_box *k)
-{
-    enum hra_answer answer;
-
-    switch (mask->kind) {
-    case HRA_MASK_AND:
-        answer = HRA_ALL;
-        for (int n = 0; n < mask->children && answer != HRA_NONE; n++) {
-            const enum hra_answer part = hra_mask_classify(mask->child[n], head, q, k);
-            answer = part < answer ? part : answer;
+    for (int b = 0; b < batches; b++)
+        for (int h = 0; h < heads; h++) {
+            const uint64_t key = hra_mask_key(mask, b, h);
+            hash = hra_hash_words(hash, &key, sizeof(key));
         }
-        return answer;
-    case HRA_MASK_OR:
-        answer = HRA_NONE;
-        for (int n = 0; n < mask->children && answer != HRA_ALL; n++) {
-            const enum hra_answer part = hra_mask_classify(mask->child[n], head, q, k);
-            answer = part > answer ? part : answer;
-        }
-        return answer;
-    case HRA_MASK_HEADS:
-        return hra_mask_classify(mask->child[mask->child_of[head]], head, q, k);
-    case HRA_MASK_BLOCKS:
-        return classify_blocks(mask, q, k);
-    case HRA_MASK_FULL:
-    case HRA_MASK_CAUSAL:
-    case HRA_MASK_WINDOW:
-    case HRA_MASK_GRID:
-    case HRA_MASK_NEIGHBOURHOOD:
-    case HRA_MASK_DOCS:
-        break;
-    }
-    return classify_ranges(mask, axes_of(mask), q, k);
+    return hash;
 }
 
-int hra_mask_count(const hra_mask *mask, int64_t batch, int64_t head, int64_t query, int64_t key)
+int hra_mask_by_batch(const hra_mask *mask)
 {
-    if (mask == NULL || batch < 0 || batch >= mask->space.batch || head < 0 || head >= mask->space.heads ||
-        query < 0 || query >= mask->space.tokens || key < 0 || key >= mask->space.tokens)
-        return 0;
-    /* The box of a single token is never answered with SOME. */
-    const struct hra_box q = hra_box_of(&mask->space, query), k = hra_box_of(&mask->space, key);
-    return hra_mask_classify(mask, (int)head, &q, &k) == HRA_ALL;
+    return mask->by_batch;
 }
 
-int hra_mask_allows(const hra_mask *mask, int64_t batch, int64_t head, int64_t query, int64_t key)
+int hra_mask_by_head(const hra_mask *mask)
 {
-    return hra_mask_count(mask, batch, head, query, key) > 0;
-}
-
-/* ---- Asking: rows of bits -------------------------------------------------------------------- */
-
-enum { WORDS = HRA_TILE / 64 };
-
-/* The three below fill hit [count] with 0 and 1 rather than bits: on bytes the compiler can work on many
- * keys at once. */
-static void hit_tokens(const hra_mask *m, int64_t query, const int64_t *key, int count, unsigned char *hit)
-{
-    const struct range r = reach(m, 0, query);
-
-    for (int n = 0; n < count; n++)
-        hit[n] = key[n] >= r.low && key[n] <= r.high;
-}
-
-static void hit_grid(const hra_mask *m, int64_t query, const int64_t *key, int count, unsigned char *hit)
-{
-    const int axes = m->space.axes;
-    struct range r[3];
-    int64_t at[3];
-
-    coordinates(at, &m->space, query);
-    for (int a = 0; a < axes; a++)
-        r[a] = reach(m, a, at[a]);
-    for (int n = 0; n < count; n++) {
-        int inside = 1;
-
-        coordinates(at, &m->space, key[n]);
-        for (int a = 0; a < axes; a++)
-            inside &= at[a] >= r[a].low && at[a] <= r[a].high;
-        hit[n] = (unsigned char)inside;
-    }
-}
-
-static void hit_blocks(const hra_mask *m, int64_t query, const int64_t *key, int count, unsigned char *hit)
-{
-    const int64_t query_block = query / m->block;
-    int64_t asked = -1, answer = 0; /* neighbours mostly share their block */
-
-    for (int n = 0; n < count; n++) {
-        const int64_t block = key[n] / m->block;
-
-        if (block != asked) {
-            asked = block;
-            answer = listed(m, query_block, block, block);
-        }
-        hit[n] = (unsigned char)answer;
-    }
-}
-
-void hra_mask_row(const hra_mask *mask, int head, int64_t query, const int64_t *key, int count,
-                  uint64_t bits[HRA_TILE / 64])
-{
-    unsigned char hit[HRA_TILE];
-    uint64_t part[WORDS];
-
-    switch (mask->kind) {
-    case HRA_MASK_FULL:
-    case HRA_MASK_CAUSAL:
-    case HRA_MASK_WINDOW:
-    case HRA_MASK_DOCS:
-        hit_tokens(mask, query, key, count, hit);
-        break;
-    case HRA_MASK_GRID:
-    case HRA_MASK_NEIGHBOURHOOD:
-        hit_grid(mask, query, key, count, hit);
-        break;
-    case HRA_MASK_BLOCKS:
-        hit_blocks(mask, query, key, count, hit);
-        break;
-    case HRA_MASK_AND:
-    case HRA_MASK_OR:
-        hra_mask_row(mask->child[0], head, query, key, count, bits);
-        for (int n = 1; n < mask->children; n++) {
-            hra_mask_row(mask->child[n], head, query, key, count, part);
-            for (int w = 0; w < WORDS; w++)
-                bits[w] = mask->kind == HRA_MASK_AND ? bits[w] & part[w] : bits[w] | part[w];
-        }
-        return;
-    case HRA_MASK_HEADS:
-        hra_mask_row(mask->child[mask->child_of[head]], head, query, key, count, bits);
-        return;
-    }
-    memset(hit + count, 0, (size_t)(HRA_TILE - count));
-    for (int w = 0; w < WORDS; w++) {
-        uint64_t word = 0;
-
-        for (int b = 0; b < 64; b++)
-            word |= (uint64_t)hit[64 * w + b] << b;
-        bits[w] = word;
-    }
+    return mask->by_head;
 }
 
 const struct hra_space *hra_mask_space(const hra_mask *mask)
@@ -370,16 +111,20 @@ static hra_status create(hra_mask **out, const struct hra_space *space, enum hra
     return HRA_OK;
 }
 
-/* Give a finished mask to the caller, or take down one that could not be finished. */
+/* Give a whole mask to the caller, or take down one that could not be finished. */
 static hra_status finish(hra_mask **out, hra_mask *m, hra_status status)
 {
-    if (status == HRA_OK)
-        *out = m;
-    else
+    if (status != HRA_OK) {
         hra_mask_destroy(m);
-    return status;
+        return status;
+    }
+    if (!m->by_batch && !m->by_head)
+        m->hash = derive(m, 0, 0);
+    *out = m;
+    return HRA_OK;
 }
 
+/* What every maker of a mask `name` looks at first; out is the caller's. */
 static hra_status read_space(struct hra_space *space, hra_mask **out, const hra_domain *domain,
                              const char *name)
 {
@@ -388,44 +133,58 @@ static hra_status read_space(struct hra_space *space, hra_mask **out, const hra_
     return hra_space_read(space, domain);
 }
 
+/* A number of the mask `name` is from low to high; HRA_UNBOUNDED: no limit. `what` names the number. */
+static hra_status check(const char *name, const char *what, int64_t value, int64_t low, int64_t high)
+{
+    if (value < low && high == HRA_UNBOUNDED)
+        return HRA_FAIL(HRA_ERR_ARG, "%s mask: %s is %" PRId64 ", it must be %" PRId64 " or more", name, what,
+                        value, low);
+    if (value < low || value > high)
+        return HRA_FAIL(HRA_ERR_ARG, "%s mask: %s is %" PRId64 ", it must be %" PRId64 " to %" PRId64, name,
+                        what, value, low, high);
+    return HRA_OK;
+}
+
 hra_status hra_mask_full(hra_mask **out, const hra_domain *domain)
 {
     struct hra_space space;
+    hra_mask *m = NULL;
 
     HRA_TRY(read_space(&space, out, domain, "full"));
-    return create(out, &space, HRA_MASK_FULL);
+    HRA_TRY(create(&m, &space, HRA_MASK_FULL));
+    return finish(out, m, HRA_OK);
 }
 
 hra_status hra_mask_causal(hra_mask **out, const hra_domain *domain)
 {
     struct hra_space space;
+    hra_mask *m = NULL;
 
     HRA_TRY(read_space(&space, out, domain, "causal"));
-    return create(out, &space, HRA_MASK_CAUSAL);
+    HRA_TRY(create(&m, &space, HRA_MASK_CAUSAL));
+    return finish(out, m, HRA_OK);
 }
 
 hra_status hra_mask_window(hra_mask **out, const hra_domain *domain, int64_t left, int64_t right)
 {
     struct hra_space space;
-    hra_mask *m;
+    hra_mask *m = NULL;
 
     HRA_TRY(read_space(&space, out, domain, "window"));
     HRA_TRY(create(&m, &space, HRA_MASK_WINDOW));
     m->left = left;
     m->right = right;
-    *out = m;
-    return HRA_OK;
+    return finish(out, m, HRA_OK);
 }
 
-/* grid and neighbourhood: extent [axes], each `least` or more. */
-static hra_status create_on_grid(hra_mask **out, const hra_domain *domain, const int64_t *extent,
-                                 enum hra_mask_kind kind)
+/* grid and neighbourhood, made but for their strides: extent [axes]. */
+static hra_status create_on_grid(hra_mask **made, hra_mask **out, const hra_domain *domain,
+                                 const int64_t *extent, enum hra_mask_kind kind)
 {
     const char *name = kind == HRA_MASK_GRID ? "grid" : "neighbourhood";
     const char *what = kind == HRA_MASK_GRID ? "radius" : "extent";
-    const int64_t least = kind == HRA_MASK_GRID ? 0 : 1;
     struct hra_space space;
-    hra_mask *m;
+    char axis[40];
 
     HRA_TRY(read_space(&space, out, domain, name));
     if (extent == NULL)
@@ -433,27 +192,45 @@ static hra_status create_on_grid(hra_mask **out, const hra_domain *domain, const
     if (space.axes == 0)
         return HRA_FAIL(HRA_ERR_ARG, "%s mask: the domain of %" PRId64 " tokens has no grid", name,
                         space.tokens);
-    for (int a = 0; a < space.axes; a++)
-        if (extent[a] < least)
-            return HRA_FAIL(HRA_ERR_ARG,
-                            "%s mask: the %s of axis %d is %" PRId64 ", it must be %" PRId64 " or more", name,
-                            what, a, extent[a], least);
-    HRA_TRY(create(&m, &space, kind));
-    for (int a = 0; a < space.axes; a++)
-        m->extent[a] =
-            kind == HRA_MASK_NEIGHBOURHOOD && extent[a] > space.grid[a] ? space.grid[a] : extent[a];
-    *out = m;
+    for (int a = 0; a < space.axes; a++) {
+        snprintf(axis, sizeof(axis), "the %s of axis %d", what, a);
+        HRA_TRY(check(name, axis, extent[a], kind == HRA_MASK_GRID ? 0 : 1, HRA_UNBOUNDED));
+    }
+    HRA_TRY(create(made, &space, kind));
+    (*made)->on_grid = 1;
+    memcpy((*made)->extent, extent, (size_t)space.axes * sizeof(*extent));
     return HRA_OK;
 }
 
 hra_status hra_mask_grid(hra_mask **out, const hra_domain *domain, const int64_t *radius)
 {
-    return create_on_grid(out, domain, radius, HRA_MASK_GRID);
+    hra_mask *m = NULL;
+
+    HRA_TRY(create_on_grid(&m, out, domain, radius, HRA_MASK_GRID));
+    return finish(out, m, HRA_OK);
 }
 
-hra_status hra_mask_neighbourhood(hra_mask **out, const hra_domain *domain, const int64_t *extent)
+hra_status hra_mask_neighbourhood(hra_mask **out, const hra_domain *domain, const int64_t *extent,
+                                  const int64_t *stride)
 {
-    return create_on_grid(out, domain, extent, HRA_MASK_NEIGHBOURHOOD);
+    hra_status status = HRA_OK;
+    char axis[40];
+    hra_mask *m = NULL;
+
+    HRA_TRY(create_on_grid(&m, out, domain, extent, HRA_MASK_NEIGHBOURHOOD));
+    for (int a = 0; a < 3; a++)
+        m->stride[a] = 1;
+    for (int a = 0; a < m->space.axes && status == HRA_OK; a++) {
+        snprintf(axis, sizeof(axis), "the stride of axis %d", a);
+        if (stride != NULL)
+            status = check("neighbourhood", axis, stride[a], 1, extent[a]);
+        /* A window as long as its axis is the same for all queries, however they are grouped. */
+        if (extent[a] >= m->space.grid[a])
+            m->extent[a] = m->space.grid[a];
+        else if (stride != NULL)
+            m->stride[a] = stride[a];
+    }
+    return finish(out, m, status);
 }
 
 static hra_status fill_docs(hra_mask *m, const int64_t *length, int64_t count)
@@ -489,7 +266,7 @@ static hra_status fill_docs(hra_mask *m, const int64_t *length, int64_t count)
 hra_status hra_mask_docs(hra_mask **out, const hra_domain *domain, const int64_t *length, int64_t count)
 {
     struct hra_space space;
-    hra_mask *m;
+    hra_mask *m = NULL;
 
     HRA_TRY(read_space(&space, out, domain, "docs"));
     if (length == NULL || count < 1)
@@ -501,30 +278,104 @@ hra_status hra_mask_docs(hra_mask **out, const hra_domain *domain, const int64_t
     return finish(out, m, fill_docs(m, length, count));
 }
 
+hra_status hra_mask_dilated(hra_mask **out, const hra_domain *domain, int64_t segment, int64_t rate,
+                            int64_t offset, hra_dilation mode)
+{
+    struct hra_space space;
+    hra_mask *m = NULL;
+
+    HRA_TRY(read_space(&space, out, domain, "dilated"));
+    HRA_TRY(check("dilated", "segment", segment, 1, HRA_UNBOUNDED));
+    HRA_TRY(check("dilated", "rate", rate, 1, HRA_UNBOUNDED));
+    HRA_TRY(check("dilated", "mode", (int64_t)mode, HRA_DILATED_KEYS, HRA_DILATED_RESIDUE));
+    if (offset != HRA_OFFSET_HEAD)
+        HRA_TRY(check("dilated", "offset", offset, 0, rate - 1));
+    if (mode == HRA_DILATED_RESIDUE && offset != 0)
+        return HRA_FAIL(HRA_ERR_ARG,
+                        offset < 0 ? "dilated mask: offset is the head, mode residue takes offset 0 only"
+                                   : "dilated mask: offset is %" PRId64 ", mode residue takes offset 0 only",
+                        offset);
+    HRA_TRY(create(&m, &space, HRA_MASK_DILATED));
+    m->segment = segment;
+    m->rate = rate;
+    m->offset = offset;
+    m->mode = mode;
+    m->by_head = offset == HRA_OFFSET_HEAD && rate > 1;
+    return finish(out, m, HRA_OK);
+}
+
+hra_status hra_mask_global(hra_mask **out, const hra_domain *domain, int64_t count)
+{
+    struct hra_space space;
+    hra_mask *m = NULL;
+
+    HRA_TRY(read_space(&space, out, domain, "global"));
+    HRA_TRY(check("global", "count", count, 1, HRA_UNBOUNDED));
+    HRA_TRY(create(&m, &space, HRA_MASK_GLOBAL));
+    m->global = count;
+    return finish(out, m, HRA_OK);
+}
+
+/* ---- Making: masks of blocks ------------------------------------------------------------------ */
+
+/* A mask of blocks of so many tokens, with their number. */
+static hra_status create_blocks(hra_mask **made, hra_mask **out, const hra_domain *domain,
+                                int64_t block_tokens, const char *name, enum hra_mask_kind kind)
+{
+    struct hra_space space;
+
+    HRA_TRY(read_space(&space, out, domain, name));
+    if (block_tokens < 1)
+        return HRA_FAIL(HRA_ERR_ARG, "%s mask: blocks of %" PRId64 " tokens, it must be 1 or more", name,
+                        block_tokens);
+    HRA_TRY(create(made, &space, kind));
+    (*made)->block = block_tokens;
+    (*made)->count = (space.tokens - 1) / block_tokens + 1;
+    return HRA_OK;
+}
+
 static int ascending(const void *a, const void *b)
 {
     const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return x < y ? -1 : x > y;
 }
 
-static hra_status fill_blocks(hra_mask *m, const int64_t *query_block, const int64_t *key_block,
-                              int64_t count)
+/* Bring a list into ascending order, which it mostly has. */
+static void sort(int64_t *list, int64_t count)
+{
+    for (int64_t n = 1; n < count; n++)
+        if (list[n] < list[n - 1]) {
+            qsort(list, (size_t)count, sizeof(*list), ascending);
+            return;
+        }
+}
+
+/* Memory for the lists of a mask of blocks, so many entries in all: first the entries, which are refused
+ * before any memory is touched where they are absurdly many. */
+static hra_status alloc_lists(hra_mask *m, int64_t entries)
 {
     void *memory;
 
-    m->count = (m->space.tokens - 1) / m->block + 1;
+    HRA_TRY(hra_alloc(&memory, entries, sizeof(int64_t), "the blocks of a mask"));
+    m->key = memory;
+    HRA_TRY(hra_alloc(&memory, m->count < INT64_MAX ? m->count + 1 : m->count, sizeof(int64_t),
+                      "the blocks of a mask"));
+    m->start = memory;
+    return HRA_OK;
+}
+
+static hra_status fill_blocks(hra_mask *m, const int64_t *query_block, const int64_t *key_block,
+                              int64_t count)
+{
     for (int64_t n = 0; n < count; n++)
         if (query_block[n] < 0 || query_block[n] >= m->count || key_block[n] < 0 || key_block[n] >= m->count)
             return HRA_FAIL(HRA_ERR_ARG,
                             "blocks mask: pair %" PRId64 " is query block %" PRId64 ", key block %" PRId64
                             ", they must be 0 to %" PRId64 " (%" PRId64 " tokens in blocks of %" PRId64 ")",
                             n, query_block[n], key_block[n], m->count - 1, m->space.tokens, m->block);
-    HRA_TRY(hra_alloc(&memory, m->count + 1, sizeof(int64_t), "the blocks of a mask"));
-    m->start = memory;
-    HRA_TRY(hra_alloc(&memory, count, sizeof(int64_t), "the blocks of a mask"));
-    m->key = memory;
+    HRA_TRY(alloc_lists(m, count));
 
-    /* Count into start[b + 1], sum, fill backwards from the ends, which leaves the beginnings. */
+    /* Count into start, sum up to the ends, fill backwards, which leaves the beginnings. */
     for (int64_t n = 0; n < count; n++)
         m->start[query_block[n]]++;
     for (int64_t b = 0; b < m->count; b++)
@@ -536,8 +387,7 @@ static hra_status fill_blocks(hra_mask *m, const int64_t *query_block, const int
     for (int64_t b = 0; b < m->count; b++) {
         const int64_t begin = m->start[b], end = m->start[b + 1];
 
-        if (end > begin)
-            qsort(m->key + begin, (size_t)(end - begin), sizeof(int64_t), ascending);
+        sort(m->key + begin, end - begin);
         m->start[b] = kept;
         for (int64_t n = begin; n < end; n++)
             if (n == begin || m->key[n] != m->key[kept - 1])
@@ -550,21 +400,132 @@ static hra_status fill_blocks(hra_mask *m, const int64_t *query_block, const int
 hra_status hra_mask_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
                            const int64_t *query_block, const int64_t *key_block, int64_t count)
 {
-    struct hra_space space;
-    hra_mask *m;
+    hra_mask *m = NULL;
 
-    HRA_TRY(read_space(&space, out, domain, "blocks"));
-    if (block_tokens < 1)
-        return HRA_FAIL(HRA_ERR_ARG, "blocks mask: blocks of %" PRId64 " tokens, it must be 1 or more",
-                        block_tokens);
-    if (count < 0)
-        return HRA_FAIL(HRA_ERR_ARG, "blocks mask: count is %" PRId64 ", it must be 0 or more", count);
+    HRA_TRY(check("blocks", "count", count, 0, HRA_UNBOUNDED));
     if (count > 0 && (query_block == NULL || key_block == NULL))
         return HRA_FAIL(HRA_ERR_ARG, "blocks mask: %s is a NULL pointer, count is %" PRId64,
                         query_block == NULL ? "query_block" : "key_block", count);
-    HRA_TRY(create(&m, &space, HRA_MASK_BLOCKS));
-    m->block = block_tokens;
+    HRA_TRY(create_blocks(&m, out, domain, block_tokens, "blocks", HRA_MASK_BLOCKS));
     return finish(out, m, fill_blocks(m, query_block, key_block, count));
+}
+
+hra_status hra_mask_local_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                 int64_t width)
+{
+    hra_mask *m = NULL;
+
+    HRA_TRY(check("local_blocks", "width", width, 0, HRA_UNBOUNDED));
+    HRA_TRY(create_blocks(&m, out, domain, block_tokens, "local_blocks", HRA_MASK_LOCAL_BLOCKS));
+    m->width = width;
+    return finish(out, m, HRA_OK);
+}
+
+hra_status hra_mask_strided_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                   int64_t stride, int64_t width)
+{
+    hra_mask *m = NULL;
+
+    HRA_TRY(check("strided_blocks", "stride", stride, 1, HRA_UNBOUNDED));
+    HRA_TRY(check("strided_blocks", "width", width, 0, HRA_UNBOUNDED));
+    HRA_TRY(create_blocks(&m, out, domain, block_tokens, "strided_blocks", HRA_MASK_STRIDED_BLOCKS));
+    m->step = stride;
+    m->width = width;
+    return finish(out, m, HRA_OK);
+}
+
+hra_status hra_mask_global_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                  int64_t global, int64_t width)
+{
+    hra_mask *m = NULL;
+
+    HRA_TRY(check("global_blocks", "global", global, 0, HRA_UNBOUNDED));
+    HRA_TRY(check("global_blocks", "width", width, 0, HRA_UNBOUNDED));
+    HRA_TRY(create_blocks(&m, out, domain, block_tokens, "global_blocks", HRA_MASK_GLOBAL_BLOCKS));
+    m->global = global;
+    m->width = width;
+    return finish(out, m, HRA_OK);
+}
+
+hra_status hra_mask_hierarchical_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                        int64_t width, int levels)
+{
+    hra_mask *m = NULL;
+
+    HRA_TRY(check("hierarchical_blocks", "width", width, 0, HRA_UNBOUNDED));
+    HRA_TRY(check("hierarchical_blocks", "levels", levels, 1, 62));
+    HRA_TRY(
+        create_blocks(&m, out, domain, block_tokens, "hierarchical_blocks", HRA_MASK_HIERARCHICAL_BLOCKS));
+    m->width = width;
+    m->levels = levels;
+    return finish(out, m, HRA_OK);
+}
+
+/* One step of splitmix64 (Steele, Lea, Flood 2014) from state x. */
+static uint64_t scramble(uint64_t x)
+{
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+/* Draw the lists of random_blocks. Of N blocks, query block I has I and k = min(drawn, N - 1) others, which
+ * are numbered 0 .. N - 2 with I left out. For n = 0 .. k - 1 (Floyd's sampling without replacement):
+ *     d = N - 1 - k + n
+ *     t = floor(f(f(f(seed) + I) + n) (d + 1) / 2^64), with f = scramble
+ *     take t, or d if t is taken already
+ * Each draw depends on (seed, I, n) and what is taken. */
+static hra_status draw(hra_mask *m)
+{
+    __extension__ typedef unsigned __int128 wide;
+    const int64_t others = m->count - 1, k = m->drawn < others ? m->drawn : others;
+    int64_t entries, *taken;
+    void *memory;
+
+    if (__builtin_mul_overflow(m->count, k + 1, &entries))
+        entries = INT64_MAX; /* more than memory can hold */
+    HRA_TRY(alloc_lists(m, entries));
+    HRA_TRY(hra_alloc(&memory, m->count, sizeof(int64_t), "the blocks of a mask"));
+    taken = memory; /* [count] 1 + the last query block that has it */
+    for (int64_t i = 0; i < m->count; i++) {
+        const uint64_t row = scramble(scramble(m->seed) + (uint64_t)i);
+        int64_t *key = m->key + i * (k + 1);
+
+        m->start[i + 1] = (i + 1) * (k + 1);
+        key[0] = i;
+        taken[i] = i + 1;
+        for (int64_t n = 0; n < k; n++) {
+            const int64_t d = others - k + n;
+            const int64_t t = (int64_t)((wide)scramble(row + (uint64_t)n) * (uint64_t)(d + 1) >> 64);
+
+            key[n + 1] = t < i ? t : t + 1;
+            if (taken[key[n + 1]] == i + 1)
+                key[n + 1] = d < i ? d : d + 1;
+            taken[key[n + 1]] = i + 1;
+        }
+        if (k < m->count / 16) {
+            sort(key, k + 1);
+            continue;
+        }
+        for (int64_t b = 0; b < m->count; b++) /* a long list is there in order already */
+            if (taken[b] == i + 1)
+                *key++ = b;
+    }
+    free(taken);
+    return HRA_OK;
+}
+
+hra_status hra_mask_random_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                  int64_t count, uint64_t seed)
+{
+    hra_mask *m = NULL;
+
+    HRA_TRY(check("random_blocks", "count", count, 0, HRA_UNBOUNDED));
+    HRA_TRY(create_blocks(&m, out, domain, block_tokens, "random_blocks", HRA_MASK_RANDOM_BLOCKS));
+    m->drawn = count;
+    m->seed = seed;
+    return finish(out, m, draw(m));
 }
 
 /* ---- Making: masks of masks ------------------------------------------------------------------ */
@@ -592,14 +553,36 @@ static hra_status check_alike(const hra_mask *const *mask, int count, const char
     return HRA_OK;
 }
 
-/* Hold references on the masks; of those whose kind is ours, on their children instead. */
+/* What of a part is true of the whole; the orders that it reads are held. */
+static hra_status inherit(hra_mask *m, const hra_mask *part, const char *name)
+{
+    m->by_batch |= part->by_batch;
+    m->by_head |= part->by_head;
+    m->mixture |= part->mixture;
+    m->on_grid |= part->on_grid;
+    for (int n = 0; n < part->orders; n++) {
+        int known = 0;
+
+        while (known < m->orders && m->order[known]->hash != part->order[n]->hash)
+            known++;
+        if (known == HRA_MASK_ORDERS)
+            return HRA_FAIL(HRA_ERR_ARG, "%s mask: its slots() name more than %d different orders", name,
+                            HRA_MASK_ORDERS);
+        if (known == m->orders)
+            m->order[m->orders++] = hra_order_keep(part->order[n]);
+    }
+    return HRA_OK;
+}
+
+/* Hold references on the masks; of those of the same kind of & or |, on their children instead. */
 static hra_status adopt(hra_mask *m, const hra_mask *const *mask, int count, const char *name)
 {
+    const int flat = m->kind == HRA_MASK_AND || m->kind == HRA_MASK_OR;
     int64_t children = 0;
     void *memory;
 
     for (int n = 0; n < count; n++) {
-        const int same = mask[n]->kind == m->kind && m->kind != HRA_MASK_HEADS;
+        const int same = flat && mask[n]->kind == m->kind;
 
         children += same ? mask[n]->children : 1;
         m->parts += mask[n]->parts - same;
@@ -607,13 +590,14 @@ static hra_status adopt(hra_mask *m, const hra_mask *const *mask, int count, con
             m->depth = mask[n]->depth + !same;
         if (m->parts > HRA_MASK_PARTS)
             return HRA_FAIL(HRA_ERR_ARG, "%s mask: it has more than %" PRId64 " parts", name, HRA_MASK_PARTS);
+        HRA_TRY(inherit(m, mask[n], name));
     }
     if (m->depth > HRA_MASK_DEPTH)
         return HRA_FAIL(HRA_ERR_ARG, "%s mask: masks are nested more than %d deep", name, HRA_MASK_DEPTH);
     HRA_TRY(hra_alloc(&memory, children, sizeof(*m->child), "the parts of a mask"));
     m->child = memory;
     for (int n = 0; n < count; n++) {
-        if (mask[n]->kind != m->kind || m->kind == HRA_MASK_HEADS) {
+        if (!flat || mask[n]->kind != m->kind) {
             m->child[m->children++] = hra_mask_keep(mask[n]);
             continue;
         }
@@ -623,17 +607,40 @@ static hra_status adopt(hra_mask *m, const hra_mask *const *mask, int count, con
     return HRA_OK;
 }
 
+/* A & of one mixture is the mixture of its branches &; nothing of the kind is true of |, and of more. */
+static hra_status check_mixtures(enum hra_mask_kind kind, const hra_mask *const *mask, int count)
+{
+    int earlier = -1;
+
+    for (int n = 0; n < count; n++) {
+        if (!mask[n]->mixture)
+            continue;
+        if (kind == HRA_MASK_OR)
+            return HRA_FAIL(HRA_ERR_ARG, "or mask: mask %d is a mixture, | takes none", n);
+        if (kind == HRA_MASK_MIX)
+            return HRA_FAIL(HRA_ERR_ARG, "mix mask: mask %d is a mixture itself", n);
+        if (earlier >= 0)
+            return HRA_FAIL(HRA_ERR_ARG, "and mask: masks %d and %d are both mixtures, & takes at most one",
+                            earlier, n);
+        earlier = n;
+    }
+    return HRA_OK;
+}
+
 hra_status hra_mask_combine(hra_mask **out, enum hra_mask_kind kind, const hra_mask *const *mask, int count)
 {
-    const char *name = kind == HRA_MASK_AND ? "and" : "or";
-    hra_mask *m;
+    const char *name = kind == HRA_MASK_AND ? "and" : kind == HRA_MASK_OR ? "or" : "mix";
+    hra_mask *m = NULL;
 
     HRA_TRY(check_alike(mask, count, name));
+    if (count > 1 || kind == HRA_MASK_MIX)
+        HRA_TRY(check_mixtures(kind, mask, count));
     if (count == 1) {
         *out = hra_mask_keep(mask[0]);
         return HRA_OK;
     }
     HRA_TRY(create(&m, &mask[0]->space, kind));
+    m->mixture = kind == HRA_MASK_MIX;
     return finish(out, m, adopt(m, mask, count, name));
 }
 
@@ -651,40 +658,99 @@ hra_status hra_mask_or(hra_mask **out, const hra_mask *a, const hra_mask *b)
     return hra_mask_combine(out, HRA_MASK_OR, (const hra_mask *const[2]){a, b}, 2);
 }
 
-static hra_status fill_heads(hra_mask *m, const int *first, const int *last, const hra_mask *const *mask,
-                             int count)
+hra_status hra_mask_mix(hra_mask **out, const hra_mask *const *mask, int count)
 {
-    const int heads = m->space.heads;
+    if (out == NULL || mask == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "mix mask: %s is a NULL pointer", out == NULL ? "out" : "mask");
+    HRA_TRY(check("mix", "count", count, 1, HRA_UNBOUNDED));
+    return hra_mask_combine(out, HRA_MASK_MIX, mask, count);
+}
+
+hra_status hra_mask_not(hra_mask **out, const hra_mask *a)
+{
+    hra_mask *m = NULL;
+
+    if (out == NULL || a == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "not mask: %s is a NULL pointer", out == NULL ? "out" : "the mask");
+    if (a->mixture)
+        return HRA_FAIL(HRA_ERR_ARG, "not mask: the mask is a mixture, ! takes none");
+    if (a->kind == HRA_MASK_NOT) {
+        *out = hra_mask_keep(a->child[0]);
+        return HRA_OK;
+    }
+    HRA_TRY(create(&m, &a->space, HRA_MASK_NOT));
+    return finish(out, m, adopt(m, &a, 1, "not"));
+}
+
+/* " on a grid of 8 x 8" or, without axes, " without a grid" */
+static const char *describe(char out[96], const int64_t grid[3], int axes)
+{
+    int used = snprintf(out, 96, "%s", axes > 0 ? " on a grid of" : " without a grid");
+
+    for (int a = 0; a < axes; a++)
+        used += snprintf(out + used, (size_t)(96 - used), a > 0 ? " x %" PRId64 : " %" PRId64, grid[a]);
+    return out;
+}
+
+hra_status hra_mask_slots(hra_mask **out, const hra_order *order, const hra_mask *mask)
+{
+    char text[2][96];
+    hra_mask *m = NULL;
+
+    if (out == NULL || order == NULL || mask == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "slots mask: %s is a NULL pointer",
+                        out == NULL     ? "out"
+                        : order == NULL ? "order"
+                                        : "mask");
+    if (mask->on_grid)
+        return HRA_FAIL(HRA_ERR_ARG,
+                        "slots mask: the mask has a grid() or neighbourhood() in it, which read the "
+                        "coordinates of tokens, not slots");
+    if (mask->orders > 0)
+        return HRA_FAIL(HRA_ERR_ARG, "slots mask: the mask has a slots() in it already");
+    if (!hra_order_fits(order, &mask->space))
+        return HRA_FAIL(
+            HRA_ERR_ARG,
+            "slots mask: order %s is made for %" PRId64 " tokens%s, the mask for %" PRId64 " tokens%s",
+            order->name, order->tokens, describe(text[0], order->grid, order->on_grid ? order->axes : 0),
+            mask->space.tokens, describe(text[1], mask->space.grid, mask->space.axes));
+    HRA_TRY(create(&m, &mask->space, HRA_MASK_SLOTS));
+    m->order[m->orders++] = hra_order_keep(order);
+    return finish(out, m, adopt(m, &mask, 1, "slots"));
+}
+
+/* Note which range holds which child: `unit`s 0 .. all - 1, heads or sequences. */
+static hra_status fill_ranges(hra_mask *m, const int *first, const int *last, int count, const char *name,
+                              const char *unit, int all)
+{
     void *memory;
     int ranges = 0;
 
-    HRA_TRY(adopt(m, mask, count, "heads"));
-    HRA_TRY(hra_alloc(&memory, heads, sizeof(int), "the heads of a mask"));
+    HRA_TRY(hra_alloc(&memory, all, sizeof(int), "the ranges of a mask"));
     m->child_of = memory;
-    for (int h = 0; h < heads; h++)
+    for (int h = 0; h < all; h++)
         m->child_of[h] = -1;
     for (int n = 0; n < count; n++) {
-        if (first[n] < 0 || last[n] < first[n] || last[n] >= heads)
-            return HRA_FAIL(HRA_ERR_ARG,
-                            "heads mask: range %d is heads %d to %d, the domain has heads 0 to %d", n,
-                            first[n], last[n], heads - 1);
+        if (first[n] < 0 || last[n] < first[n] || last[n] >= all)
+            return HRA_FAIL(HRA_ERR_ARG, "%s mask: range %d is %ss %d to %d, the domain has %ss 0 to %d",
+                            name, n, unit, first[n], last[n], unit, all - 1);
         for (int h = first[n]; h <= last[n]; h++) {
             if (m->child_of[h] >= 0)
-                return HRA_FAIL(HRA_ERR_ARG, "heads mask: head %d is in two ranges, %d to %d and %d to %d", h,
-                                first[m->child_of[h]], last[m->child_of[h]], first[n], last[n]);
+                return HRA_FAIL(HRA_ERR_ARG, "%s mask: %s %d is in two ranges, %d to %d and %d to %d", name,
+                                unit, h, first[m->child_of[h]], last[m->child_of[h]], first[n], last[n]);
             m->child_of[h] = n;
         }
     }
-    for (int h = 0; h < heads; h++)
+    for (int h = 0; h < all; h++)
         if (m->child_of[h] < 0)
-            return HRA_FAIL(HRA_ERR_ARG, "heads mask: head %d of %d is in no range", h, heads);
+            return HRA_FAIL(HRA_ERR_ARG, "%s mask: %s %d of %d is in no range", name, unit, h, all);
 
-    HRA_TRY(hra_alloc(&memory, count, sizeof(int), "the heads of a mask"));
+    HRA_TRY(hra_alloc(&memory, count, sizeof(int), "the ranges of a mask"));
     m->first = memory;
-    HRA_TRY(hra_alloc(&memory, count, sizeof(int), "the heads of a mask"));
+    HRA_TRY(hra_alloc(&memory, count, sizeof(int), "the ranges of a mask"));
     m->last = memory;
-    /* The ranges cover every head once, so the heads in their order bring the ranges in theirs. */
-    for (int h = 0; h < heads; h++) {
+    /* The ranges cover all once, so going through all in order meets the ranges in order. */
+    for (int h = 0; h < all; h++) {
         if (h == 0 || m->child_of[h] != m->child_of[h - 1]) {
             m->first[ranges] = h;
             m->last[ranges++] = last[m->child_of[h]];
@@ -693,22 +759,42 @@ static hra_status fill_heads(hra_mask *m, const int *first, const int *last, con
     return HRA_OK;
 }
 
-hra_status hra_mask_heads(hra_mask **out, const int *first, const int *last, const hra_mask *const *mask,
-                          int count)
+/* heads() and batches() */
+static hra_status choose(hra_mask **out, const int *first, const int *last, const hra_mask *const *mask,
+                         int count, enum hra_mask_kind kind)
 {
-    hra_mask *m;
+    const int by_head = kind == HRA_MASK_HEADS;
+    const char *name = by_head ? "heads" : "batches";
+    hra_mask *m = NULL;
 
     if (out == NULL || first == NULL || last == NULL || mask == NULL)
-        return HRA_FAIL(HRA_ERR_ARG, "heads mask: %s is a NULL pointer",
+        return HRA_FAIL(HRA_ERR_ARG, "%s mask: %s is a NULL pointer", name,
                         out == NULL     ? "out"
                         : first == NULL ? "first"
                         : last == NULL  ? "last"
                                         : "mask");
-    if (count < 1)
-        return HRA_FAIL(HRA_ERR_ARG, "heads mask: count is %d, it must be 1 or more", count);
-    HRA_TRY(check_alike(mask, count, "heads"));
-    HRA_TRY(create(&m, &mask[0]->space, HRA_MASK_HEADS));
-    return finish(out, m, fill_heads(m, first, last, mask, count));
+    HRA_TRY(check(name, "count", count, 1, HRA_UNBOUNDED));
+    HRA_TRY(check_alike(mask, count, name));
+    HRA_TRY(create(&m, &mask[0]->space, kind));
+    m->by_head = by_head;
+    m->by_batch = !by_head;
+    hra_status status = adopt(m, mask, count, name);
+    if (status == HRA_OK)
+        status = fill_ranges(m, first, last, count, name, by_head ? "head" : "sequence",
+                             by_head ? m->space.heads : m->space.batch);
+    return finish(out, m, status);
+}
+
+hra_status hra_mask_heads(hra_mask **out, const int *first, const int *last, const hra_mask *const *mask,
+                          int count)
+{
+    return choose(out, first, last, mask, count, HRA_MASK_HEADS);
+}
+
+hra_status hra_mask_batches(hra_mask **out, const int *first, const int *last, const hra_mask *const *mask,
+                            int count)
+{
+    return choose(out, first, last, mask, count, HRA_MASK_BATCHES);
 }
 
 hra_mask *hra_mask_keep(const hra_mask *mask)
@@ -725,6 +811,8 @@ void hra_mask_destroy(hra_mask *mask)
         return;
     for (int n = 0; n < mask->children; n++)
         hra_mask_destroy(mask->child[n]);
+    for (int n = 0; n < mask->orders; n++)
+        hra_order_destroy(mask->order[n]);
     free(mask->child);
     free(mask->first);
     free(mask->last);

@@ -12,12 +12,6 @@
 
 enum curve { IDENTITY, HILBERT, BOXES, MORTON, SNAKE };
 
-/* The place of one token along a curve. */
-struct place {
-    uint64_t index;
-    int64_t token;
-};
-
 /* ---- Domains ------------------------------------------------------------------------------- */
 
 hra_status hra_space_read(struct hra_space *out, const hra_domain *domain)
@@ -72,55 +66,103 @@ hra_status hra_space_read(struct hra_space *out, const hra_domain *domain)
 
 /* ---- Places along curves ------------------------------------------------------------------- */
 
-/* Bits of x, most significant first, interleaved: bit `bits` - 1 of x[0], of x[1], ... */
-static uint64_t interleave(const uint32_t x[3], int axes, int bits)
+enum { LEVELS = 31 }; /* a side has at most 2^31 cells, of a cube 2^21: the place has 64 bits */
+
+/* A cube of the curve that is 2^level cells long, on the way from the whole curve down to one cell. */
+struct cube {
+    uint64_t index; /* its place among the cubes of its size */
+    unsigned turn; /* byte a: bits 0, 1: the axis of the grid that runs as axis a; bit 2: it runs backwards */
+};
+
+/* A curve on the grid of an order. */
+struct path {
+    enum curve curve;
+    int bits;         /* the curve's side is 2^bits cells; 0 for snake, which has the grid's sides */
+    int64_t box[3];   /* [axes] tokens that share a place; 1 but for boxes */
+    int64_t cells[3]; /* [axes] places along each axis */
+    struct cube cube[LEVELS + 1]; /* [bits + 1] by level, those that hold the cell `last` */
+    int64_t last[3];
+};
+
+/* The cube of half the side that holds `cell`, by Skilling's transform (AIP Conf. Proc. 707, 381, 2004):
+ * the digits along the axes, which are those of a Gray code, become the next bits of the place; then the
+ * axes are reflected or exchanged as the curve runs inside that half. The curve starts at the origin and
+ * its first half is the half where the first axis is small. Morton's curve takes the digits as they are. */
+static struct cube halve(struct cube c, enum curve curve, int axes, const int64_t cell[3], int level)
 {
-    uint64_t index = 0;
+    unsigned turn = c.turn;
 
-    for (int b = bits - 1; b >= 0; b--)
-        for (int a = 0; a < axes; a++)
-            index = index << 1 | (x[a] >> b & 1);
-    return index;
-}
+    for (int a = 0; a < axes; a++) {
+        const unsigned axis = c.turn >> 8 * a, digit = (cell[axis & 3] >> level & 1) ^ (axis >> 2 & 1);
+        const unsigned differ = digit ? 0 : (turn ^ turn >> 8 * a) & 7;
 
-/* The place of cell x along the Hilbert curve of side 2^bits, by Skilling's transform (AIP Conf. Proc.
- * 707, 381, 2004): from the coarsest bit down, undo the reflection or exchange that the sub-cube which
- * holds the cell has gone through, then turn Gray code into a number. The curve starts at the origin
- * and its first half is the half where x[0] is small. */
-static uint64_t hilbert(const uint32_t cell[3], int axes, int bits)
-{
-    uint32_t x[3] = {cell[0], cell[1], cell[2]}, flips = 0;
-
-    for (uint32_t bit = bits > 0 ? UINT32_C(1) << (bits - 1) : 0; bit > 1; bit >>= 1) {
-        const uint32_t below = bit - 1;
-
-        for (int a = 0; a < axes; a++) {
-            if (x[a] & bit) {
-                x[0] ^= below;
-            } else {
-                const uint32_t differ = (x[0] ^ x[a]) & below;
-                x[0] ^= differ;
-                x[a] ^= differ;
-            }
-        }
+        c.index = c.index << 1 | (curve == MORTON ? digit : digit ^ (c.index & 1));
+        turn ^= differ | differ << 8 * a | (digit ? 4 : 0); /* exchange with axis 0, or reflect that */
     }
-    for (int a = 1; a < axes; a++)
-        x[a] ^= x[a - 1];
-    for (uint32_t bit = bits > 0 ? UINT32_C(1) << (bits - 1) : 0; bit > 1; bit >>= 1)
-        if (x[axes - 1] & bit)
-            flips ^= bit - 1;
-    for (int a = 0; a < axes; a++)
-        x[a] ^= flips;
-    return interleave(x, axes, bits);
+    c.turn = curve == MORTON ? c.turn : turn;
+    return c;
 }
 
-static int by_place(const void *a, const void *b)
+/* The place of a cell. Cubes that also hold the cell asked for before are kept, which from token to token
+ * leaves two levels to go on average: with all levels 1024 x 1024 tokens took 120 ms instead of 47. */
+static uint64_t find(struct path *p, const hra_order *o, const int64_t cell[3])
 {
-    const struct place *p = a, *q = b;
+    uint64_t before = 0, differ = 0;
+    int level = 0;
 
-    if (p->index != q->index)
-        return p->index < q->index ? -1 : 1;
-    return p->token < q->token ? -1 : p->token > q->token;
+    if (p->curve == SNAKE) {
+        /* A line runs backwards where the number of lines before it is odd. */
+        for (int a = 0; a < o->axes; a++)
+            before = before * (uint64_t)o->grid[a] +
+                     (uint64_t)(before % 2 == 1 ? o->grid[a] - 1 - cell[a] : cell[a]);
+        return before;
+    }
+    for (int a = 0; a < o->axes; a++)
+        differ |= (uint64_t)(cell[a] ^ p->last[a]);
+    while (level < p->bits && differ >> level > 0)
+        level++;
+    while (--level >= 0)
+        p->cube[level] = halve(p->cube[level + 1], p->curve, o->axes, cell, level);
+    memcpy(p->last, cell, sizeof(p->last));
+    return p->cube[0].index;
+}
+
+/* Sort the tokens by their index [tokens], `largest` the largest of all; tokens of the same index stay in
+ * their order. Digit by digit from the least significant, a digit having about as many values as there are
+ * tokens: for most grids one digit is all, and as curves are local its counters stay in the cache. (1024 x
+ * 1024 tokens along the Hilbert curve: 47 ms in all; with digits of 8 bits 75, with qsort 200.) */
+static hra_status sort(hra_order *o, const uint64_t *index, uint64_t largest)
+{
+    void *memory;
+    int bits = 8;
+
+    while (bits < 62 && o->tokens >> bits > 0)
+        bits++;
+    for (int64_t t = 0; t < o->tokens; t++)
+        o->slot_to_token[t] = t;
+    for (int shift = 0; shift < 64 && largest >> shift > 0; shift += bits) {
+        const uint64_t ones = (UINT64_C(1) << bits) - 1;
+        const uint64_t last = largest >> shift >> bits > 0 ? ones : largest >> shift;
+        int64_t *const from = o->slot_to_token, *const to = o->token_to_slot;
+        int64_t before = 0;
+
+        HRA_TRY(hra_alloc(&memory, (int64_t)last + 1, sizeof(int64_t), "the places of an order"));
+        int64_t *begin = memory;
+        for (int64_t t = 0; t < o->tokens; t++)
+            begin[index[t] >> shift & ones]++;
+        for (uint64_t d = 0; d <= last; d++) {
+            const int64_t here = begin[d];
+
+            begin[d] = before;
+            before += here;
+        }
+        for (int64_t s = 0; s < o->tokens; s++)
+            to[begin[index[from[s]] >> shift & ones]++] = from[s];
+        free(begin);
+        o->slot_to_token = to;
+        o->token_to_slot = from;
+    }
+    return HRA_OK;
 }
 
 static void coordinates(int64_t out[3], const struct hra_order *o, int64_t token)
@@ -155,6 +197,7 @@ static hra_status create(hra_order **out, const struct hra_space *space)
     o->references = 1;
     o->tokens = space->tokens;
     o->axes = space->axes;
+    o->on_grid = space->axes > 0;
     memcpy(o->grid, space->grid, sizeof(o->grid));
 
     hra_status status = hra_alloc(&forth, space->tokens, sizeof(int64_t), "an order");
@@ -171,106 +214,135 @@ static hra_status create(hra_order **out, const struct hra_space *space)
     return HRA_OK;
 }
 
-/* Sort the tokens along the curve; boxes leave their cuts. box [axes] is the box of all tokens that share
- * a place. Writes the curve's description. */
-static hra_status run_along(hra_order *o, enum curve curve, const int64_t box[3], int has_grid)
+/* Lay a curve on the grid of an order. */
+static hra_status lay(struct path *p, const hra_order *o, enum curve curve, const int64_t box[3])
 {
-    const char *cells = curve == BOXES ? "boxes" : "cells";
-    int axis[3] = {0, 1, 2}, bits = 0;
-    int64_t cell_grid[3] = {1, 1, 1}, side[3];
-    uint64_t all = 1, used = 1;
-    char text[2][72], shape[160], skipped[128] = "";
-    struct place *place;
-    void *memory;
+    const int limit = o->axes == 3 ? 21 : LEVELS;
+    unsigned axis[3] = {0, 0, 0};
 
+    memset(p, 0, sizeof(*p));
+    p->curve = curve;
+    memcpy(p->box, box, sizeof(p->box));
+    memset(p->last, -1, sizeof(p->last)); /* differs from every cell in every bit that counts */
     for (int a = 0; a < o->axes; a++)
-        cell_grid[a] = (o->grid[a] - 1) / box[a] + 1;
-    if (curve != SNAKE) {
-        const int limit = o->axes == 3 ? 21 : 31; /* the place has 64 bits */
-
-        for (int a = 0; a < o->axes; a++)
-            while (bits < limit && cell_grid[a] > INT64_C(1) << bits)
-                bits++;
-        for (int a = 0; a < o->axes; a++)
-            if (cell_grid[a] > INT64_C(1) << bits)
-                return HRA_FAIL(HRA_ERR_ARG,
-                                "order %s: axis %d of the grid has %" PRId64
-                                " %s, a curve in %d axes can have 2^%d",
-                                o->name, a, cell_grid[a], cells, o->axes, limit);
+        p->cells[a] = (o->grid[a] - 1) / box[a] + 1;
+    for (int a = 0; a < o->axes && curve != SNAKE; a++) {
+        while (p->bits < limit && p->cells[a] > INT64_C(1) << p->bits)
+            p->bits++;
+        if (p->cells[a] > INT64_C(1) << p->bits)
+            return HRA_FAIL(HRA_ERR_ARG,
+                            "order %s: axis %d of the grid has %" PRId64
+                            " %s, a curve in %d axes can have 2^%d",
+                            o->name, a, p->cells[a], curve == BOXES ? "boxes" : "cells", o->axes, limit);
     }
     /* The shortest axis first: of a grid with sides 2^m and 2^(m-1) that is a first half or quarter of the
      * curve, all unit steps; with the longest axis first it would fall into pieces. */
-    if (curve != MORTON && curve != SNAKE)
-        for (int a = 1; a < o->axes; a++)
-            for (int b = a; b > 0 && cell_grid[axis[b]] < cell_grid[axis[b - 1]]; b--) {
-                const int swap = axis[b];
-                axis[b] = axis[b - 1];
-                axis[b - 1] = swap;
-            }
+    for (int a = 0; a < o->axes; a++) {
+        int b = a;
 
-    HRA_TRY(hra_alloc(&memory, o->tokens, sizeof(*place), "the places of an order"));
-    place = memory;
+        for (; b > 0 && curve != MORTON && p->cells[a] < p->cells[axis[b - 1]]; b--)
+            axis[b] = axis[b - 1];
+        axis[b] = (unsigned)a;
+    }
+    p->cube[p->bits].turn = axis[0] | axis[1] << 8 | axis[2] << 16;
+    return HRA_OK;
+}
+
+/* The places of all tokens, index [tokens]; returns the largest. Walks over the grid as an odometer
+ * does, which costs no division, and asks for a place once for neighbours in the same box. */
+static uint64_t find_all(uint64_t *index, struct path *p, const hra_order *o)
+{
+    int64_t at[3] = {0, 0, 0}, cell[3] = {0, 0, 0}, inside[3] = {0, 0, 0}; /* token = cell x box + inside */
+    uint64_t here = find(p, o, cell), largest = here;
+
     for (int64_t t = 0; t < o->tokens; t++) {
-        int64_t at[3];
-        uint32_t x[3] = {0, 0, 0};
+        int moved = 0;
 
-        coordinates(at, o, t);
-        place[t].token = t;
-        if (curve == SNAKE) {
-            /* A line runs backwards where the number of lines before it is odd. */
-            uint64_t before = 0;
-            for (int a = 0; a < o->axes; a++)
-                before = before * (uint64_t)o->grid[a] +
-                         (uint64_t)(before % 2 == 1 ? o->grid[a] - 1 - at[a] : at[a]);
-            place[t].index = before;
-            continue;
+        index[t] = here;
+        for (int a = o->axes - 1; a >= 0; a--) {
+            if (++at[a] < o->grid[a]) {
+                moved |= ++inside[a] == p->box[a];
+                cell[a] += inside[a] == p->box[a];
+                inside[a] = inside[a] == p->box[a] ? 0 : inside[a];
+                break;
+            }
+            moved |= cell[a] > 0;
+            at[a] = cell[a] = inside[a] = 0;
         }
-        for (int a = 0; a < o->axes; a++)
-            x[a] = (uint32_t)(at[axis[a]] / box[axis[a]]);
-        place[t].index = curve == MORTON ? interleave(x, o->axes, bits) : hilbert(x, o->axes, bits);
-    }
-    qsort(place, (size_t)o->tokens, sizeof(*place), by_place);
-    for (int64_t s = 0; s < o->tokens; s++)
-        o->slot_to_token[s] = place[s].token;
-    for (int64_t s = 1; s < o->tokens; s++)
-        used += place[s].index != place[s - 1].index;
-    if (curve == BOXES) {
-        hra_status status = hra_alloc(&memory, (int64_t)used, sizeof(int64_t), "the boxes of an order");
-        if (status != HRA_OK) {
-            free(place);
-            return status;
+        if (moved && t + 1 < o->tokens) {
+            here = find(p, o, cell);
+            largest = here > largest ? here : largest;
         }
-        o->cut = memory;
-        for (int64_t s = 0; s < o->tokens; s++)
-            if (s == 0 || place[s].index != place[s - 1].index)
-                o->cut[o->cuts++] = s;
     }
-    free(place);
+    return largest;
+}
+
+/* Write the curve's description; `used` cells of it hold tokens. */
+static void describe(hra_order *o, const struct path *p, uint64_t used)
+{
+    const char *cells = p->curve == BOXES ? "boxes" : "cells";
+    char text[2][72], shape[160], skipped[128] = "";
+    int64_t side[3];
+    uint64_t all = 1;
 
     for (int a = 0; a < o->axes; a++) {
-        side[a] = curve == SNAKE ? o->grid[a] : INT64_C(1) << bits;
+        side[a] = p->curve == SNAKE ? o->grid[a] : INT64_C(1) << p->bits;
         all *= (uint64_t)side[a];
     }
-    if (all > used && has_grid)
+    if (all > used && o->on_grid)
         snprintf(skipped, sizeof(skipped), ", %" PRIu64 " %s outside the %s grid skipped", all - used, cells,
                  sides(text[0], o->grid, o->axes));
     else if (all > used)
         snprintf(skipped, sizeof(skipped), ", %" PRIu64 " %s without a token skipped", all - used, cells);
     snprintf(shape, sizeof(shape), "the %s %s", sides(text[0], side, o->axes),
-             curve == SNAKE && has_grid ? "grid"
-             : o->axes == 3             ? "cube"
-                                        : "square");
-    if (curve == SNAKE)
+             p->curve == SNAKE && o->on_grid ? "grid"
+             : o->axes == 3                  ? "cube"
+                                             : "square");
+    if (p->curve == SNAKE)
         snprintf(o->curve, sizeof(o->curve), "raster order of %s, every second line backwards%s", shape,
                  skipped);
-    else if (curve == MORTON)
+    else if (p->curve == MORTON)
         snprintf(o->curve, sizeof(o->curve), "Morton curve of %s%s", shape, skipped);
-    else if (curve == HILBERT)
+    else if (p->curve == HILBERT)
         snprintf(o->curve, sizeof(o->curve), "Hilbert curve of %s%s", shape, skipped);
     else
         snprintf(o->curve, sizeof(o->curve), "Hilbert curve of %s of boxes of %s tokens in raster order%s",
-                 shape, sides(text[1], box, o->axes), skipped);
+                 shape, sides(text[1], p->box, o->axes), skipped);
+}
+
+/* Note where boxes begin. */
+static hra_status cut(hra_order *o, const uint64_t *index)
+{
+    const int64_t *token = o->slot_to_token;
+    void *memory;
+
+    o->cuts = 1;
+    for (int64_t s = 1; s < o->tokens; s++)
+        o->cuts += index[token[s]] != index[token[s - 1]];
+    HRA_TRY(hra_alloc(&memory, o->cuts, sizeof(int64_t), "the boxes of an order"));
+    o->cut = memory;
+    for (int64_t s = 1, c = 1; s < o->tokens; s++)
+        if (index[token[s]] != index[token[s - 1]])
+            o->cut[c++] = s;
     return HRA_OK;
+}
+
+/* Sort the tokens along the curve. box [axes] is the box of all tokens that share a place. */
+static hra_status run_along(hra_order *o, enum curve curve, const int64_t box[3])
+{
+    struct path path;
+    void *index;
+
+    HRA_TRY(lay(&path, o, curve, box));
+    HRA_TRY(hra_alloc(&index, o->tokens, sizeof(uint64_t), "the places of an order"));
+    const uint64_t largest = find_all(index, &path, o);
+    hra_status status = sort(o, index, largest);
+    if (status == HRA_OK && curve == BOXES)
+        status = cut(o, index);
+    if (status == HRA_OK)
+        describe(o, &path, (uint64_t)(curve == BOXES ? o->cuts : o->tokens));
+    free(index);
+    return status;
 }
 
 /* The sides of "AxB" or "AxBxC"; their number, 0 where the text is no box. */
@@ -326,7 +398,6 @@ static hra_status fill(hra_order *o, const char *name)
         const char *name;
         enum curve curve;
     } names[] = {{"identity", IDENTITY}, {"hilbert", HILBERT}, {"morton", MORTON}, {"snake", SNAKE}};
-    const int has_grid = o->axes > 0;
     int64_t box[3] = {1, 1, 1};
     int curve = -1, box_axes = 0;
     char text[72];
@@ -345,7 +416,7 @@ static hra_status fill(hra_order *o, const char *name)
                         "order: no order is named '%.60s'; the names are identity, hilbert, boxes:AxB[xC], "
                         "morton and snake",
                         name);
-    if (!has_grid && curve != IDENTITY) {
+    if (!o->on_grid && curve != IDENTITY) {
         int bits = 0;
 
         while (bits < 31 && o->tokens > INT64_C(1) << 2 * bits)
@@ -363,11 +434,11 @@ static hra_status fill(hra_order *o, const char *name)
         snprintf(o->name, sizeof(o->name), "%s", name);
 
     if (curve != IDENTITY) {
-        HRA_TRY(run_along(o, (enum curve)curve, box, has_grid));
+        HRA_TRY(run_along(o, (enum curve)curve, box));
     } else {
         for (int64_t t = 0; t < o->tokens; t++)
             o->slot_to_token[t] = t;
-        if (has_grid)
+        if (o->on_grid)
             snprintf(o->curve, sizeof(o->curve), "raster order of the %s grid",
                      sides(text, o->grid, o->axes));
         else
@@ -375,6 +446,23 @@ static hra_status fill(hra_order *o, const char *name)
     }
     for (int64_t s = 0; s < o->tokens; s++)
         o->token_to_slot[o->slot_to_token[s]] = s;
+    return HRA_OK;
+}
+
+/* Give a filled order to the caller, or take down one that could not be filled. */
+static hra_status finish(hra_order **out, hra_order *o, hra_status status)
+{
+    if (status != HRA_OK) {
+        hra_order_destroy(o);
+        return status;
+    }
+    o->identity = 1;
+    for (int64_t s = 0; s < o->tokens && o->identity; s++)
+        o->identity = o->slot_to_token[s] == s;
+    o->hash = hra_hash_words(HRA_HASH_BEGIN, o->slot_to_token, (size_t)o->tokens * sizeof(int64_t));
+    o->hash = hra_hash_words(o->hash, o->cut, (size_t)o->cuts * sizeof(int64_t));
+    hra_log(HRA_LOG_INFO, "order %s: %s", o->name, o->curve);
+    *out = o;
     return HRA_OK;
 }
 
@@ -387,15 +475,7 @@ hra_status hra_order_create(hra_order **out, const hra_domain *domain, const cha
         return HRA_FAIL(HRA_ERR_ARG, "order: %s is a NULL pointer", out == NULL ? "out" : "name");
     HRA_TRY(hra_space_read(&space, domain));
     HRA_TRY(create(&o, &space));
-
-    hra_status status = fill(o, name);
-    if (status != HRA_OK) {
-        hra_order_destroy(o);
-        return status;
-    }
-    hra_log(HRA_LOG_INFO, "order %s: %s", o->name, o->curve);
-    *out = o;
-    return HRA_OK;
+    return finish(out, o, fill(o, name));
 }
 
 /* Fills a created order from the caller's array. */
@@ -433,14 +513,7 @@ hra_status hra_order_permutation(hra_order **out, const hra_domain *domain, cons
                         out == NULL ? "out" : "slot_to_token");
     HRA_TRY(hra_space_read(&space, domain));
     HRA_TRY(create(&o, &space));
-
-    hra_status status = fill_permutation(o, slot_to_token);
-    if (status != HRA_OK) {
-        hra_order_destroy(o);
-        return status;
-    }
-    *out = o;
-    return HRA_OK;
+    return finish(out, o, fill_permutation(o, slot_to_token));
 }
 
 /* ---- Asking -------------------------------------------------------------------------------- */
@@ -458,6 +531,7 @@ const int64_t *hra_order_token_to_slot(const hra_order *order)
 hra_status hra_order_get_info(const hra_order *order, hra_order_info *info)
 {
     hra_order_info full;
+    int64_t from[3] = {0};
 
     if (order == NULL || info == NULL)
         return HRA_FAIL(HRA_ERR_ARG, "order info: %s is a NULL pointer", order == NULL ? "order" : "info");
@@ -472,13 +546,14 @@ hra_status hra_order_get_info(const hra_order *order, hra_order_info *info)
         full.grid[a] = order->grid[a];
     full.name = order->name;
     full.curve = order->curve;
+    coordinates(from, order, order->slot_to_token[0]);
     for (int64_t s = 1; s < order->tokens; s++) {
-        int64_t from[3] = {0}, to[3] = {0}, step = 0;
+        int64_t to[3] = {0}, step = 0;
 
-        coordinates(from, order, order->slot_to_token[s - 1]);
         coordinates(to, order, order->slot_to_token[s]);
         for (int a = 0; a < 3; a++)
             step += from[a] < to[a] ? to[a] - from[a] : from[a] - to[a];
+        memcpy(from, to, sizeof(from));
         full.unit_steps += step == 1;
         full.longest = step > full.longest ? step : full.longest;
     }
@@ -487,6 +562,16 @@ hra_status hra_order_get_info(const hra_order *order, hra_order_info *info)
     memcpy(info, &full, known);
     memset((char *)info + known, 0, bytes - known); /* fields of a newer header */
     return HRA_OK;
+}
+
+int hra_order_fits(const hra_order *order, const struct hra_space *space)
+{
+    if (order->tokens != space->tokens)
+        return 0;
+    if (!order->on_grid)
+        return space->axes == 0 || strcmp(order->name, "identity") == 0 ||
+               strcmp(order->name, "permutation") == 0;
+    return order->axes == space->axes && memcmp(order->grid, space->grid, sizeof(order->grid)) == 0;
 }
 
 hra_order *hra_order_keep(const hra_order *order)

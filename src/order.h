@@ -20,14 +20,20 @@ struct hra_order {
     int64_t tokens;
     int64_t *slot_to_token; /* [tokens] */
     int64_t *token_to_slot; /* [tokens] */
-    int64_t
-        *cut; /* [cuts] ascending slots, cut[0] = 0, where a tile should begin; NULL: nowhere in particular */
+    int64_t *cut; /* [cuts] slots where a tile should begin, ascending from 0; NULL: nowhere in particular */
     int64_t cuts;
+    uint64_t hash; /* of slot_to_token and cut: equal for orders with equal contents, whatever their names */
+    int identity;  /* 1: slot = token everywhere, whatever the name */
+    int on_grid;   /* 1: the domain had a grid, which `grid` is */
     int64_t grid[3]; /* the grid run over; 1 beyond its axes */
     int axes;        /* 0 for identity and permutation without a grid */
     char name[64];
     char curve[384];
 };
+
+/* Does the order belong to this space: made for as many tokens on the same grid? One that was made without
+ * a grid also fits where there is one, if its name says the same there. */
+int hra_order_fits(const hra_order *order, const struct hra_space *space);
 
 /* One more holder of the order; give back with hra_order_destroy. */
 hra_order *hra_order_keep(const hra_order *order);

@@ -33,18 +33,6 @@ struct signature {
     char mask_text[80], order_text[64]; /* their beginnings, for the message */
 };
 
-static uint64_t hash_mask(const hra_mask *mask)
-{
-    uint64_t hash = HRA_HASH_BEGIN;
-    const struct hra_space *space = hra_mask_space(mask);
-
-    for (int h = 0; h < space->heads; h++) {
-        const uint64_t key = hra_mask_key(mask, h);
-        hash = hra_hash(hash, &key, sizeof(key));
-    }
-    return hra_hash(hash, space->grid, sizeof(space->grid));
-}
-
 static struct signature sign(const hra_plan *plan)
 {
     const hra_problem *p = &plan->problem;
@@ -65,10 +53,8 @@ static struct signature sign(const hra_plan *plan)
                                   plan->options.backend,
                                   hra_mask_space(plan->mask)->heads};
     memcpy(s.field, field, sizeof(field));
-    s.mask = hash_mask(plan->mask);
-    s.order =
-        hra_hash(HRA_HASH_BEGIN, plan->order->slot_to_token, (size_t)plan->order->tokens * sizeof(int64_t));
-    s.order = hra_hash(s.order, plan->order->cut, (size_t)plan->order->cuts * sizeof(int64_t));
+    s.mask = hra_mask_hash(plan->mask);
+    s.order = plan->order->hash;
     hra_mask_print(plan->mask, s.mask_text, sizeof(s.mask_text));
     snprintf(s.order_text, sizeof(s.order_text), "%s", plan->order->name);
     return s;
@@ -184,7 +170,7 @@ static hra_status check_problem(hra_problem *p, const hra_comm *comm)
 
 static hra_status check_options(const hra_options *o)
 {
-    if (o->shard < HRA_SHARD_AUTO || o->shard > HRA_SHARD_ZIGZAG)
+    if (o->shard < HRA_SHARD_AUTO || o->shard > HRA_SHARD_BALANCED)
         return HRA_FAIL(HRA_ERR_ARG, "options.shard is %d, which is no hra_shard", (int)o->shard);
     if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_RING)
         return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
@@ -234,31 +220,32 @@ static size_t record_bytes(int ranks)
     return sizeof(struct hra_rank_stats) + (size_t)ranks * HRA_HALVES * sizeof(int64_t);
 }
 
-/* What `tiles` say about their rank; live [ranks][HRA_HALVES]. */
+/* What `tiles`, surveyed or finished, say about their rank; live [ranks][HRA_HALVES]. */
 static void count_work(struct hra_rank_stats *stats, int64_t *live, const struct hra_tiles *t,
                        const struct hra_layout *l)
 {
     const struct hra_work work = {.ranks = l->ranks, .rank_tile = l->rank_tile};
 
-    memset(stats, 0, sizeof(*stats));
+    *stats = (struct hra_rank_stats){.pairs_live = t->pairs_live,
+                                     .pairs_counted = t->pairs_counted,
+                                     .pairs_in_tiles = t->pairs_in_tiles,
+                                     .tiles_full = t->tiles_full,
+                                     .tiles_partial = t->tiles_partial};
     memset(live, 0, (size_t)l->ranks * HRA_HALVES * sizeof(*live));
-    for (int p = 0; p < t->patterns; p++)
-        for (int64_t i = 0; i < t->list[p].row_start[t->queries]; i++) {
-            stats->pairs_live += t->uses[p] * hra_tiles_live(t, &t->list[p], i);
-            *(t->list[p].bitmap[i] == HRA_FULL ? &stats->tiles_full : &stats->tiles_partial) += t->uses[p];
-        }
-    for (int o = 0; o < l->ranks; o++)
+    for (int q = 0; q < t->queries; q++) {
+        stats->work += t->row_work[q];
+        stats->heaviest = t->row_work[q] > stats->heaviest ? t->row_work[q] : stats->heaviest;
+    }
+    for (int o = 0; o < l->ranks; o++) {
+        const int second = hra_work_half(&work, o, 1);
         for (int k = l->rank_tile[o]; k < l->rank_tile[o + 1]; k++) {
-            const int half = k >= hra_work_half(&work, o, 1);
-            int64_t column = 0;
-            for (int p = 0; p < t->patterns; p++)
-                column += t->uses[p] * (t->list[p].column_start[k + 1] - t->list[p].column_start[k]);
-            live[o * HRA_HALVES + half] += column;
-            stats->rows_needed += o != t->rank && column > 0 ? l->tile[k].rows : 0;
+            live[o * HRA_HALVES + (k >= second)] += t->column_work[k];
+            stats->rows_needed += o != t->rank && t->column_work[k] > 0 ? l->tile[k].rows : 0;
         }
+    }
 }
 
-/* One way to shard, compiled: layout, our tiles, and what every rank computes. */
+/* One way to shard: layout, our tiles, and what every rank computes. */
 struct candidate {
     hra_shard shard;
     struct hra_layout *layout;
@@ -281,45 +268,57 @@ static void drop_candidate(struct candidate *c)
     hra_layout_destroy(c->layout);
     hra_tiles_destroy(c->tiles);
     free(c->record);
-    *c = (struct candidate){HRA_SHARD_AUTO, NULL, NULL, NULL};
+    *c = (struct candidate){.layout = NULL};
 }
 
-static hra_status compile_rank(struct hra_tiles **out, const hra_plan *plan, const struct hra_layout *layout,
-                               int rank)
+static hra_status survey_rank(struct hra_tiles **out, const hra_plan *plan, const struct hra_layout *layout,
+                              int rank)
 {
     const hra_problem *p = &plan->problem;
-    return hra_tiles_compile(out, layout, plan->order, plan->mask, rank, p->batch, p->head0, p->heads);
+    return hra_tiles_survey(out, layout, plan->order, plan->mask, rank, layout->rank_tile[rank],
+                            layout->rank_tile[rank + 1], p->batch, p->head0, p->heads);
 }
 
-/* Compile for our rank; on a model for every rank, one after another. Local. */
-static hra_status compile_candidate(struct candidate *c, const hra_plan *plan)
+static hra_status finish_tiles(struct hra_tiles *tiles, const hra_plan *plan, const struct hra_layout *layout)
+{
+    return hra_tiles_finish(tiles, layout, plan->order, plan->mask);
+}
+
+/* Write the records of our rank, and of every other rank of a model, one after another. Surveyed or finished. Local. */
+static hra_status write_records(struct candidate *c, const hra_plan *plan, int finished)
 {
     const hra_comm *comm = plan->comm;
 
-    HRA_TRY(hra_layout_create(&c->layout, plan->order, comm->ranks, c->shard));
-    HRA_TRY(hra_alloc((void **)&c->record, comm->ranks, record_bytes(comm->ranks), "plan"));
-    HRA_TRY(compile_rank(&c->tiles, plan, c->layout, comm->rank));
+    if (c->record == NULL)
+        HRA_TRY(hra_alloc((void **)&c->record, comm->ranks, record_bytes(comm->ranks), "plan"));
+    if (c->tiles == NULL)
+        HRA_TRY(survey_rank(&c->tiles, plan, c->layout, comm->rank));
+    if (finished)
+        HRA_TRY(finish_tiles(c->tiles, plan, c->layout));
     count_work(record_stats(c, comm->rank), record_live(c, comm->rank), c->tiles, c->layout);
     for (int r = 0; comm->transport->allgather == NULL && r < comm->ranks; r++) {
         struct hra_tiles *tiles = NULL;
         if (r == comm->rank)
             continue;
-        HRA_TRY(compile_rank(&tiles, plan, c->layout, r));
-        count_work(record_stats(c, r), record_live(c, r), tiles, c->layout);
+        HRA_TRY(survey_rank(&tiles, plan, c->layout, r));
+        hra_status status = finished ? finish_tiles(tiles, plan, c->layout) : HRA_OK;
+        if (status == HRA_OK)
+            count_work(record_stats(c, r), record_live(c, r), tiles, c->layout);
         hra_tiles_destroy(tiles);
+        HRA_TRY(status);
     }
     return HRA_OK;
 }
 
-/* Every rank learns what the others compute. Collective. */
-static hra_status share_candidate(struct candidate *c, hra_comm *comm)
+/* Every rank learns what the others compute. Collective: `status` is what this rank has come to so far. */
+static hra_status share_records(struct candidate *c, hra_comm *comm, hra_status status)
 {
-    if (comm->transport->allgather == NULL)
-        return HRA_OK;
     char *mine = NULL;
-    hra_status status = hra_alloc((void **)&mine, 1, record_bytes(comm->ranks), "plan");
+
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&mine, 1, record_bytes(comm->ranks), "plan");
     status = hra_comm_agree(comm, status);
-    if (status == HRA_OK) {
+    if (status == HRA_OK && comm->transport->allgather != NULL) {
         memcpy(mine, record_stats(c, comm->rank), record_bytes(comm->ranks));
         status = hra_comm_allgather(comm, c->record, mine, record_bytes(comm->ranks));
     }
@@ -327,44 +326,140 @@ static hra_status share_candidate(struct candidate *c, hra_comm *comm)
     return status;
 }
 
-static int64_t rank_work(const struct candidate *c, int rank)
+/* The live tiles of query tiles first .. last - 1 of a layout for one rank, into work. Local. */
+static hra_status survey_rows(int64_t *work, const hra_plan *plan, const struct hra_layout *whole, int first,
+                              int last)
 {
-    return record_stats(c, rank)->tiles_full + record_stats(c, rank)->tiles_partial;
+    const hra_problem *p = &plan->problem;
+    struct hra_tiles *tiles = NULL;
+
+    HRA_TRY(hra_tiles_survey(&tiles, whole, plan->order, plan->mask, 0, first, last, p->batch, p->head0,
+                             p->heads));
+    memcpy(work, tiles->row_work, (size_t)(last - first) * sizeof(*work));
+    hra_tiles_destroy(tiles);
+    return HRA_OK;
 }
 
-static int64_t busiest(const struct candidate *c)
+/* The layout that makes work even. Each rank looks at an equal part of the rows of tiles, then all know all. Collective,
+ * but the status is this rank's own. */
+static hra_status balance(struct hra_layout **out, hra_plan *plan)
 {
-    int64_t most = 0;
-    for (int r = 0; r < c->layout->ranks; r++)
-        most = rank_work(c, r) > most ? rank_work(c, r) : most;
-    return most;
+    hra_comm *comm = plan->comm;
+    const int alone = comm->transport->allgather == NULL; /* a model: we look at everything */
+    struct hra_layout *whole = NULL;
+    int64_t *all = NULL, *mine = NULL;
+    int each = 0;
+
+    hra_status status = hra_layout_create(&whole, plan->order, 1, HRA_SHARD_CONTIGUOUS);
+    if (status == HRA_OK) {
+        each = alone ? whole->tiles : (whole->tiles - 1) / comm->ranks + 1;
+        status = hra_alloc((void **)&all, (int64_t)each * (alone ? 1 : comm->ranks), sizeof(*all), "work");
+    }
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&mine, each, sizeof(*mine), "work");
+    if (status == HRA_OK) {
+        const int64_t begin = alone ? 0 : (int64_t)comm->rank * each;
+        const int first = begin < whole->tiles ? (int)begin : whole->tiles;
+        const int last = first + each < whole->tiles ? first + each : whole->tiles;
+        status = survey_rows(alone ? all : mine, plan, whole, first, last);
+    }
+    status = hra_comm_agree(comm, status);
+    if (status == HRA_OK && !alone)
+        status = hra_comm_allgather(comm, all, mine, (size_t)each * sizeof(*mine));
+    if (status == HRA_OK)
+        status = hra_layout_balanced(out, plan->order, comm->ranks, all);
+    hra_layout_destroy(whole);
+    free(all);
+    free(mine);
+    return status;
 }
 
-/* Compile the sharding that was asked for, or each and keep the one whose busiest rank has least to do. Collective. */
+/* Survey one way to shard. Collective. */
+static hra_status survey(struct candidate *c, hra_plan *plan)
+{
+    hra_status status = c->shard == HRA_SHARD_BALANCED
+                            ? balance(&c->layout, plan)
+                            : hra_layout_create(&c->layout, plan->order, plan->comm->ranks, c->shard);
+    if (status == HRA_OK)
+        status = write_records(c, plan, 0);
+    return share_records(c, plan->comm, status);
+}
+
+/* Work of the busiest rank, of all, and the rows of K/V that ranks need of each other. */
+struct weight {
+    int64_t busiest, all, rows;
+};
+
+static struct weight weigh(const struct candidate *c)
+{
+    struct weight w = {0, 0, 0};
+
+    for (int r = 0; r < c->layout->ranks; r++) {
+        const struct hra_rank_stats *s = record_stats(c, r);
+        w.busiest = s->work > w.busiest ? s->work : w.busiest;
+        w.all += s->work;
+        w.rows += s->rows_needed;
+    }
+    return w;
+}
+
+/* Is `a` at most 3 % more than `b`? */
+static int about(int64_t a, int64_t b)
+{
+    return (double)a <= 1.03 * (double)b;
+}
+
+/* Survey each way to shard and keep one, by hra_shard's rule. Collective. */
 static hra_status choose_shard(struct candidate *best, hra_plan *plan)
 {
-    const hra_shard wanted = plan->options.shard;
+    const int ranks = plan->comm->ranks;
+    struct candidate c[3] = {
+        {.shard = HRA_SHARD_CONTIGUOUS}, {.shard = HRA_SHARD_ZIGZAG}, {.shard = HRA_SHARD_BALANCED}};
+    struct weight w[3];
+    int64_t least = INT64_MAX;
+    hra_status status = HRA_OK;
+    int count = 0, chosen = -1;
 
-    for (hra_shard shard = HRA_SHARD_CONTIGUOUS; shard <= HRA_SHARD_ZIGZAG; shard++) {
-        struct candidate c = {.shard = shard};
-        if (wanted != HRA_SHARD_AUTO ? wanted != shard
-                                     : plan->comm->ranks == 1 && shard != HRA_SHARD_CONTIGUOUS)
-            continue;
-        hra_status status = hra_comm_agree(plan->comm, compile_candidate(&c, plan));
-        if (status == HRA_OK)
-            status = share_candidate(&c, plan->comm);
-        if (status != HRA_OK) {
-            drop_candidate(&c);
-            return status;
-        }
-        if (best->layout == NULL || busiest(&c) < busiest(best)) {
-            drop_candidate(best);
-            *best = c;
-        } else {
-            drop_candidate(&c);
+    for (; status == HRA_OK && count < 3; count++) {
+        status = survey(&c[count], plan);
+        if (status != HRA_OK)
+            break;
+        w[count] = weigh(&c[count]);
+        least = w[count].busiest < least ? w[count].busiest : least;
+        if (count == 0 && about(w[0].busiest * ranks, w[0].all)) {
+            count++;
+            break;
         }
     }
-    return HRA_OK;
+    for (int i = 0; status == HRA_OK && i < count; i++)
+        if (about(w[i].busiest, least) && (chosen < 0 || w[i].rows < w[chosen].rows))
+            chosen = i;
+    if (chosen >= 0) {
+        *best = c[chosen];
+        c[chosen] = (struct candidate){.layout = NULL};
+    }
+    for (int i = 0; i < 3; i++)
+        drop_candidate(&c[i]);
+    return status;
+}
+
+/* The sharding that was asked for or chosen, compiled. Collective. */
+static hra_status compile(struct candidate *c, hra_plan *plan)
+{
+    hra_status status = HRA_OK;
+
+    c->shard = plan->comm->ranks == 1 && plan->options.shard == HRA_SHARD_AUTO ? HRA_SHARD_CONTIGUOUS
+                                                                               : plan->options.shard;
+    if (c->shard == HRA_SHARD_AUTO) {
+        HRA_TRY(choose_shard(c, plan));
+    } else {
+        status = c->shard == HRA_SHARD_BALANCED
+                     ? balance(&c->layout, plan)
+                     : hra_layout_create(&c->layout, plan->order, plan->comm->ranks, c->shard);
+    }
+    if (status == HRA_OK)
+        status = write_records(c, plan, 1);
+    return share_records(c, plan->comm, status);
 }
 
 /* Move what the chosen candidate holds into the plan. */
@@ -413,70 +508,111 @@ int64_t hra_plan_part_rows(const hra_plan *plan, const struct hra_part *part)
     return last->row0 + last->rows - hra_plan_part_row0(plan, part);
 }
 
-size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
-                           size_t *v_offset)
+/* Bytes of so many rows of so many K/V heads: K, then V from *v_offset on, which may be NULL. */
+static size_t payload_bytes(const hra_problem *p, enum hra_payload payload, int64_t rows, int heads,
+                            size_t *v_offset)
 {
-    const hra_problem *p = &plan->problem;
     const hra_type type = payload == HRA_KV ? p->type : hra_type_sums(p->type);
-    const size_t rows = (size_t)p->batch * (size_t)(part->head1 - part->head0) *
-                        (size_t)hra_plan_part_rows(plan, part) * hra_type_bytes(type);
-    const size_t k_bytes = align(rows * (size_t)p->dim, 128);
+    const size_t channel = (size_t)p->batch * (size_t)heads * (size_t)rows * hra_type_bytes(type);
+    const size_t k_bytes = align(channel * (size_t)p->dim, 128);
 
     if (v_offset != NULL)
         *v_offset = k_bytes;
-    return k_bytes + align(rows * (size_t)p->dim_v, 128);
+    return k_bytes + align(channel * (size_t)p->dim_v, 128);
 }
 
-/* Make a buffer hold at least `bytes`, in a table of sizes that grows as needed. Own tensors need none. */
-static hra_status widen(size_t **size, int *buffers, int buffer, size_t bytes)
+size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
+                           size_t *v_offset)
+{
+    return payload_bytes(&plan->problem, payload, hra_plan_part_rows(plan, part), part->head1 - part->head0,
+                         v_offset);
+}
+
+/* The buffers of one schedule: their sizes, then their offsets in the arena. */
+struct buffers {
+    size_t *at[HRA_PAYLOADS]; /* [count] bytes */
+    int count[HRA_PAYLOADS];
+    int64_t spare; /* rows that each holds beyond those of the largest part that passes through it */
+};
+
+/* Make a buffer hold a part, in a table that grows as needed. Own tensors need none. */
+static hra_status widen(struct buffers *b, const hra_plan *plan, enum hra_payload payload, int buffer,
+                        const struct hra_part *part)
 {
     if (buffer == HRA_OWN)
         return HRA_OK;
-    if (buffer >= *buffers) {
+    if (buffer >= b->count[payload]) {
         size_t *larger = NULL;
         HRA_TRY(hra_alloc((void **)&larger, buffer + 1, sizeof(*larger), "buffers"));
-        for (int b = 0; b < *buffers; b++)
-            larger[b] = (*size)[b];
-        free(*size);
-        *size = larger;
-        *buffers = buffer + 1;
+        for (int i = 0; i < b->count[payload]; i++)
+            larger[i] = b->at[payload][i];
+        free(b->at[payload]);
+        b->at[payload] = larger;
+        b->count[payload] = buffer + 1;
     }
-    if ((*size)[buffer] < bytes)
-        (*size)[buffer] = bytes;
+    const size_t bytes = payload_bytes(&plan->problem, payload, hra_plan_part_rows(plan, part) + b->spare,
+                                       part->head1 - part->head0, NULL);
+    if (b->at[payload][buffer] < bytes)
+        b->at[payload][buffer] = bytes;
     return HRA_OK;
 }
 
-/* Size every buffer for the largest part that passes through it, and lay them out one after another. */
-static hra_status place_buffers(hra_plan *plan, struct hra_pass_plan *pass)
+/* Size every buffer for the largest part that passes through it, and lay them out one after another; *end is where the
+ * last one ends. b->at is to be freed, also on failure. */
+static hra_status place_buffers(struct buffers *b, size_t *end, const hra_plan *plan,
+                                const struct hra_schedule *s, hra_pass pass)
 {
-    const struct hra_schedule *s = &pass->schedule;
-    int buffers[HRA_PAYLOADS] = {0};
     size_t at = 0;
 
     for (int i = 0; i < s->loads; i++)
-        HRA_TRY(widen(&pass->buffer[HRA_KV], &buffers[HRA_KV], s->load[i].buffer,
-                      hra_plan_part_bytes(plan, &s->part[s->load[i].part], HRA_KV, NULL)));
-    for (int i = 0; i < s->moves; i++) {
-        const struct hra_move *m = &s->move[i];
-        HRA_TRY(widen(&pass->buffer[m->payload], &buffers[m->payload], hra_move_buffer(m),
-                      hra_plan_part_bytes(plan, &s->part[m->part], m->payload, NULL)));
-    }
+        HRA_TRY(widen(b, plan, HRA_KV, s->load[i].buffer, &s->part[s->load[i].part]));
+    for (int i = 0; i < s->moves; i++)
+        HRA_TRY(widen(b, plan, s->move[i].payload, hra_move_buffer(&s->move[i]), &s->part[s->move[i].part]));
     for (int i = 0; i < s->sources; i++) {
-        const struct hra_part *part = &s->part[s->source[i].part];
-        HRA_TRY(widen(&pass->buffer[HRA_KV], &buffers[HRA_KV], s->source[i].buffer,
-                      hra_plan_part_bytes(plan, part, HRA_KV, NULL)));
-        if (pass == &plan->pass[HRA_BACKWARD])
-            HRA_TRY(widen(&pass->buffer[HRA_DKV], &buffers[HRA_DKV], s->source[i].gradient,
-                          hra_plan_part_bytes(plan, part, HRA_DKV, NULL)));
+        HRA_TRY(widen(b, plan, HRA_KV, s->source[i].buffer, &s->part[s->source[i].part]));
+        if (pass == HRA_BACKWARD)
+            HRA_TRY(widen(b, plan, HRA_DKV, s->source[i].gradient, &s->part[s->source[i].part]));
     }
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
-        for (int b = 0; b < buffers[payload]; b++) {
-            const size_t bytes = align(pass->buffer[payload][b], 256);
-            pass->buffer[payload][b] = at;
+        for (int i = 0; i < b->count[payload]; i++) {
+            const size_t bytes = align(b->at[payload][i], 256);
+            b->at[payload][i] = at;
             at += bytes;
         }
-    plan->arena_bytes = at > plan->arena_bytes ? at : plan->arena_bytes;
+    *end = at;
     return HRA_OK;
+}
+
+/* The arena that would do if every pair attended and a rank owned four tiles more. Masks that change at every step, such
+ * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. */
+static hra_status find_reserve(hra_plan *plan)
+{
+    const int ranks = plan->comm->ranks;
+    struct hra_work full = plan->work;
+    int64_t *live = NULL;
+
+    if (plan->arena_bytes == 0)
+        return HRA_OK;
+    HRA_TRY(hra_alloc((void **)&live, (int64_t)ranks * ranks * HRA_HALVES, sizeof(*live), "plan"));
+    for (int64_t i = 0; i < (int64_t)ranks * ranks * HRA_HALVES; i++)
+        live[i] = 1;
+    full.live = live;
+    hra_status status = HRA_OK;
+    for (int pass = 0; status == HRA_OK && pass < 2; pass++) {
+        struct buffers buffers = {.spare = 4 * HRA_TILE};
+        struct hra_schedule schedule = {0};
+        size_t end = 0;
+
+        status = plan->generate(&schedule, &full, plan->comm->rank, (hra_pass)pass);
+        if (status == HRA_OK)
+            status = place_buffers(&buffers, &end, plan, &schedule, (hra_pass)pass);
+        plan->arena_reserve = end > plan->arena_reserve ? end : plan->arena_reserve;
+        for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+            free(buffers.at[payload]);
+        hra_schedule_clear(&schedule);
+    }
+    free(live);
+    return status;
 }
 
 /* Find the first and the last run of each query tile and head; all must have one. */
@@ -511,7 +647,12 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which, int64_t *messages
 
     HRA_TRY(plan->generate(s, &plan->work, plan->comm->rank, which));
     HRA_TRY(hra_schedule_check(s, &plan->work, plan->comm->rank, plan->kernel_plan.queries, which));
-    HRA_TRY(place_buffers(plan, pass));
+    struct buffers buffers = {.spare = 0};
+    size_t end = 0;
+    hra_status status = place_buffers(&buffers, &end, plan, s, which);
+    memcpy(pass->buffer, buffers.at, sizeof(pass->buffer));
+    HRA_TRY(status);
+    plan->arena_bytes = end > plan->arena_bytes ? end : plan->arena_bytes;
     HRA_TRY(find_ends(plan, pass));
 
     snprintf(pass->what, sizeof(pass->what), "%s of plan %d", which == HRA_FORWARD ? "forward" : "backward",
@@ -585,6 +726,7 @@ static hra_status prepare(hra_plan *plan)
     }
     HRA_TRY(prepare_pass(plan, HRA_FORWARD, &messages));
     HRA_TRY(prepare_pass(plan, HRA_BACKWARD, &messages));
+    HRA_TRY(find_reserve(plan));
 
     const size_t forward = plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD);
     plan->kernel_bytes = align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 128);
@@ -603,7 +745,7 @@ static hra_status prepare(hra_plan *plan)
     }
     if (comm->transport->reserve != NULL)
         HRA_TRY(comm->transport->reserve(comm->state, messages));
-    HRA_TRY(hra_arena_join(&plan->arena, comm, plan->arena_bytes));
+    HRA_TRY(hra_arena_join(&plan->arena, comm, plan->arena_bytes, plan->arena_reserve));
     return plan->backend->open(&plan->kernels, &plan->kernel_plan);
 }
 
@@ -632,7 +774,7 @@ static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_or
 
     HRA_TRY(hra_comm_agree(plan->comm, read_arguments(plan, problem, order, mask, options)));
     HRA_TRY(check_alike(plan));
-    hra_status status = choose_shard(&best, plan);
+    hra_status status = compile(&best, plan);
     if (status == HRA_OK)
         status = take_candidate(plan, &best);
     drop_candidate(&best);
@@ -727,17 +869,18 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
     const int64_t row_bytes = (int64_t)p->batch * p->heads_kv * (p->dim + p->dim_v);
     const int64_t kv_bytes = row_bytes * (int64_t)hra_type_bytes(p->type);
     const int64_t sum_bytes = row_bytes * (int64_t)hra_type_bytes(hra_type_sums(p->type));
-    int64_t busy = 0;
+    int64_t busy = 0, work = 0, heaviest = 0;
     hra_plan_info full = {
         .size = info->size,
         .workspace_bytes = plan->workspace_bytes,
-        .arena_bytes = plan->arena_bytes,
+        .arena_bytes = plan->arena != NULL ? plan->arena->bytes : plan->arena_reserve,
         .plan_bytes = plan->tiles->bytes,
         .pairs_all = pairs < 0x1p63 ? (int64_t)pairs : INT64_MAX,
         .bitmaps = plan->tiles->dictionary.count,
         .patterns = plan->tiles->patterns,
         .rounds_forward = plan->pass[HRA_FORWARD].schedule.rounds,
         .rounds_backward = plan->pass[HRA_BACKWARD].schedule.rounds,
+        .pieces = plan->layout->pieces,
         .shard = plan->shard,
         .blocking = plan->backend->blocking,
         .threads = plan->kernel_plan.threads,
@@ -748,16 +891,20 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
     for (int r = 0; r < plan->comm->ranks; r++) {
         const struct hra_rank_stats *s = &plan->stats[r];
         full.pairs_live += s->pairs_live;
+        full.pairs_counted += s->pairs_counted;
+        full.pairs_in_tiles += s->pairs_in_tiles;
         full.tiles_full += s->tiles_full;
         full.tiles_partial += s->tiles_partial;
         full.bytes_forward += s->received[HRA_FORWARD];
         full.bytes_backward += s->received[HRA_BACKWARD];
         full.bytes_least += s->rows_needed * kv_bytes;
         full.bytes_least_backward += s->rows_needed * (kv_bytes + sum_bytes);
-        busy = s->tiles_full + s->tiles_partial > busy ? s->tiles_full + s->tiles_partial : busy;
+        work += s->work;
+        busy = s->work > busy ? s->work : busy;
+        heaviest = s->heaviest > heaviest ? s->heaviest : heaviest;
     }
-    const int64_t tiles = full.tiles_full + full.tiles_partial;
-    full.balance = tiles == 0 ? 1 : (double)busy * plan->comm->ranks / (double)tiles;
+    full.balance = work == 0 ? 1 : (double)busy * plan->comm->ranks / (double)work;
+    full.balance_bound = work == 0 ? 0 : (double)heaviest * plan->comm->ranks / (double)work;
     memcpy(info, &full, info->size < sizeof(full) ? info->size : sizeof(full));
     return HRA_OK;
 }
@@ -832,7 +979,8 @@ hra_status hra_plan_tiles(hra_plan *plan, int rank, int batch, int head, hra_pla
     if (rank != plan->comm->rank) {
         if (plan->other == NULL || plan->other->rank != rank) {
             struct hra_tiles *other = NULL;
-            HRA_TRY(compile_rank(&other, plan, l, rank));
+            HRA_TRY(hra_tiles_compile(&other, l, plan->order, plan->mask, rank, plan->problem.batch,
+                                      plan->problem.head0, plan->problem.heads));
             hra_tiles_destroy(plan->other);
             plan->other = other;
         }

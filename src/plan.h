@@ -10,8 +10,10 @@
 
 /* What one rank knows of its own work; ranks exchange it. Followed in memory by live [ranks][HRA_HALVES]. */
 struct hra_rank_stats {
-    int64_t pairs_live; /* over batch and heads */
+    int64_t pairs_live, pairs_counted, pairs_in_tiles; /* as in hra_plan_info */
     int64_t tiles_full, tiles_partial;
+    int64_t work;        /* live tiles over batch and heads */
+    int64_t heaviest;    /* of them, those of the row of tiles that has most */
     int64_t rows_needed; /* rows of K/V that live tiles need and other ranks own */
     int64_t received[2]; /* bytes, by hra_pass */
 };
@@ -50,8 +52,9 @@ struct hra_plan {
     void *packed[2]; /* by hra_pass; NULL where the dictionary itself serves */
     void *kernels;   /* the backend's state; NULL on a model */
     struct hra_arena *arena;
-    size_t arena_bytes;
-    size_t kernel_bytes; /* of the workspace that are the backend's; own dK/dV sums follow */
+    size_t arena_bytes;   /* that this plan needs */
+    size_t arena_reserve; /* that the communicator takes if it has less than arena_bytes */
+    size_t kernel_bytes;  /* of the workspace that are the backend's; own dK/dV sums follow */
     size_t workspace_bytes;
 };
 

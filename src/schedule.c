@@ -168,6 +168,9 @@ struct ring {
     const struct hra_work *work;
     const struct hra_part *part; /* [ranks * parts], part p of owner o is o * parts + p */
     const int *index;            /* [ranks * parts] its index in the schedule, -1: no such part */
+    int *first,
+        *last; /* [ranks * parts] fewest and most steps after the owner, the owner's own left out, at which
+                          somebody computes the part; ranks and 0 where nobody does */
     int rank, ranks, parts;
 };
 
@@ -183,13 +186,29 @@ static int computes(const struct ring *g, int owner, int p, int steps)
            hra_work_live(g->work, wrap(owner + steps, g->ranks), &g->part[owner * g->parts + p]) > 0;
 }
 
-/* Does anybody from `from` to `to` steps after the owner, both included? */
-static int anybody(const struct ring *g, int owner, int p, int from, int to)
+/* Does anybody compute it from 1 to t steps after the owner? */
+static int begun(const struct ring *g, int owner, int p, int t)
 {
-    for (int t = from; t <= to; t++)
-        if (computes(g, owner, p, t))
-            return 1;
-    return 0;
+    return g->first[owner * g->parts + p] <= t;
+}
+
+/* Does anybody more than t steps after the owner? */
+static int wanted(const struct ring *g, int owner, int p, int t)
+{
+    return g->last[owner * g->parts + p] > t;
+}
+
+static void find_steps(const struct ring *g)
+{
+    for (int i = 0; i < g->ranks * g->parts; i++) {
+        g->first[i] = g->ranks;
+        g->last[i] = 0;
+        for (int t = g->ranks - 1; t > 0; t--)
+            if (computes(g, i / g->parts, i % g->parts, t)) {
+                g->first[i] = t;
+                g->last[i] = t > g->last[i] ? t : g->last[i];
+            }
+    }
 }
 
 /* Moves of a rank come in pairs, what it sends after step t and what it receives for step t + 1: the same move of
@@ -228,9 +247,9 @@ static hra_status move_kv(struct hra_schedule *s, const struct ring *g, int t, i
 {
     const int ours = wrap(g->rank - t, g->ranks), theirs = wrap(g->rank - 1 - t, g->ranks);
 
-    if (anybody(g, ours, p, t + 1, g->ranks - 1))
+    if (wanted(g, ours, p, t))
         HRA_TRY(hra_schedule_move(s, kv_hop(g, ours, p, t, 1)));
-    if (anybody(g, theirs, p, t + 1, g->ranks - 1))
+    if (wanted(g, theirs, p, t))
         HRA_TRY(hra_schedule_move(s, kv_hop(g, theirs, p, t, 0)));
     return HRA_OK;
 }
@@ -240,15 +259,14 @@ static hra_status move_kv(struct hra_schedule *s, const struct ring *g, int t, i
 static hra_status move_dkv(struct hra_schedule *s, const struct ring *g, int t, int p)
 {
     const int ours = wrap(g->rank - t, g->ranks), theirs = wrap(g->rank - 1 - t, g->ranks);
-    const int last = g->ranks - 1;
 
-    if (anybody(g, ours, p, 1, t) && anybody(g, ours, p, t + 1, last))
+    if (begun(g, ours, p, t) && wanted(g, ours, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_hop(g, ours, p, t, 1)));
-    if (anybody(g, theirs, p, 1, t) && anybody(g, theirs, p, t + 1, last))
+    if (begun(g, theirs, p, t) && wanted(g, theirs, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_hop(g, theirs, p, t, 0)));
-    if (t > 0 && computes(g, ours, p, t) && !anybody(g, ours, p, t + 1, last))
+    if (t > 0 && computes(g, ours, p, t) && !wanted(g, ours, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_home(g, ours, p, t, 1)));
-    if (t > 0 && computes(g, g->rank, p, t) && !anybody(g, g->rank, p, t + 1, last))
+    if (t > 0 && computes(g, g->rank, p, t) && !wanted(g, g->rank, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_home(g, g->rank, p, t, 0)));
     return HRA_OK;
 }
@@ -265,7 +283,7 @@ static hra_status run_part(struct hra_schedule *s, const struct ring *g, int t, 
     return hra_schedule_source(s, (struct hra_source){.part = part,
                                                       .buffer = t == 0 ? HRA_OWN : 2 * p + (t & 1),
                                                       .gradient = t == 0 ? HRA_OWN : 3 * p + (t & 1),
-                                                      .zero = t > 0 && !anybody(g, owner, p, 1, t - 1)});
+                                                      .zero = t > 0 && !begun(g, owner, p, t - 1)});
 }
 
 static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra_pass pass)
@@ -273,7 +291,7 @@ static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra
     const int rounds = g->ranks * g->parts;
 
     for (int p = 0; p < g->parts; p++)
-        if (anybody(g, g->rank, p, 1, g->ranks - 1))
+        if (wanted(g, g->rank, p, 0))
             HRA_TRY(hra_schedule_load(s, g->index[g->rank * g->parts + p], 2 * p));
     /* One round more in backward: the last dK/dV go home. */
     for (int k = 0; k < rounds + (pass == HRA_BACKWARD); k++) {
@@ -291,11 +309,12 @@ static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra
 hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
 {
     const int parts = pass == HRA_BACKWARD ? HRA_HALVES : 1;
+    const int64_t all = (int64_t)work->ranks * parts;
     struct hra_part *part = NULL;
     int *index = NULL;
 
-    HRA_TRY(hra_alloc((void **)&part, (int64_t)work->ranks * parts, sizeof(*part), "schedule"));
-    hra_status status = hra_alloc((void **)&index, (int64_t)work->ranks * parts, sizeof(*index), "schedule");
+    HRA_TRY(hra_alloc((void **)&part, all, sizeof(*part), "schedule"));
+    hra_status status = hra_alloc((void **)&index, 3 * all, sizeof(*index), "schedule");
     for (int i = 0; status == HRA_OK && i < work->ranks * parts; i++) {
         const int owner = i / parts, half = i % parts * (HRA_HALVES / parts);
         part[i] = (struct hra_part){.owner = owner,
@@ -307,7 +326,8 @@ hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *wo
             status = hra_schedule_part(out, part[i]);
     }
     if (status == HRA_OK) {
-        const struct ring g = {work, part, index, rank, work->ranks, parts};
+        const struct ring g = {work, part, index, index + all, index + 2 * all, rank, work->ranks, parts};
+        find_steps(&g);
         status = write_rounds(out, &g, pass);
     }
     free(part);

@@ -122,3 +122,36 @@ uint64_t hra_hash(uint64_t hash, const void *data, size_t bytes)
         hash = (hash ^ p[i]) * UINT64_C(1099511628211);
     return hash;
 }
+
+/* One word into a hash. For each value of the one this is a bijection of the other, so arrays that differ in
+ * one place never meet; the word is mixed first, off the chain from word to word. */
+static uint64_t stir(uint64_t hash, uint64_t word)
+{
+    word *= UINT64_C(0x9e3779b97f4a7c15);
+    word ^= word >> 32;
+    hash = (hash ^ word) * UINT64_C(0xd6e8feb86659fd93);
+    return hash ^ hash >> 29;
+}
+
+uint64_t hra_hash_words(uint64_t hash, const void *data, size_t bytes)
+{
+    enum { LANES = 4 }; /* chains that run side by side: one alone takes three times as long */
+    const unsigned char *p = data;
+    const size_t words = bytes / sizeof(uint64_t);
+    uint64_t lane[LANES] = {hash, hash, hash, hash}, word;
+    size_t n = 0;
+
+    for (; n + LANES <= words; n += LANES)
+        for (size_t l = 0; l < LANES; l++) {
+            memcpy(&word, p + (n + l) * sizeof(word), sizeof(word));
+            lane[l] = stir(lane[l], word);
+        }
+    hash = stir(hash, words);
+    for (; n < words; n++) {
+        memcpy(&word, p + n * sizeof(word), sizeof(word));
+        hash = stir(hash, word);
+    }
+    for (size_t l = 0; l < LANES; l++)
+        hash = stir(hash, lane[l]);
+    return hash;
+}

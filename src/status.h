@@ -37,4 +37,8 @@ HRA_API hra_status hra_copy_sized(void *out, size_t bytes, const void *in, const
 #define HRA_HASH_BEGIN UINT64_C(14695981039346656037)
 uint64_t hra_hash(uint64_t hash, const void *data, size_t bytes);
 
+/* A hash of 64-bit numbers, continued from `hash`: equal where the numbers are, whatever the machine. `bytes`
+ * is a multiple of 8. Made for long arrays: about 7 bytes a nanosecond. */
+uint64_t hra_hash_words(uint64_t hash, const void *data, size_t bytes);
+
 #endif

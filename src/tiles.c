@@ -18,21 +18,25 @@ struct node {
     int at, a, b;
 };
 
-struct triple {
-    int query, key, bitmap;
-};
+/* Query tiles that are kept ready, at most: those that meet one key tile meet the next ones too, in most orders. */
+enum { READY = 1024 };
 
 struct compiler {
     const struct hra_layout *layout;
     const hra_order *order;
     const hra_mask *mask;
-    int head;        /* of the model: stands for its pattern */
-    int first_query; /* first tile of the rank */
+    struct hra_tiles *tiles;
     struct tree queries, keys;
-    struct triple *found; /* [count] in no order */
+    struct hra_question question;
+    struct hra_tile_found *found; /* [count] of one pattern, in no order */
     int64_t count, capacity;
-    struct hra_dictionary *dictionary;
+    int kept;       /* query tiles that are kept ready: tile q at place q % kept, the key tile behind them */
+    int *kept_tile; /* [kept] which query tile, -1: none */
+    char *points;   /* [kept + 1][point_bytes] */
+    size_t point_bytes;
 };
+
+/* ---- Trees of boxes ---- */
 
 static int middle(struct node n)
 {
@@ -50,23 +54,16 @@ static struct node right(struct node n)
     return (struct node){n.at + 2 * (m - n.a), m, n.b};
 }
 
-static void fill_tree(struct tree *t, struct node n, const struct hra_layout *l, const hra_order *order,
-                      const struct hra_space *space)
+static void fill_tree(struct tree *t, struct node n, const struct compiler *c)
 {
     if (n.b - n.a > 1) {
-        fill_tree(t, left(n), l, order, space);
-        fill_tree(t, right(n), l, order, space);
+        fill_tree(t, left(n), c);
+        fill_tree(t, right(n), c);
         t->box[n.at] = hra_box_join(&t->box[left(n).at], &t->box[right(n).at]);
         return;
     }
     const int tile = t->tile[n.a];
-    const int64_t *token = order->slot_to_token + l->slot0[tile];
-    struct hra_box box = hra_box_of(space, token[0]);
-    for (int r = 1; r < l->tile[tile].rows; r++) {
-        const struct hra_box one = hra_box_of(space, token[r]);
-        box = hra_box_join(&box, &one);
-    }
-    t->box[n.at] = box;
+    t->box[n.at] = hra_box_of(c->mask, c->order, c->layout->slot0[tile], c->layout->tile[tile].rows);
 }
 
 static hra_status make_tree(struct tree *t, const int *tile, int count, const struct compiler *c)
@@ -76,9 +73,11 @@ static hra_status make_tree(struct tree *t, const int *tile, int count, const st
     HRA_TRY(hra_alloc((void **)&t->box, count == 0 ? 0 : 2 * (int64_t)count - 1, sizeof(*t->box),
                       "boxes of tiles"));
     if (count > 0)
-        fill_tree(t, (struct node){0, 0, count}, c->layout, c->order, hra_mask_space(c->mask));
+        fill_tree(t, (struct node){0, 0, count}, c);
     return HRA_OK;
 }
+
+/* ---- The survey ---- */
 
 /* Double an array of `capacity` elements, at least to `least`. */
 static hra_status grow(void **array, int64_t *capacity, int64_t least, size_t bytes, const char *what)
@@ -95,6 +94,148 @@ static hra_status grow(void **array, int64_t *capacity, int64_t least, size_t by
     return HRA_OK;
 }
 
+/* Keep a tile; it is full if all of its pairs attend and all of its slots exist. */
+static hra_status keep_tile(struct compiler *c, int query, int key, enum hra_answer answer)
+{
+    const struct hra_tile_rows *rows = c->layout->tile;
+    const int full = answer == HRA_ALL && rows[query].rows == HRA_TILE && rows[key].rows == HRA_TILE;
+
+    if (c->count == c->capacity)
+        HRA_TRY(grow((void **)&c->found, &c->capacity, 1024, sizeof(*c->found), "tiles"));
+    c->found[c->count++] = (struct hra_tile_found){.query = query - c->tiles->first_query,
+                                                   .key = key,
+                                                   .branch = c->question.branch,
+                                                   .bitmap = full ? HRA_FULL : HRA_UNSEEN};
+    return HRA_OK;
+}
+
+static hra_status descend(struct compiler *c, struct node q, struct node k)
+{
+    const enum hra_answer answer = hra_mask_classify(&c->question, &c->queries.box[q.at], &c->keys.box[k.at]);
+
+    if (answer == HRA_NONE)
+        return HRA_OK;
+    if (answer == HRA_ALL || (q.b - q.a == 1 && k.b - k.a == 1)) {
+        for (int i = q.a; i < q.b; i++)
+            for (int j = k.a; j < k.b; j++)
+                HRA_TRY(keep_tile(c, c->queries.tile[i], c->keys.tile[j], answer));
+        return HRA_OK;
+    }
+    if (q.b - q.a >= k.b - k.a) {
+        HRA_TRY(descend(c, left(q), k));
+        return descend(c, right(q), k);
+    }
+    HRA_TRY(descend(c, q, left(k)));
+    return descend(c, q, right(k));
+}
+
+static void add_work(struct hra_tiles *t, int pattern, const struct hra_tile_found *found, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        t->row_work[found[i].query] += t->uses[pattern];
+        t->column_work[found[i].key] += t->uses[pattern];
+    }
+}
+
+/* Give what has the same pattern the same list. */
+static hra_status find_patterns(struct hra_tiles *t, const hra_mask *mask)
+{
+    const int64_t all = (int64_t)t->batch * t->heads;
+    const int batches = hra_mask_by_batch(mask) ? t->batch : 1;
+    const int heads = hra_mask_by_head(mask) ? t->heads : 1;
+    uint64_t *key = NULL;
+
+    HRA_TRY(hra_alloc((void **)&t->pattern, all, sizeof(int), "patterns"));
+    HRA_TRY(hra_alloc((void **)&t->uses, all, sizeof(int), "patterns"));
+    HRA_TRY(hra_alloc((void **)&t->batch_of, all, sizeof(int), "patterns"));
+    HRA_TRY(hra_alloc((void **)&t->head_of, all, sizeof(int), "patterns"));
+    HRA_TRY(hra_alloc((void **)&key, (int64_t)batches * heads, sizeof(*key), "patterns"));
+    for (int b = 0; b < t->batch; b++)
+        for (int h = 0; h < t->heads; h++) {
+            int *pattern = &t->pattern[b * t->heads + h];
+            if (b < batches && h < heads) {
+                const uint64_t wanted = hra_mask_key(mask, b, t->head0 + h);
+                for (*pattern = 0; *pattern < t->patterns && key[*pattern] != wanted;)
+                    ++*pattern;
+                if (*pattern == t->patterns) {
+                    t->batch_of[*pattern] = b;
+                    t->head_of[*pattern] = t->head0 + h;
+                    key[t->patterns++] = wanted;
+                }
+            } else {
+                *pattern = t->pattern[b % batches * t->heads + h % heads];
+            }
+            t->uses[*pattern]++;
+        }
+    free(key);
+    return HRA_OK;
+}
+
+/* The tiles of every pattern into t->found; own [queries] is scratch that lives as long as the trees. */
+static hra_status survey(struct compiler *c, int *own)
+{
+    struct hra_tiles *t = c->tiles;
+
+    HRA_TRY(find_patterns(t, c->mask));
+    HRA_TRY(hra_alloc((void **)&t->found, t->patterns, sizeof(*t->found), "tiles"));
+    HRA_TRY(hra_alloc((void **)&t->found_count, t->patterns, sizeof(*t->found_count), "tiles"));
+    HRA_TRY(hra_alloc((void **)&t->row_work, t->queries, sizeof(*t->row_work), "tiles"));
+    HRA_TRY(hra_alloc((void **)&t->column_work, t->keys, sizeof(*t->column_work), "tiles"));
+
+    for (int q = 0; q < t->queries; q++) /* tiles of one rank are in slot order already */
+        own[q] = t->first_query + q;
+    HRA_TRY(make_tree(&c->queries, own, t->queries, c));
+    HRA_TRY(make_tree(&c->keys, c->layout->by_slot, t->keys, c));
+    for (int p = 0; p < t->patterns && t->queries > 0; p++) {
+        const int branches = hra_mask_branches(c->mask, t->batch_of[p], t->head_of[p]);
+
+        for (int branch = 0; branch < branches; branch++) {
+            c->question = (struct hra_question){c->mask, t->batch_of[p], t->head_of[p], branch};
+            HRA_TRY(descend(c, (struct node){0, 0, t->queries}, (struct node){0, 0, t->keys}));
+        }
+        t->found[p] = c->found;
+        t->found_count[p] = c->count;
+        c->found = NULL;
+        c->count = c->capacity = 0;
+        add_work(t, p, t->found[p], t->found_count[p]);
+    }
+    return HRA_OK;
+}
+
+hra_status hra_tiles_survey(struct hra_tiles **out, const struct hra_layout *layout, const hra_order *order,
+                            const hra_mask *mask, int rank, int query0, int query1, int batch, int head0,
+                            int heads)
+{
+    struct hra_tiles *t = NULL;
+    int *own = NULL;
+
+    HRA_TRY(hra_alloc((void **)&t, 1, sizeof(*t), "tiles"));
+    t->rank = rank;
+    t->first_query = query0;
+    t->queries = query1 - query0;
+    t->keys = layout->tiles;
+    t->batch = batch;
+    t->heads = heads;
+    t->head0 = head0;
+
+    struct compiler c = {.layout = layout, .order = order, .mask = mask, .tiles = t};
+    hra_status status = hra_alloc((void **)&own, t->queries, sizeof(*own), "tiles");
+    if (status == HRA_OK)
+        status = survey(&c, own);
+    free(own);
+    free(c.queries.box);
+    free(c.keys.box);
+    free(c.found);
+    if (status != HRA_OK) {
+        hra_tiles_destroy(t);
+        return status;
+    }
+    *out = t;
+    return HRA_OK;
+}
+
+/* ---- The dictionary ---- */
+
 static hra_status rehash(struct hra_dictionary *d)
 {
     const int slots = d->slots == 0 ? 64 : 2 * d->slots;
@@ -103,7 +244,7 @@ static hra_status rehash(struct hra_dictionary *d)
     HRA_TRY(hra_alloc((void **)&slot, slots, sizeof(*slot), "bitmaps"));
     memset(slot, 0xff, (size_t)slots * sizeof(*slot));
     for (int id = 0; id < d->count; id++) {
-        uint64_t at = hra_hash(HRA_HASH_BEGIN, d->bits[id], sizeof(d->bits[id]));
+        uint64_t at = d->hash[id];
         while (slot[at % (unsigned)slots] >= 0)
             at++;
         slot[at % (unsigned)slots] = id;
@@ -114,89 +255,117 @@ static hra_status rehash(struct hra_dictionary *d)
     return HRA_OK;
 }
 
-/* The id of `bits`, which has `live` bits set; a new one if it is not there yet. */
-static hra_status look_up(int *out, struct hra_dictionary *d, const hra_bits *bits, int live)
+static hra_status make_room(struct hra_dictionary *d)
+{
+    int64_t capacity[3] = {d->capacity, d->capacity, d->capacity};
+
+    HRA_TRY(grow((void **)&d->live, &capacity[0], 16, sizeof(*d->live), "bitmaps"));
+    HRA_TRY(grow((void **)&d->hash, &capacity[1], 16, sizeof(*d->hash), "bitmaps"));
+    HRA_TRY(grow((void **)&d->bits, &capacity[2], 16, sizeof(*d->bits), "bitmaps"));
+    d->capacity = (int)capacity[2];
+    return HRA_OK;
+}
+
+/* The id of `bits`; a new one if they are not there yet. */
+static hra_status look_up(int *out, struct hra_dictionary *d, const hra_bits *bits)
 {
     if (2 * d->count >= d->slots)
         HRA_TRY(rehash(d));
-    uint64_t at = hra_hash(HRA_HASH_BEGIN, *bits, sizeof(*bits));
+    const uint64_t hash = hra_hash_words(HRA_HASH_BEGIN, *bits, sizeof(*bits));
+    uint64_t at = hash;
     for (;; at++) {
         const int id = d->slot[at % (unsigned)d->slots];
         if (id < 0)
             break;
-        if (memcmp(d->bits[id], *bits, sizeof(*bits)) == 0) {
+        if (d->hash[id] == hash && memcmp(d->bits[id], *bits, sizeof(*bits)) == 0) {
             *out = id;
             return HRA_OK;
         }
     }
-    if (d->count == d->capacity) {
-        int64_t capacity = d->capacity, same = d->capacity;
-        HRA_TRY(grow((void **)&d->live, &same, 16, sizeof(*d->live), "bitmaps"));
-        HRA_TRY(grow((void **)&d->bits, &capacity, 16, sizeof(*d->bits), "bitmaps"));
-        d->capacity = (int)capacity;
-    }
+    if (d->count == d->capacity)
+        HRA_TRY(make_room(d));
     memcpy(d->bits[d->count], *bits, sizeof(*bits));
-    d->live[d->count] = live;
+    d->live[d->count] = 0;
+    for (int r = 0; r < HRA_TILE; r++)
+        for (int w = 0; w < HRA_TILE / 64; w++)
+            d->live[d->count] += __builtin_popcountll((*bits)[r][w]);
+    d->hash[d->count] = hash;
     d->slot[at % (unsigned)d->slots] = d->count;
     *out = d->count++;
     return HRA_OK;
 }
 
-static hra_status keep_tile(struct compiler *c, int query, int key, int bitmap)
+/* ---- Looking into tiles ---- */
+
+/* Make tile `tile` of the layout ready at place `at` of the points. */
+static struct hra_points *ready(const struct compiler *c, int at, int tile)
 {
-    if (c->count == c->capacity)
-        HRA_TRY(grow((void **)&c->found, &c->capacity, 1024, sizeof(*c->found), "tiles"));
-    c->found[c->count++] = (struct triple){query - c->first_query, key, bitmap};
+    struct hra_points *points = (struct hra_points *)(void *)(c->points + (size_t)at * c->point_bytes);
+    hra_points_fill(points, c->mask, c->order, c->layout->slot0[tile], c->layout->tile[tile].rows);
+    return points;
+}
+
+/* The query tile, kept from earlier if it is still there. */
+static struct hra_points *ready_query(struct compiler *c, int query)
+{
+    const int at = query % c->kept;
+
+    if (c->kept_tile[at] == query)
+        return (struct hra_points *)(void *)(c->points + (size_t)at * c->point_bytes);
+    c->kept_tile[at] = query;
+    return ready(c, at, c->tiles->first_query + query);
+}
+
+/* In the place of a bitmap: no pair of the tile attends. */
+enum { EMPTY = -3 };
+
+/* Look at the pairs of one tile; *out receives its bitmap. */
+
+static hra_status look_into(int *out, struct compiler *c, struct hra_points *q, struct hra_points *k)
+{
+    hra_bits bits;
+    uint64_t any = 0, all = ~UINT64_C(0);
+
+    hra_mask_bits(&c->question, q, k, bits);
+    for (int r = 0; r < HRA_TILE; r++)
+        for (int w = 0; w < HRA_TILE / 64; w++) {
+            any |= bits[r][w];
+            all &= bits[r][w];
+        }
+    *out = any == 0 ? EMPTY : HRA_FULL;
+    if (any == 0 || all == ~UINT64_C(0))
+        return HRA_OK;
+    return look_up(out, &c->tiles->dictionary, (const hra_bits *)&bits);
+}
+
+/* Look into the unseen ones of found [*count], which go by key tile; drop those that are empty. */
+static hra_status look(struct compiler *c, struct hra_tile_found *found, int64_t *count)
+{
+    struct hra_points *k = NULL;
+    int64_t kept = 0;
+    int key = -1;
+
+    for (int64_t i = 0; i < *count; i++) {
+        struct hra_tile_found tile = found[i];
+
+        if (tile.bitmap == HRA_UNSEEN) {
+            if (tile.key != key)
+                k = ready(c, c->kept, key = tile.key);
+            c->question.branch = tile.branch;
+            HRA_TRY(look_into(&tile.bitmap, c, ready_query(c, tile.query), k));
+        }
+        if (tile.bitmap != EMPTY)
+            found[kept++] = tile;
+    }
+    *count = kept;
     return HRA_OK;
 }
 
-/* Look at every pair of one tile. */
-static hra_status compile_tile(struct compiler *c, int query, int key)
-{
-    const struct hra_layout *l = c->layout;
-    const int64_t *q = c->order->slot_to_token + l->slot0[query],
-                  *k = c->order->slot_to_token + l->slot0[key];
-    hra_bits bits = {{0}};
-    int live = 0, id;
+/* ---- Lists ---- */
 
-    for (int r = 0; r < l->tile[query].rows; r++) {
-        hra_mask_row(c->mask, c->head, q[r], k, l->tile[key].rows, bits[r]);
-        for (int w = 0; w < HRA_TILE / 64; w++)
-            live += __builtin_popcountll(bits[r][w]);
-    }
-    if (live == 0)
-        return HRA_OK;
-    if (live == HRA_TILE * HRA_TILE)
-        return keep_tile(c, query, key, HRA_FULL);
-    HRA_TRY(look_up(&id, c->dictionary, (const hra_bits *)&bits, live));
-    return keep_tile(c, query, key, id);
-}
-
-static hra_status descend(struct compiler *c, struct node q, struct node k)
-{
-    const enum hra_answer answer =
-        hra_mask_classify(c->mask, c->head, &c->queries.box[q.at], &c->keys.box[k.at]);
-
-    if (answer == HRA_NONE)
-        return HRA_OK;
-    if (q.b - q.a == 1 && k.b - k.a == 1) {
-        const int query = c->queries.tile[q.a], key = c->keys.tile[k.a];
-        if (answer == HRA_ALL && c->layout->tile[query].rows == HRA_TILE &&
-            c->layout->tile[key].rows == HRA_TILE)
-            return keep_tile(c, query, key, HRA_FULL);
-        return compile_tile(c, query, key);
-    }
-    if (q.b - q.a >= k.b - k.a) {
-        HRA_TRY(descend(c, left(q), k));
-        return descend(c, right(q), k);
-    }
-    HRA_TRY(descend(c, q, left(k)));
-    return descend(c, q, right(k));
-}
-
-/* Stable counting sort of `count` triples by one of their numbers. start [buckets + 1] receives the bounds. */
-static void sort_by(int64_t *start, int buckets, struct triple *to, const struct triple *from, int64_t count,
-                    int by_key)
+/* Stable counting sort by one of the tiles' numbers. start [buckets + 1] receives the bounds. */
+static void sort_by(int64_t *start, int buckets, struct hra_tile_found *to, const struct hra_tile_found *from,
+                    int64_t count, int by_key)
 {
     memset(start, 0, (size_t)(buckets + 1) * sizeof(*start));
     for (int64_t i = 0; i < count; i++)
@@ -210,88 +379,119 @@ static void sort_by(int64_t *start, int buckets, struct triple *to, const struct
     start[0] = 0;
 }
 
-/* Turn what was found into both forms of a list. */
-static hra_status make_list(struct hra_tile_list *list, struct compiler *c, int queries, int keys,
-                            size_t *bytes)
+/* Pairs of the tiles first .. last - 1 of a row, which are one tile in the branches of a mixture, each pair once. */
+static int64_t count_union(const struct hra_tiles *t, const struct hra_tile_list *list, int64_t first,
+                           int64_t last)
 {
-    const int64_t n = c->count;
-    struct triple *sorted = NULL;
+    hra_bits all = {{0}};
+    int64_t live = 0;
 
-    HRA_TRY(hra_alloc((void **)&list->row_start, queries + 1, sizeof(*list->row_start), "tile list"));
-    HRA_TRY(hra_alloc((void **)&list->column_start, keys + 1, sizeof(*list->column_start), "tile list"));
+    if (last - first == 1)
+        return hra_tiles_live(t, list, first);
+    for (int64_t i = first; i < last; i++) {
+        if (list->bitmap[i] == HRA_FULL)
+            return HRA_TILE * HRA_TILE;
+        const hra_bits *bits = (const hra_bits *)&t->dictionary.bits[list->bitmap[i]];
+        for (int r = 0; r < HRA_TILE; r++)
+            for (int w = 0; w < HRA_TILE / 64; w++)
+                all[r][w] |= (*bits)[r][w];
+    }
+    for (int r = 0; r < HRA_TILE; r++)
+        for (int w = 0; w < HRA_TILE / 64; w++)
+            live += __builtin_popcountll(all[r][w]);
+    return live;
+}
+
+/* Add up what plans tell of a finished list. */
+static void count_pairs(struct hra_tiles *t, int pattern, const struct hra_layout *l)
+{
+    const struct hra_tile_list *list = &t->list[pattern];
+    const int uses = t->uses[pattern];
+
+    for (int q = 0; q < t->queries; q++)
+        for (int64_t i = list->row_start[q], next; i < list->row_start[q + 1]; i = next) {
+            for (next = i; next < list->row_start[q + 1] && list->key[next] == list->key[i]; next++) {
+                t->pairs_counted += uses * hra_tiles_live(t, list, next);
+                t->pairs_in_tiles +=
+                    (int64_t)uses * l->tile[t->first_query + q].rows * l->tile[list->key[i]].rows;
+                *(list->bitmap[next] == HRA_FULL ? &t->tiles_full : &t->tiles_partial) += uses;
+            }
+            t->pairs_live += uses * count_union(t, list, i, next);
+        }
+}
+
+/* Finish one pattern: look into what it found, in the order of key tiles, and make both forms of its list. sorted
+ * [count] is scratch. */
+static hra_status make_list(struct compiler *c, int pattern, struct hra_tile_found *sorted)
+{
+    struct hra_tiles *t = c->tiles;
+    struct hra_tile_list *list = &t->list[pattern];
+    struct hra_tile_found *found = t->found[pattern];
+    int64_t n = t->found_count[pattern];
+
+    HRA_TRY(hra_alloc((void **)&list->row_start, t->queries + 1, sizeof(*list->row_start), "tile list"));
+    HRA_TRY(hra_alloc((void **)&list->column_start, t->keys + 1, sizeof(*list->column_start), "tile list"));
+    sort_by(list->column_start, t->keys, sorted, found, n, 1);
+    c->question = (struct hra_question){c->mask, t->batch_of[pattern], t->head_of[pattern], 0};
+    HRA_TRY(look(c, sorted, &n));
     HRA_TRY(hra_alloc((void **)&list->key, n, sizeof(int), "tile list"));
     HRA_TRY(hra_alloc((void **)&list->bitmap, n, sizeof(int), "tile list"));
     HRA_TRY(hra_alloc((void **)&list->query, n, sizeof(int), "tile list"));
     HRA_TRY(hra_alloc((void **)&list->column_bitmap, n, sizeof(int), "tile list"));
-    HRA_TRY(hra_alloc((void **)&sorted, n, sizeof(*sorted), "tile list"));
 
-    sort_by(list->column_start, keys, sorted, c->found, n, 1);
-    sort_by(list->row_start, queries, c->found, sorted, n, 0);
+    sort_by(list->row_start, t->queries, found, sorted, n, 0);
     for (int64_t i = 0; i < n; i++) {
-        list->key[i] = c->found[i].key;
-        list->bitmap[i] = c->found[i].bitmap;
+        list->key[i] = found[i].key;
+        list->bitmap[i] = found[i].bitmap;
     }
-    sort_by(list->column_start, keys, sorted, c->found, n, 1);
+    sort_by(list->column_start, t->keys, sorted, found, n, 1);
     for (int64_t i = 0; i < n; i++) {
         list->query[i] = sorted[i].query;
         list->column_bitmap[i] = sorted[i].bitmap;
     }
-    free(sorted);
-    *bytes += (size_t)(queries + keys + 2) * sizeof(int64_t) + (size_t)n * 4 * sizeof(int);
+    add_work(t, pattern, found, n);
+    count_pairs(t, pattern, c->layout);
+    t->bytes += (size_t)(t->queries + t->keys + 2) * sizeof(int64_t) + (size_t)n * 4 * sizeof(int);
     return HRA_OK;
 }
 
-/* Give heads with the same pattern the same list. head_of [patterns] receives a head of each. */
-static hra_status find_patterns(struct hra_tiles *t, const hra_mask *mask, int head0, int **head_of)
+static hra_status finish(struct compiler *c)
 {
-    uint64_t *key = NULL;
+    struct hra_tiles *t = c->tiles;
 
-    HRA_TRY(hra_alloc((void **)&t->pattern, (int64_t)t->batch * t->heads, sizeof(int), "patterns"));
-    HRA_TRY(hra_alloc((void **)&t->uses, t->heads, sizeof(int), "patterns"));
-    HRA_TRY(hra_alloc((void **)head_of, t->heads, sizeof(int), "patterns"));
-    HRA_TRY(hra_alloc((void **)&key, t->heads, sizeof(*key), "patterns"));
-    for (int h = 0; h < t->heads; h++) {
-        const uint64_t wanted = hra_mask_key(mask, head0 + h);
-        int p = 0;
-        while (p < t->patterns && key[p] != wanted)
-            p++;
-        if (p == t->patterns) {
-            (*head_of)[p] = head0 + h;
-            key[p] = wanted;
-            t->patterns++;
-        }
-        for (int b = 0; b < t->batch; b++)
-            t->pattern[b * t->heads + h] = p;
-        t->uses[p] += t->batch;
-    }
-    free(key);
-    return HRA_OK;
-}
-
-static hra_status compile(struct hra_tiles *t, struct compiler *c, int head0, int **head_of)
-{
-    const struct hra_layout *l = c->layout;
-
-    HRA_TRY(find_patterns(t, c->mask, head0, head_of));
+    memset(t->row_work, 0, (size_t)t->queries * sizeof(*t->row_work));
+    memset(t->column_work, 0, (size_t)t->keys * sizeof(*t->column_work));
     HRA_TRY(hra_alloc((void **)&t->list, t->patterns, sizeof(*t->list), "tile lists"));
+    c->kept = t->queries < READY ? t->queries : READY;
+    HRA_TRY(hra_alloc((void **)&c->kept_tile, c->kept, sizeof(*c->kept_tile), "tiles"));
+    HRA_TRY(hra_alloc((void **)&c->points, c->kept + 1, c->point_bytes, "tiles"));
+    for (int at = 0; at < c->kept; at++)
+        c->kept_tile[at] = -1;
+    for (int p = 0; p < t->patterns; p++) {
+        struct hra_tile_found *sorted = NULL;
+        hra_status status = hra_alloc((void **)&sorted, t->found_count[p], sizeof(*sorted), "tile list");
 
-    /* Tiles of one rank are in slot order already. */
-    int *own = NULL;
-    HRA_TRY(hra_alloc((void **)&own, t->queries, sizeof(*own), "tiles"));
-    for (int q = 0; q < t->queries; q++)
-        own[q] = c->first_query + q;
-    hra_status status = make_tree(&c->queries, own, t->queries, c);
-    if (status == HRA_OK)
-        status = make_tree(&c->keys, l->by_slot, l->tiles, c);
-    for (int p = 0; status == HRA_OK && p < t->patterns; p++) {
-        c->head = (*head_of)[p];
-        c->count = 0;
-        if (t->queries > 0)
-            status = descend(c, (struct node){0, 0, t->queries}, (struct node){0, 0, l->tiles});
         if (status == HRA_OK)
-            status = make_list(&t->list[p], c, t->queries, t->keys, &t->bytes);
+            status = make_list(c, p, sorted);
+        free(sorted);
+        free(t->found[p]);
+        t->found[p] = NULL;
+        t->found_count[p] = 0;
+        HRA_TRY(status);
     }
-    free(own);
+    t->bytes += (size_t)t->dictionary.count * sizeof(hra_bits);
+    return HRA_OK;
+}
+
+hra_status hra_tiles_finish(struct hra_tiles *t, const struct hra_layout *layout, const hra_order *order,
+                            const hra_mask *mask)
+{
+    struct compiler c = {
+        .layout = layout, .order = order, .mask = mask, .tiles = t, .point_bytes = hra_points_bytes(mask)};
+    hra_status status = finish(&c);
+
+    free(c.kept_tile);
+    free(c.points);
     return status;
 }
 
@@ -299,30 +499,14 @@ hra_status hra_tiles_compile(struct hra_tiles **out, const struct hra_layout *la
                              const hra_mask *mask, int rank, int batch, int head0, int heads)
 {
     struct hra_tiles *t = NULL;
-    int *head_of = NULL;
 
-    HRA_TRY(hra_alloc((void **)&t, 1, sizeof(*t), "tiles"));
-    t->rank = rank;
-    t->queries = layout->rank_tile[rank + 1] - layout->rank_tile[rank];
-    t->keys = layout->tiles;
-    t->batch = batch;
-    t->heads = heads;
-
-    struct compiler c = {.layout = layout,
-                         .order = order,
-                         .mask = mask,
-                         .first_query = layout->rank_tile[rank],
-                         .dictionary = &t->dictionary};
-    hra_status status = compile(t, &c, head0, &head_of);
-    free(head_of);
-    free(c.queries.box);
-    free(c.keys.box);
-    free(c.found);
+    HRA_TRY(hra_tiles_survey(&t, layout, order, mask, rank, layout->rank_tile[rank],
+                             layout->rank_tile[rank + 1], batch, head0, heads));
+    hra_status status = hra_tiles_finish(t, layout, order, mask);
     if (status != HRA_OK) {
         hra_tiles_destroy(t);
         return status;
     }
-    t->bytes += (size_t)t->dictionary.count * sizeof(hra_bits);
     *out = t;
     return HRA_OK;
 }
@@ -331,7 +515,11 @@ void hra_tiles_destroy(struct hra_tiles *t)
 {
     if (t == NULL)
         return;
-    for (int p = 0; t->list != NULL && p < t->patterns; p++) {
+    for (int p = 0; p < t->patterns; p++) {
+        if (t->found != NULL)
+            free(t->found[p]);
+        if (t->list == NULL)
+            continue;
         free(t->list[p].row_start);
         free(t->list[p].key);
         free(t->list[p].bitmap);
@@ -339,11 +527,18 @@ void hra_tiles_destroy(struct hra_tiles *t)
         free(t->list[p].query);
         free(t->list[p].column_bitmap);
     }
+    free(t->found);
+    free(t->found_count);
     free(t->list);
     free(t->pattern);
     free(t->uses);
+    free(t->batch_of);
+    free(t->head_of);
+    free(t->row_work);
+    free(t->column_work);
     free(t->dictionary.bits);
     free(t->dictionary.live);
+    free(t->dictionary.hash);
     free(t->dictionary.slot);
     free(t);
 }

@@ -174,7 +174,7 @@ static struct trial begin(const struct shape *s)
     d.tokens = s->tokens;
     memcpy(d.grid, s->grid, sizeof(d.grid));
     cr_assert(eq(int, hra_order_create(&t.order, &d, s->order), HRA_OK), "%s", hra_last_error());
-    cr_assert(eq(int, hra_mask_parse(&t.mask, &d, s->mask), HRA_OK), "%s", hra_last_error());
+    cr_assert(eq(int, hra_mask_parse(&t.mask, &d, t.order, s->mask), HRA_OK), "%s", hra_last_error());
     cr_assert(eq(int, hra_comm_create_self(&t.comm), HRA_OK));
     t.token = take((size_t)s->tokens * sizeof(int64_t));
     make_plan(&t, s->threads);
@@ -526,6 +526,11 @@ ParameterizedTestParameters(attention, matches_oracle)
          {16, 20, 0},
          "boxes:8x16",
          "blocks(32; 0:1 2; 3:0; 9:9) | grid(1,1)"},
+        /* pairs that attend more than once */
+        {2, 300, 4, 2, 64, 32, HRA_F32, 1, 2, 0, PADDED, 0, 0, {0}, "hilbert", "mix(full; slots(global(9)))"},
+        {1, 200, 3, 1, 16, 16, HRA_F64, 1, 2, 0, PADDED, 0, 0, {0}, "snake", "longnet(32:1, 99:2, 200:4)"},
+        {1, 260, 2, 2, 32, 32, HRA_BF16, 0, 2, 0, SEQ_FIRST, 0, 0, {0}, "identity", "mix(full; full)"},
+        {1, 150, 5, 5, 7, 7, HRA_F16, 1, 2, 0, PADDED, 0, 0, {0}, "morton", "!causal & mix(full; full)"},
         /* large scores: q and k times 30, scale 1 or -1 */
         {1, 140, 2, 2, 64, 64, HRA_F32, 1, 2, 0, BATCH_FIRST, 1, 30, {0}, "identity", "causal"},
         {1, 140, 2, 2, 64, 64, HRA_F32, 1, 2, 0, BATCH_FIRST, -1, 30, {0}, "identity", "full"},

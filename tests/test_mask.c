@@ -1,4 +1,5 @@
-/* test_mask.c - masks against formulas written another way; their text; wrong use. */
+/* test_mask.c - what masks mean: pairs, tiles of bits and boxes against formulas written another way. How
+ * they are made is test_mask_make.c, their text test_mask_text.c. */
 #include "src/mask.h"
 
 #include <criterion/criterion.h>
@@ -9,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS = 64, HEADS = 5 }; /* at most, in random domains */
+/* Tokens of random domains, at most: most are small, some have more than one tile. */
+enum { SMALL = 64, LARGE = 300 };
 
 static hra_domain domain_of(int heads, int64_t tokens, int64_t a, int64_t b, int64_t c)
 {
@@ -23,11 +25,19 @@ static hra_domain domain_of(int heads, int64_t tokens, int64_t a, int64_t b, int
     return d;
 }
 
-static hra_mask *parse(const hra_domain *d, const char *text)
+static hra_order *order_of(const hra_domain *d, const char *name)
+{
+    hra_order *o = NULL;
+
+    cr_assert(eq(int, hra_order_create(&o, d, name), HRA_OK), "%s: %s", name, hra_last_error());
+    return o;
+}
+
+static hra_mask *parse(const hra_domain *d, const hra_order *order, const char *text)
 {
     hra_mask *m = NULL;
 
-    cr_assert(eq(int, hra_mask_parse(&m, d, text), HRA_OK), "%s: %s", text, hra_last_error());
+    cr_assert(eq(int, hra_mask_parse(&m, d, order, text), HRA_OK), "%s: %s", text, hra_last_error());
     return m;
 }
 
@@ -40,8 +50,6 @@ static char *print(const hra_mask *m)
     return text;
 }
 
-/* ---- Random masks: a text and, by plain formulas, all its answers ------------------------------ */
-
 static uint64_t random_state;
 
 /* 0 .. below - 1 */
@@ -51,16 +59,64 @@ static int64_t draw(int64_t below)
     return (int64_t)((random_state >> 33) % (uint64_t)below);
 }
 
+/* ---- How random_blocks draws ------------------------------------------------------------------- */
+
+/* One step of splitmix64 from state x. */
+static uint64_t scramble(uint64_t x)
+{
+    x += UINT64_C(0x9e3779b97f4a7c15);
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+/* Set listed[J] of the blocks that random_blocks(...,n,seed) gives to query block row, of `blocks`, which
+ * fit 32 bits. */
+static void draw_row(unsigned char *listed, int64_t row, int64_t blocks, int64_t n, uint64_t seed)
+{
+    const int64_t others = blocks - 1;
+
+    listed[row] = 1;
+    for (int64_t d = n < others ? others - n : 0; d < others; d++) {
+        const uint64_t step = (uint64_t)(d - (n < others ? others - n : 0));
+        const uint64_t x = scramble(scramble(scramble(seed) + (uint64_t)row) + step), below = (uint64_t)d + 1;
+        /* The high half of x times below, in two parts. */
+        const int64_t t = (int64_t)(((x >> 32) * below + ((x & UINT32_MAX) * below >> 32)) >> 32);
+        const int64_t block = t < row ? t : t + 1, last = d < row ? d : d + 1;
+
+        listed[listed[block] ? last : block] = 1;
+    }
+}
+
+/* ---- Random masks: a text and, by plain formulas, all its answers ------------------------------ */
+
 struct expression {
     char text[1 << 15];
     size_t length;
-    int64_t grid[3], tokens; /* grid: 1 beyond its axes */
-    int heads, axes;
+    hra_domain domain; /* of 1 to LARGE tokens */
+    int64_t grid[3];   /* the domain's, 1 beyond its axes */
+    int axes;
+    hra_order
+        *order[HRA_MASK_ORDERS]; /* that slots() may name; the first is the one that the parser is given */
+    const int64_t *index; /* [tokens] what masks read for a token: its slot in a slots(); NULL: itself */
 };
 
-struct answers {
-    unsigned char allows[HEADS][TOKENS][TOKENS];
+/* What may not stand at a place of the text: | or & without parentheses, a mixture, what reads coordinates or
+ * slots of its own. */
+enum { NO_OR = 1, NO_AND = 2, NO_MIXTURE = 4, NO_COORDINATES = 8, WITHIN = NO_MIXTURE | NO_COORDINATES };
+
+/* A mask without masks inside: its numbers as they stand in the text, lists where it has them. */
+struct leaf {
+    const struct expression *e;
+    int64_t n[6];
+    int head;                           /* that asks */
+    int64_t document[LARGE];            /* docs: by index */
+    unsigned char listed[LARGE][LARGE]; /* lists of blocks: by query and key block */
 };
+
+/* The numbers of dilated, as text has them. */
+enum { SEGMENT, RATE, OFFSET, MODE };
+static const char *const modes[] = {"keys", "both", "residue"};
 
 /* Append a piece of text, white space of any kind around it now and then. */
 static void put(struct expression *e, const char *piece)
@@ -72,12 +128,24 @@ static void put(struct expression *e, const char *piece)
     cr_assert(e->length < sizeof(e->text));
 }
 
-static void put_number(struct expression *e, int64_t n)
+static void put_number(struct expression *e, const char *before, int64_t n)
 {
     char piece[24];
 
+    put(e, before);
     snprintf(piece, sizeof(piece), "%" PRId64, n);
     put(e, piece);
+}
+
+static int64_t at(const struct leaf *l, int64_t token)
+{
+    return l->e->index == NULL ? token : l->e->index[token];
+}
+
+/* Blocks between those of two tokens. */
+static int64_t apart(const struct leaf *l, int64_t i, int64_t j)
+{
+    return llabs(at(l, i) / l->n[0] - at(l, j) / l->n[0]);
 }
 
 static int64_t coordinate(const struct expression *e, int64_t token, int axis)
@@ -87,289 +155,652 @@ static int64_t coordinate(const struct expression *e, int64_t token, int axis)
     return token % e->grid[axis];
 }
 
-static void make_window(struct expression *e, struct answers *out)
-{
-    int64_t side[2];
+/* The formulas: does query i attend to key j? */
 
-    put(e, "window");
+static int in_full(const struct leaf *l, int64_t i, int64_t j)
+{
+    (void)l, (void)i, (void)j;
+    return 1;
+}
+
+static int in_causal(const struct leaf *l, int64_t i, int64_t j)
+{
+    (void)l;
+    return j <= i;
+}
+
+static int in_window(const struct leaf *l, int64_t i, int64_t j)
+{
+    return at(l, i) - at(l, j) <= l->n[0] && at(l, j) - at(l, i) <= l->n[1];
+}
+
+static int in_docs(const struct leaf *l, int64_t i, int64_t j)
+{
+    return l->document[at(l, i)] == l->document[at(l, j)];
+}
+
+static int in_dilated(const struct leaf *l, int64_t i, int64_t j)
+{
+    const int64_t segment = l->n[SEGMENT], rate = l->n[RATE];
+    const int64_t x = at(l, i) % segment, y = at(l, j) % segment;
+    const int64_t offset = l->n[OFFSET] < 0 ? l->head % rate : l->n[OFFSET];
+
+    if (at(l, i) - x != at(l, j) - y)
+        return 0;
+    if (l->n[MODE] == HRA_DILATED_RESIDUE)
+        return (x - y) % rate == 0;
+    return y % rate == offset && (l->n[MODE] == HRA_DILATED_KEYS || x % rate == offset);
+}
+
+static int in_global(const struct leaf *l, int64_t i, int64_t j)
+{
+    return at(l, i) < l->n[0] || at(l, j) < l->n[0];
+}
+
+static int in_list(const struct leaf *l, int64_t i, int64_t j)
+{
+    return l->listed[at(l, i) / l->n[0]][at(l, j) / l->n[0]];
+}
+
+static int in_local_blocks(const struct leaf *l, int64_t i, int64_t j)
+{
+    return apart(l, i, j) <= l->n[1];
+}
+
+static int in_strided_blocks(const struct leaf *l, int64_t i, int64_t j)
+{
+    return apart(l, i, j) <= l->n[2] || apart(l, i, j) % l->n[1] == 0;
+}
+
+static int in_global_blocks(const struct leaf *l, int64_t i, int64_t j)
+{
+    return apart(l, i, j) <= l->n[2] || at(l, i) / l->n[0] < l->n[1] || at(l, j) / l->n[0] < l->n[1];
+}
+
+static int in_hierarchical_blocks(const struct leaf *l, int64_t i, int64_t j)
+{
+    const int64_t size = l->n[0], width = l->n[1];
+
+    for (int64_t level = 0; level <= l->n[2]; level++) {
+        const int64_t step = INT64_C(1) << level;
+        if (at(l, j) / size % step == 0 && (apart(l, i, j) + step - 1) / step <= width)
+            return 1;
+    }
+    return 0;
+}
+
+static int in_grid(const struct leaf *l, int64_t i, int64_t j)
+{
+    for (int a = 0; a < l->e->axes; a++)
+        if (llabs(coordinate(l->e, i, a) - coordinate(l->e, j, a)) > l->n[a])
+            return 0;
+    return 1;
+}
+
+static int in_neighbourhood(const struct leaf *l, int64_t i, int64_t j)
+{
+    for (int a = 0; a < l->e->axes; a++) {
+        const int64_t length = l->e->grid[a], n = l->n[a] < length ? l->n[a] : length, stride = l->n[3 + a];
+        const int64_t y = coordinate(l->e, j, a);
+        int64_t middle = coordinate(l->e, i, a);
+
+        middle -= middle % stride; /* the group's first query */
+        for (int64_t steps = stride / 2; steps > 0 && middle + 1 < length; steps--)
+            middle++;
+        int64_t begin = middle - n / 2; /* shifted, step by step, until the window fits */
+        while (begin + n > length)
+            begin--;
+        while (begin < 0)
+            begin++;
+        if (y < begin || y >= begin + n)
+            return 0;
+    }
+    return 1;
+}
+
+/* What makes the texts: word and numbers are drawn, lists filled. */
+
+/* A number by the letter that stands for it in the table of masks below. Most may be as large as can be. */
+static int64_t number_of(const struct expression *e, char letter)
+{
+    if (letter != 'l' && draw(20) == 0)
+        return INT64_MAX;
+    switch (letter) {
+    case 'b': /* tokens of a block */
+        return draw(draw(2) == 0 ? 5 : e->domain.tokens + 2) + 1;
+    case 't': /* tokens, stride */
+        return draw(draw(2) == 0 ? 4 : e->domain.tokens + 2) + 1;
+    case 'l': /* levels */
+        return draw(4) == 0 ? 62 : draw(5) + 1;
+    case 's': /* seed */
+        return draw(INT64_C(1) << 31) << 31 | draw(INT64_C(1) << 31);
+    default: /* blocks */
+        return draw(4);
+    }
+}
+
+static void draw_numbers(struct expression *e, struct leaf *l, const char *letters)
+{
+    for (int n = 0; letters[n] != '\0'; n++) {
+        l->n[n] = number_of(e, letters[n]);
+        put_number(e, n == 0 ? "(" : ",", l->n[n]);
+    }
+    put(e, ")");
+}
+
+static void draw_window(struct expression *e, struct leaf *l)
+{
     for (int s = 0; s < 2; s++) {
-        put(e, s == 0 ? "(" : ",");
-        side[s] = draw(4) == 0 ? 1000 : draw(3 * e->tokens / 2 + 2) - e->tokens / 2;
-        if (side[s] == 1000)
-            put(e, "-");
+        l->n[s] = draw(4) == 0    ? INT64_MAX
+                  : draw(12) == 0 ? INT64_MIN
+                                  : draw(3 * e->domain.tokens / 2 + 2) - e->domain.tokens / 2;
+        if (l->n[s] == INT64_MAX && draw(2) == 0)
+            put(e, s == 0 ? "(-" : ",-");
         else
-            put_number(e, side[s]);
+            put_number(e, s == 0 ? "(" : ",", l->n[s]);
     }
     put(e, ")");
-    for (int64_t i = 0; i < e->tokens; i++)
-        for (int64_t j = 0; j < e->tokens; j++)
-            out->allows[0][i][j] = i - j <= side[0] && j - i <= side[1];
 }
 
-static void make_on_grid(struct expression *e, struct answers *out, int neighbourhood)
+static void draw_docs(struct expression *e, struct leaf *l)
 {
-    int64_t n[3] = {0, 0, 0};
-
-    put(e, neighbourhood ? "neighbourhood" : "grid");
-    for (int a = 0; a < e->axes; a++) {
-        put(e, a == 0 ? "(" : ",");
-        n[a] = draw(e->grid[a] + 2) + neighbourhood;
-        put_number(e, n[a]);
-    }
-    put(e, ")");
-    for (int64_t i = 0; i < e->tokens; i++)
-        for (int64_t j = 0; j < e->tokens; j++) {
-            out->allows[0][i][j] = 1;
-            for (int a = 0; a < e->axes; a++) {
-                const int64_t x = coordinate(e, i, a), y = coordinate(e, j, a), length = e->grid[a];
-                int64_t begin = x - n[a] / 2; /* shifted, step by step, until the window fits */
-
-                if (!neighbourhood) {
-                    out->allows[0][i][j] &= llabs(x - y) <= n[a];
-                    continue;
-                }
-                if (n[a] > length) {
-                    n[a] = length;
-                    begin = x - n[a] / 2;
-                }
-                while (begin + n[a] > length)
-                    begin--;
-                while (begin < 0)
-                    begin++;
-                out->allows[0][i][j] &= y >= begin && y < begin + n[a];
-            }
-        }
-}
-
-static void make_docs(struct expression *e, struct answers *out)
-{
-    int document[TOKENS], count = 0;
-
-    for (int64_t i = 0; i < e->tokens; i++)
-        document[i] = i == 0 ? 0 : document[i - 1] + (draw(5) == 0);
-    put(e, "docs");
-    for (int64_t i = 0, begin = 0; i < e->tokens; i++)
-        if (i + 1 == e->tokens || document[i + 1] != document[i]) {
-            put(e, count++ == 0 ? "(" : ",");
-            put_number(e, i + 1 - begin);
+    for (int64_t i = 0, begin = 0; i < e->domain.tokens; i++) {
+        l->document[i] = begin;
+        if (i + 1 == e->domain.tokens || draw(5) == 0) {
+            put_number(e, begin == 0 ? "(" : ",", i + 1 - begin);
             begin = i + 1;
         }
+    }
     put(e, ")");
-    for (int64_t i = 0; i < e->tokens; i++)
-        for (int64_t j = 0; j < e->tokens; j++)
-            out->allows[0][i][j] = document[i] == document[j];
 }
 
-static void make_blocks(struct expression *e, struct answers *out)
+static void draw_dilated(struct expression *e, struct leaf *l)
 {
-    const int64_t size = 1 + draw(e->tokens + 3), blocks = (e->tokens + size - 1) / size;
-    unsigned char listed[TOKENS][TOKENS] = {{0}};
+    const int64_t parts = draw(3) + 2; /* numbers and words that are written */
 
-    put(e, "blocks");
-    put(e, "(");
-    put_number(e, size);
-    for (int64_t line = draw(2 * blocks + 1); line > 0; line--) {
+    l->n[SEGMENT] = number_of(e, 'b');
+    l->n[RATE] = number_of(e, 't');
+    l->n[MODE] = parts < 4 ? HRA_DILATED_KEYS : draw(3);
+    l->n[OFFSET] = parts < 3 || l->n[MODE] == HRA_DILATED_RESIDUE ? 0
+                   : draw(2) == 0                                 ? HRA_OFFSET_HEAD
+                                                                  : draw(l->n[RATE]);
+    put_number(e, "(", l->n[SEGMENT]);
+    put_number(e, ",", l->n[RATE]);
+    if (parts > 2 && l->n[OFFSET] == HRA_OFFSET_HEAD) {
+        put(e, ",");
+        put(e, "head");
+    } else if (parts > 2) {
+        put_number(e, ",", l->n[OFFSET]);
+    }
+    if (parts > 3) {
+        put(e, ",");
+        put(e, modes[l->n[MODE]]);
+    }
+    put(e, ")");
+}
+
+static void draw_blocks(struct expression *e, struct leaf *l)
+{
+    const int64_t size = number_of(e, 'b'), blocks = (e->domain.tokens - 1) / size + 1;
+
+    l->n[0] = size;
+    put_number(e, "(", size);
+    for (int64_t line = draw(blocks < 20 ? 2 * blocks + 1 : 40); line > 0; line--) {
         const int64_t q = draw(blocks);
 
-        put(e, ";");
-        put_number(e, q);
-        put(e, ":");
-        for (int64_t n = draw(blocks) + 1; n > 0; n--) {
+        put_number(e, ";", q);
+        for (int64_t n = draw(blocks < 20 ? blocks : 20) + 1, first = n; n > 0; n--) {
             const int64_t k = draw(blocks);
-            put_number(e, k);
-            put(e, " ");
-            listed[q][k] = 1;
+            put_number(e, n == first ? ":" : " ", k);
+            l->listed[q][k] = 1;
         }
     }
     put(e, ")");
-    for (int64_t i = 0; i < e->tokens; i++)
-        for (int64_t j = 0; j < e->tokens; j++)
-            out->allows[0][i][j] = listed[i / size][j / size];
 }
 
-/* A mask without masks inside, the same for all heads. */
-static void make_leaf(struct expression *e, struct answers *out, int64_t kind)
+static void draw_random_blocks(struct expression *e, struct leaf *l)
 {
-    memset(out, 0, sizeof(*out));
-    if (kind == 0) {
-        put(e, "full");
-        memset(out, 1, sizeof(*out));
-    } else if (kind == 1) {
-        put(e, "causal");
-        for (int64_t i = 0; i < e->tokens; i++)
-            memset(out->allows[0][i], 1, (size_t)i + 1);
-    } else if (kind == 2) {
-        make_window(e, out);
-    } else if (kind == 3) {
-        make_docs(e, out);
-    } else if (kind == 4) {
-        make_blocks(e, out);
-    } else {
-        make_on_grid(e, out, kind == 6);
-    }
-    for (int h = 1; h < e->heads; h++)
-        memcpy(out->allows[h], out->allows[0], sizeof(out->allows[0]));
+    draw_numbers(e, l, "bws");
+    const int64_t blocks = (e->domain.tokens - 1) / l->n[0] + 1;
+    for (int64_t q = 0; q < blocks; q++)
+        draw_row(l->listed[q], q, blocks, l->n[1], (uint64_t)l->n[2]);
 }
 
-/* Any mask, at most `depth` masks inside one another. bare: no & or | without parentheses around: 2 neither,
- * 1 not |, 0 both. */
-static void make(struct expression *e, struct answers *out, int depth, int bare)
+static void draw_grid(struct expression *e, struct leaf *l)
 {
-    const int64_t kind = depth == 0 ? 0 : draw(4);
-    struct answers *part = malloc(sizeof(*part));
-
-    if (kind == 0) {
-        make_leaf(e, out, draw(e->axes > 0 ? 7 : 5));
-    } else if (kind == 3) {
-        put(e, "heads");
-        for (int first = 0, last; first < e->heads; first = last + 1) {
-            last = first + (int)draw(e->heads - first);
-            put(e, first == 0 ? "(" : ";");
-            put_number(e, first);
-            if (last > first || draw(2) == 0) {
-                put(e, "-");
-                put_number(e, last);
-            }
-            put(e, ":");
-            make(e, part, depth - 1, 0);
-            for (int h = first; h <= last; h++)
-                memcpy(out->allows[h], part->allows[h], sizeof(out->allows[h]));
-        }
-        put(e, ")");
-    } else {
-        const int is_and = kind == 1, closed = bare == 2 || (bare == 1 && !is_and) || draw(4) == 0;
-
-        put(e, closed ? "(" : "");
-        memset(out, is_and, sizeof(*out));
-        for (int64_t n = draw(3) + 2; n > 0; n--) {
-            make(e, part, depth - 1, is_and ? 2 : 1);
-            for (size_t x = 0; x < sizeof(*out); x++) {
-                unsigned char *to = &out->allows[0][0][0] + x, from = (&part->allows[0][0][0])[x];
-                *to = is_and ? *to & from : *to | from;
-            }
-            if (n > 1)
-                put(e, is_and ? "&" : "|");
-        }
-        put(e, closed ? ")" : "");
+    for (int a = 0; a < e->axes; a++) {
+        l->n[a] = draw(20) == 0 ? INT64_MAX : draw(e->grid[a] + 2);
+        put_number(e, a == 0 ? "(" : ",", l->n[a]);
     }
+    put(e, ")");
+}
+
+static void draw_neighbourhood(struct expression *e, struct leaf *l)
+{
+    const int strides = draw(2) == 0;
+
+    for (int a = 0; a < e->axes; a++) {
+        l->n[a] = draw(20) == 0 ? INT64_MAX : draw(e->grid[a] + 2) + 1;
+        l->n[3 + a] = 1;
+        put_number(e, a == 0 ? "(" : ",", l->n[a]);
+    }
+    for (int a = 0; a < e->axes && strides; a++) {
+        l->n[3 + a] = draw(8) == 0 ? l->n[a] : draw(l->n[a] < 4 ? l->n[a] : 4) + 1;
+        put_number(e, a == 0 ? ";" : ",", l->n[3 + a]);
+    }
+    put(e, ")");
+}
+
+/* Every mask without masks inside. Those with letters have that many numbers; the last two read the grid. */
+static const struct {
+    const char *word, *letters;
+    void (*draw)(struct expression *e, struct leaf *l);
+    int (*allows)(const struct leaf *l, int64_t i, int64_t j);
+} leaves[] = {
+    {"full", NULL, NULL, in_full},
+    {"causal", NULL, NULL, in_causal},
+    {"window", NULL, draw_window, in_window},
+    {"docs", NULL, draw_docs, in_docs},
+    {"dilated", NULL, draw_dilated, in_dilated},
+    {"dilated", NULL, draw_dilated, in_dilated},
+    {"global", "t", NULL, in_global},
+    {"blocks", NULL, draw_blocks, in_list},
+    {"local_blocks", "bw", NULL, in_local_blocks},
+    {"strided_blocks", "btw", NULL, in_strided_blocks},
+    {"global_blocks", "bww", NULL, in_global_blocks},
+    {"random_blocks", NULL, draw_random_blocks, in_list},
+    {"hierarchical_blocks", "bwl", NULL, in_hierarchical_blocks},
+    {"grid", NULL, draw_grid, in_grid},
+    {"neighbourhood", NULL, draw_neighbourhood, in_neighbourhood},
+};
+enum { LEAVES = sizeof(leaves) / sizeof(leaves[0]), ON_GRID = 2 };
+
+/* All answers: how often each query attends to each key, [batch][heads][tokens][tokens]. */
+
+static size_t square(const struct expression *e)
+{
+    return (size_t)(e->domain.tokens * e->domain.tokens);
+}
+
+static unsigned char *new_counts(const struct expression *e)
+{
+    return malloc((size_t)e->domain.batch * (size_t)e->domain.heads * square(e));
+}
+
+static unsigned char *counts_of(const struct expression *e, unsigned char *counts, int batch, int head)
+{
+    return counts + (size_t)(batch * e->domain.heads + head) * square(e);
+}
+
+static void answer_leaf(struct expression *e, unsigned char *out, struct leaf *l,
+                        int (*allows)(const struct leaf *, int64_t, int64_t))
+{
+    for (l->head = 0; l->head < e->domain.heads; l->head++) {
+        unsigned char *to = counts_of(e, out, 0, l->head);
+
+        for (int64_t i = 0; i < e->domain.tokens; i++)
+            for (int64_t j = 0; j < e->domain.tokens; j++)
+                *to++ = (unsigned char)allows(l, i, j);
+    }
+    for (int b = 1; b < e->domain.batch; b++)
+        memcpy(counts_of(e, out, b, 0), out, (size_t)e->domain.heads * square(e));
+}
+
+static void make_leaf(struct expression *e, unsigned char *out, int64_t kind)
+{
+    struct leaf *l = calloc(1, sizeof(*l));
+
+    l->e = e;
+    put(e, leaves[kind].word);
+    if (leaves[kind].letters != NULL)
+        draw_numbers(e, l, leaves[kind].letters);
+    else if (leaves[kind].draw != NULL)
+        leaves[kind].draw(e, l);
+    answer_leaf(e, out, l, leaves[kind].allows);
+    free(l);
+}
+
+static void make(struct expression *e, unsigned char *out, int depth, unsigned without);
+
+/* & or |; of & one part may be a mixture. */
+static void make_combination(struct expression *e, unsigned char *out, int depth, unsigned without,
+                             int is_and)
+{
+    const size_t size = (size_t)(e->domain.batch * e->domain.heads) * square(e);
+    const int closed = (without & (is_and ? NO_AND : NO_OR)) || draw(4) == 0;
+    const int64_t parts = draw(3) + 2, mixture = is_and ? draw(parts) : -1;
+    unsigned char *part = new_counts(e);
+
+    put(e, closed ? "(" : "");
+    memset(out, is_and, size);
+    for (int64_t n = 0; n < parts; n++) {
+        put(e, n == 0 ? "" : is_and ? "&" : "|");
+        make(e, part, depth - 1,
+             (without & WITHIN) | (n == mixture ? 0 : NO_MIXTURE) | NO_OR | (is_and ? NO_AND : 0));
+        for (size_t x = 0; x < size; x++)
+            out[x] = is_and ? out[x] * part[x] : out[x] | part[x];
+    }
+    put(e, closed ? ")" : "");
     free(part);
 }
 
-/* A domain of 1 to TOKENS tokens, every second one with a grid. */
-static hra_domain random_domain(struct expression *e)
+static void make_not(struct expression *e, unsigned char *out, int depth, unsigned without)
 {
-    e->heads = (int)draw(HEADS) + 1;
+    put(e, "!");
+    make(e, out, depth - 1, (without & WITHIN) | NO_MIXTURE | NO_OR | NO_AND);
+    for (size_t x = 0; x < (size_t)(e->domain.batch * e->domain.heads) * square(e); x++)
+        out[x] = !out[x];
+}
+
+/* heads() or batches(). */
+static void make_choice(struct expression *e, unsigned char *out, int depth, unsigned without, int by_head)
+{
+    const int all = by_head ? e->domain.heads : e->domain.batch;
+    unsigned char *part = new_counts(e);
+
+    put(e, by_head ? "heads" : "batches");
+    for (int first = 0, last; first < all; first = last + 1) {
+        last = first + (int)draw(all - first);
+        put_number(e, first == 0 ? "(" : ";", first);
+        if (last > first || draw(2) == 0)
+            put_number(e, "-", last);
+        put(e, ":");
+        make(e, part, depth - 1, without & WITHIN);
+        for (int b = 0; b < e->domain.batch; b++)
+            for (int h = 0; h < e->domain.heads; h++)
+                if ((by_head ? h : b) >= first && (by_head ? h : b) <= last)
+                    memcpy(counts_of(e, out, b, h), counts_of(e, part, b, h), square(e));
+    }
+    put(e, ")");
+    free(part);
+}
+
+static void make_slots(struct expression *e, unsigned char *out, int depth, unsigned without)
+{
+    const int64_t n = draw(HRA_MASK_ORDERS);
+
+    put(e, "slots");
+    put(e, "(");
+    if (n > 0 || (strcmp(e->order[0]->name, "permutation") != 0 && draw(2) == 0)) {
+        put(e, e->order[n]->name);
+        put(e, ";");
+    }
+    e->index = hra_order_token_to_slot(e->order[n]);
+    make(e, out, depth - 1, (without & NO_MIXTURE) | NO_COORDINATES);
+    e->index = NULL;
+    put(e, ")");
+}
+
+/* mix(), or longnet(), which has only dilated masks inside. */
+static void make_mixture(struct expression *e, unsigned char *out, int depth, unsigned without, int longnet)
+{
+    const size_t size = (size_t)(e->domain.batch * e->domain.heads) * square(e);
+    unsigned char *part = new_counts(e);
+
+    memset(out, 0, size);
+    put(e, longnet ? "longnet" : "mix");
+    for (int64_t parts = draw(4) + 1, n = 0; n < parts; n++) {
+        struct leaf l = {.e = e,
+                         .n = {number_of(e, 'b'), number_of(e, 't'), HRA_OFFSET_HEAD, HRA_DILATED_BOTH}};
+
+        if (longnet) {
+            put_number(e, n == 0 ? "(" : ",", l.n[SEGMENT]);
+            put_number(e, ":", l.n[RATE]);
+            answer_leaf(e, part, &l, in_dilated);
+        } else {
+            put(e, n == 0 ? "(" : ";");
+            make(e, part, depth - 1, (without & WITHIN) | NO_MIXTURE);
+        }
+        for (size_t x = 0; x < size; x++)
+            out[x] += part[x];
+    }
+    put(e, ")");
+    free(part);
+}
+
+/* Any mask, at most `depth` masks inside one another. */
+static void make(struct expression *e, unsigned char *out, int depth, unsigned without)
+{
+    const int64_t kind = depth == 0 ? 0 : draw(10);
+
+    if (kind == 1 || kind == 2)
+        make_combination(e, out, depth, without, kind == 1);
+    else if (kind == 3)
+        make_not(e, out, depth, without);
+    else if (kind == 4 || kind == 5)
+        make_choice(e, out, depth, without, kind == 4);
+    else if (kind == 6 && !(without & NO_COORDINATES))
+        make_slots(e, out, depth, without);
+    else if (kind >= 7 && kind <= 8 && !(without & NO_MIXTURE))
+        make_mixture(e, out, depth, without, kind == 7);
+    else
+        make_leaf(e, out, draw(LEAVES - (e->axes == 0 || without & NO_COORDINATES ? ON_GRID : 0)));
+}
+
+static hra_order *random_permutation(const hra_domain *d)
+{
+    int64_t token[LARGE];
+    hra_order *o = NULL;
+
+    for (int64_t s = 0; s < d->tokens; s++) {
+        const int64_t other = draw(s + 1);
+        token[s] = token[other];
+        token[other] = s;
+    }
+    cr_assert(eq(int, hra_order_permutation(&o, d, token), HRA_OK));
+    return o;
+}
+
+/* Orders of all kinds for a domain; the first is a permutation every second time. */
+static void draw_orders(struct expression *e)
+{
+    static const char *const names[] = {"identity", "hilbert", "morton", "snake"};
+    const int64_t begin = draw(5), most = e->axes == 3 ? 5 : 11; /* sides of a box that fits a tile */
+    char boxes[40] = "boxes:";
+    int used = (int)strlen(boxes);
+
+    for (int a = 0; a < (e->axes == 3 ? 3 : 2); a++) {
+        const int64_t side = e->axes == 0 ? (e->domain.tokens > 1) + 1 : e->grid[a];
+        used += snprintf(boxes + used, sizeof(boxes) - (size_t)used, "%s%d", a == 0 ? "" : "x",
+                         (int)draw(side < most ? side : most) + 1);
+    }
+    for (int n = 0; n < HRA_MASK_ORDERS; n++) {
+        const int64_t name = (begin + n) % 5;
+        e->order[n] = n == 0 && draw(2) == 0 ? random_permutation(&e->domain)
+                                             : order_of(&e->domain, name == 4 ? boxes : names[name]);
+    }
+}
+
+/* A domain, every second one with a grid, and orders for it. */
+static struct expression *new_expression(int large)
+{
+    struct expression *e = calloc(1, sizeof(*e));
+    const int sides[2][2] = {{8, 4}, {17, 6}}; /* of 2 and of 3 axes, at most */
+
     e->axes = (int)draw(4) < 2 ? 0 : (int)draw(2) + 2;
     e->grid[0] = e->grid[1] = e->grid[2] = 1;
-    e->length = 0;
-    e->tokens = e->axes == 0 ? draw(TOKENS) + 1 : 1;
+    e->domain = domain_of((int)draw(large ? 2 : 4) + 1, draw(large ? LARGE : SMALL) + 1, 0, 0, 0);
+    e->domain.batch = large ? 1 : (int)draw(3) + 1;
     for (int a = 0; a < e->axes; a++) {
-        e->grid[a] = draw(e->axes == 2 ? 8 : 4) + 1;
-        e->tokens *= e->grid[a];
+        e->grid[a] = draw(sides[large][e->axes - 2]) + 1;
+        e->domain.grid[a] = e->grid[a];
     }
-    hra_domain d = domain_of(e->heads, e->tokens, e->axes > 0 ? e->grid[0] : 0, e->axes > 0 ? e->grid[1] : 0,
-                             e->axes > 2 ? e->grid[2] : 0);
-    d.batch = (int)draw(3) + 1;
-    return d;
+    if (e->axes > 0)
+        e->domain.tokens = e->grid[0] * e->grid[1] * e->grid[2];
+    draw_orders(e);
+    return e;
 }
 
-static void expect_answers(const hra_mask *m, const struct expression *e, const struct answers *a)
+static void free_expression(struct expression *e)
 {
-    for (int h = 0; h < e->heads; h++)
-        for (int64_t i = 0; i < e->tokens; i++)
-            for (int64_t j = 0; j < e->tokens; j++)
-                cr_assert(hra_mask_count(m, 0, h, i, j) == a->allows[h][i][j],
-                          "%s: head %d query %d key %d should be %d", e->text, h, (int)i, (int)j,
-                          a->allows[h][i][j]);
+    for (int n = 0; n < HRA_MASK_ORDERS; n++)
+        hra_order_destroy(e->order[n]);
+    free(e);
 }
 
-static void expect_rows(const hra_mask *m, const struct expression *e, const struct answers *a)
-{
-    for (int repeat = 0; repeat < 20; repeat++) {
-        const int count = (int)draw(HRA_TILE + 1), h = (int)draw(e->heads);
-        const int64_t query = draw(e->tokens);
-        int64_t key[HRA_TILE];
-        uint64_t bits[HRA_TILE / 64];
+/* ---- Masks against their formulas -------------------------------------------------------------- */
 
-        memset(bits, 0xff, sizeof(bits));
-        for (int n = 0; n < count; n++)
-            key[n] = draw(e->tokens);
-        hra_mask_row(m, h, query, key, count, bits);
-        for (int n = 0; n < HRA_TILE; n++) {
-            const int bit = (int)(bits[n / 64] >> n % 64 & 1);
-            const int expected = n < count && a->allows[h][query][key[n]];
-            cr_assert(bit == expected, "%s: head %d query %d place %d", e->text, h, (int)query, n);
+static void expect_counts(const hra_mask *m, const struct expression *e, unsigned char *counts)
+{
+    for (int b = 0; b < e->domain.batch; b++)
+        for (int h = 0; h < e->domain.heads; h++) {
+            const unsigned char *expected = counts_of(e, counts, b, h);
+
+            for (int64_t i = 0; i < e->domain.tokens; i++)
+                for (int64_t j = 0; j < e->domain.tokens; j++, expected++)
+                    cr_assert(hra_mask_count(m, b, h, i, j) == *expected,
+                              "%s: sequence %d head %d query %d key %d: %d, should be %d", e->text, b, h,
+                              (int)i, (int)j, hra_mask_count(m, b, h, i, j), *expected);
         }
-    }
 }
 
-static struct hra_box random_box(const struct hra_space *s, int64_t tokens)
-{
-    struct hra_box box = hra_box_of(s, draw(tokens));
+/* Some slots of an order. */
+struct run {
+    const hra_order *order;
+    int64_t slot0, count;
+};
 
-    for (int64_t more = draw(4); more > 0; more--) {
-        const struct hra_box one = hra_box_of(s, draw(tokens));
-        box = hra_box_join(&box, &one);
-    }
-    return box;
+static struct run random_run(const hra_order *order, int64_t most)
+{
+    const int64_t tokens = order->tokens, count = draw(tokens < most ? tokens : most) + 1;
+    return (struct run){order, draw(tokens - count + 1), count};
 }
 
-static int inside(const struct hra_space *s, const struct hra_box *box, int64_t token)
+static struct hra_box box_of(const hra_mask *m, const struct run *r)
 {
-    const struct hra_box one = hra_box_of(s, token);
-
-    for (int a = 0; a < s->axes; a++)
-        if (one.low[a] < box->low[a] || one.low[a] > box->high[a])
-            return 0;
-    return token >= box->first && token <= box->last;
+    return hra_box_of(m, r->order, r->slot0, r->count);
 }
 
-/* What is true of the pairs in the boxes. */
-static enum hra_answer truth(const struct hra_space *s, const struct answers *a, int h,
-                             const struct hra_box *q, const struct hra_box *k)
+static int count_of(const struct hra_question *ask, const struct run *q, const struct run *k, int64_t r,
+                    int64_t c)
 {
-    int any = 0, all = 1;
+    return hra_mask_count(ask->mask, ask->batch, ask->head, q->order->slot_to_token[q->slot0 + r],
+                          k->order->slot_to_token[k->slot0 + c]);
+}
 
-    for (int64_t i = 0; i < s->tokens; i++)
-        for (int64_t j = 0; j < s->tokens; j++)
-            if (inside(s, q, i) && inside(s, k, j)) {
-                any |= a->allows[h][i][j];
-                all &= a->allows[h][i][j];
+/* Boxes that hold the runs and perhaps more: each pair attends in all branches that answer ALL and in none
+ * that answers NONE. */
+static void expect_answers(struct hra_question *ask, const struct run *q, const struct run *k,
+                           const struct hra_box *q_box, const struct hra_box *k_box)
+{
+    const int branches = hra_mask_branches(ask->mask, ask->batch, ask->head);
+    int answers[3] = {0};
+
+    for (ask->branch = 0; ask->branch < branches; ask->branch++)
+        answers[hra_mask_classify(ask, q_box, k_box)]++;
+    if (answers[HRA_SOME] == branches)
+        return;
+    for (int64_t r = 0; r < q->count; r++)
+        for (int64_t c = 0; c < k->count; c++) {
+            const int count = count_of(ask, q, k, r, c);
+            cr_assert(count >= answers[HRA_ALL] && count <= branches - answers[HRA_NONE],
+                      "%s: head %d queries %d+%d keys %d+%d: %d all, %d none, but %d", print(ask->mask),
+                      ask->head, (int)q->slot0, (int)q->count, (int)k->slot0, (int)k->count, answers[HRA_ALL],
+                      answers[HRA_NONE], count);
+        }
+}
+
+/* Bits of every branch add up to the counts; the answers for the boxes fit the bits. Runs of at most a
+ * tile. */
+static void expect_tile(struct hra_question *ask, const struct run *q, const struct run *k)
+{
+    static uint64_t bits[HRA_TILE][HRA_TILE / 64];
+    static unsigned char sum[HRA_TILE][HRA_TILE];
+    const struct hra_box q_box = box_of(ask->mask, q), k_box = box_of(ask->mask, k);
+    struct hra_points *queries = aligned_alloc(64, (hra_points_bytes(ask->mask) + 63) / 64 * 64);
+    struct hra_points *keys = aligned_alloc(64, (hra_points_bytes(ask->mask) + 63) / 64 * 64);
+
+    memset(sum, 0, sizeof(sum));
+    hra_points_fill(queries, ask->mask, q->order, q->slot0, (int)q->count);
+    hra_points_fill(keys, ask->mask, k->order, k->slot0, (int)k->count);
+    for (ask->branch = 0; ask->branch < hra_mask_branches(ask->mask, ask->batch, ask->head); ask->branch++) {
+        const enum hra_answer answer = hra_mask_classify(ask, &q_box, &k_box);
+        int live = 0;
+
+        memset(bits, 0xa5, sizeof(bits));
+        hra_mask_bits(ask, queries, keys, bits);
+        for (int r = 0; r < HRA_TILE; r++)
+            for (int c = 0; c < HRA_TILE; c++) {
+                const int bit = (int)(bits[r][c / 64] >> c % 64 & 1);
+
+                live += bit;
+                sum[r][c] = (unsigned char)(sum[r][c] + bit);
             }
-    return all ? HRA_ALL : any ? HRA_SOME : HRA_NONE;
-}
-
-static void expect_boxes(const hra_mask *m, const struct expression *e, const struct answers *a)
-{
-    const struct hra_space *s = hra_mask_space(m);
-
-    for (int repeat = 0; repeat < 40; repeat++) {
-        const struct hra_box q = random_box(s, e->tokens), k = random_box(s, e->tokens);
-        const int h = (int)draw(e->heads), single = q.first == q.last && k.first == k.last;
-        const enum hra_answer said = hra_mask_classify(m, h, &q, &k);
-
-        cr_assert(said == HRA_SOME ? !single : said == truth(s, a, h, &q, &k),
-                  "%s: head %d queries %d-%d keys %d-%d said %d", e->text, h, (int)q.first, (int)q.last,
-                  (int)k.first, (int)k.last, said);
+        cr_assert(answer == HRA_NONE  ? live == 0
+                  : answer == HRA_ALL ? live == (int)(q->count * k->count)
+                                      : q->count * k->count > 1,
+                  "%s: head %d branch %d queries %d+%d keys %d+%d: answer %d, %d live", print(ask->mask),
+                  ask->head, ask->branch, (int)q->slot0, (int)q->count, (int)k->slot0, (int)k->count, answer,
+                  live);
     }
+    for (int r = 0; r < HRA_TILE; r++)
+        for (int c = 0; c < HRA_TILE; c++) {
+            const int expected = r < q->count && c < k->count ? count_of(ask, q, k, r, c) : 0;
+            cr_assert(sum[r][c] == expected,
+                      "%s: head %d queries %d+%d keys %d+%d: %d at %d %d, should be %d", print(ask->mask),
+                      ask->head, (int)q->slot0, (int)q->count, (int)k->slot0, (int)k->count, sum[r][c], r, c,
+                      expected);
+        }
+    free(queries);
+    free(keys);
 }
 
-static void expect_text(const hra_mask *m, const hra_domain *d, const struct expression *e,
-                        const struct answers *a)
+/* Tiles, large boxes and boxes around two others, in the orders of the mask and in one that it cannot
+ * name. */
+static void expect_boxes(const hra_mask *m, const struct expression *e)
+{
+    hra_order *other = random_permutation(&e->domain);
+
+    for (int repeat = 0; repeat < 12; repeat++) {
+        struct hra_question ask = {m, (int)draw(e->domain.batch), (int)draw(e->domain.heads), 0};
+        const int64_t which = draw(HRA_MASK_ORDERS + 1);
+        const hra_order *order = which < HRA_MASK_ORDERS ? e->order[which] : other;
+        const int64_t most = repeat < 2 ? 1 : repeat % 2 == 0 ? HRA_TILE : 20;
+        const struct run q = random_run(order, most), k = random_run(order, most);
+        const struct run wide = random_run(order, LARGE), second = random_run(order, LARGE);
+        const struct hra_box wide_box = box_of(m, &wide), second_box = box_of(m, &second),
+                             k_box = box_of(m, &k);
+        const struct hra_box joined = hra_box_join(&wide_box, &second_box);
+
+        expect_tile(&ask, &q, &k);
+        expect_answers(&ask, &wide, &second, &wide_box, &second_box);
+        expect_answers(&ask, &wide, &k, &joined, &k_box);
+        expect_answers(&ask, &k, &second, &k_box, &joined);
+    }
+    hra_order_destroy(other);
+}
+
+/* Equal keys mean equal answers, and a mask that says that it is the same for all sequences or heads is. */
+static void expect_keys(const hra_mask *m, const struct expression *e, unsigned char *counts)
+{
+    const int heads = e->domain.heads, patterns = e->domain.batch * heads;
+
+    for (int x = 0; x < patterns; x++)
+        for (int y = 0; y < x; y++) {
+            const int same = hra_mask_key(m, x / heads, x % heads) == hra_mask_key(m, y / heads, y % heads);
+
+            cr_assert(same || (x / heads != y / heads && hra_mask_by_batch(m)) ||
+                          (x % heads != y % heads && hra_mask_by_head(m)),
+                      "%s: patterns %d and %d", e->text, x, y);
+            cr_assert(same == 0 ||
+                          memcmp(counts_of(e, counts, 0, x), counts_of(e, counts, 0, y), square(e)) == 0,
+                      "%s: patterns %d and %d", e->text, x, y);
+        }
+}
+
+/* What is printed parses back to the same mask. */
+static void expect_text(const hra_mask *m, const struct expression *e, unsigned char *counts)
 {
     char *text = print(m);
-    hra_mask *again = parse(d, text);
+    hra_mask *again = parse(&e->domain, e->order[0], text);
     char *text_again = print(again);
 
     cr_assert(eq(str, text_again, text));
-    expect_answers(again, e, a);
-    for (int h = 0; h < e->heads; h++) {
-        cr_assert(hra_mask_key(m, h) == hra_mask_key(again, h));
-        for (int g = 0; g < h; g++)
-            if (hra_mask_key(m, h) == hra_mask_key(m, g))
-                cr_assert(memcmp(a->allows[h], a->allows[g], sizeof(a->allows[0])) == 0, "%s: heads %d %d",
-                          text, h, g);
-    }
+    expect_counts(again, e, counts);
+    for (int b = 0; b < e->domain.batch; b++)
+        for (int h = 0; h < e->domain.heads; h++)
+            cr_assert(hra_mask_key(m, b, h) == hra_mask_key(again, b, h), "%s: head %d", text, h);
+    cr_assert(hra_mask_hash(m) == hra_mask_hash(again), "%s", text);
     free(text);
     free(text_again);
     hra_mask_destroy(again);
@@ -385,136 +816,288 @@ static void expect_nothing_outside(const hra_mask *m, const hra_domain *d)
     }
     cr_assert(hra_mask_count(m, -1, 0, 0, 0) == 0 && hra_mask_count(m, d->batch, 0, 0, 0) == 0);
     cr_assert(hra_mask_count(m, 0, -1, 0, 0) == 0 && hra_mask_count(m, 0, d->heads, 0, 0) == 0);
-    cr_assert(hra_mask_count(m, d->batch - 1, d->heads - 1, 0, 0) ==
-              hra_mask_count(m, 0, d->heads - 1, 0, 0));
-    cr_assert(hra_mask_count(m, 0, INT64_C(1) << 32, 0, 0) == 0);
+    cr_assert(hra_mask_count(m, 0, INT64_C(1) << 32, 0, 0) == 0 &&
+              hra_mask_count(m, INT64_C(1) << 32, 0, 0, 0) == 0);
 }
 
-Test(mask, random_masks_answer_as_their_formulas, .timeout = 120)
+/* Each leaf 15 times by itself, then masks of masks. */
+Test(mask, random_masks_answer_as_their_formulas, .timeout = 300)
 {
-    struct expression *e = malloc(sizeof(*e));
-    struct answers *a = malloc(sizeof(*a));
-
-    for (int seed = 0; seed < 300; seed++) {
+    for (int seed = 0; seed < 40 * LEAVES; seed++) {
         random_state = (uint64_t)seed * 977 + 5;
-        const hra_domain d = random_domain(e);
-        if (seed < 100)
-            make_leaf(e, a, seed % (e->axes > 0 ? 7 : 5));
+        struct expression *e = new_expression(seed % 8 == 7);
+        unsigned char *counts = new_counts(e);
+        if (seed < 15 * LEAVES)
+            make_leaf(e, counts, e->axes > 0 ? seed % LEAVES : seed % (LEAVES - ON_GRID));
         else
-            make(e, a, 3, 0);
+            make(e, counts, 3, 0);
 
-        hra_mask *m = parse(&d, e->text);
-        expect_answers(m, e, a);
-        expect_rows(m, e, a);
-        expect_boxes(m, e, a);
-        expect_text(m, &d, e, a);
-        expect_nothing_outside(m, &d);
+        hra_mask *m = parse(&e->domain, e->order[0], e->text);
+        expect_counts(m, e, counts);
+        expect_boxes(m, e);
+        expect_keys(m, e, counts);
+        expect_text(m, e, counts);
+        expect_nothing_outside(m, &e->domain);
         hra_mask_destroy(m);
+        free(counts);
+        free_expression(e);
     }
-    free(e);
-    free(a);
 }
 
-/* A conservative answer must still be a useful one: on full boxes these masks are told exactly. */
-Test(mask, boxes_are_told_exactly_where_they_can_be, .timeout = 120)
+/* What is true of the pairs of two runs. */
+static enum hra_answer truth(const hra_mask *m, const struct run *q, const struct run *k)
 {
-    static const char *const texts[] = {"full",
-                                        "causal",
-                                        "window(3,2)",
-                                        "window(-2,9)",
-                                        "window(-,4)",
-                                        "grid(1,2)",
-                                        "neighbourhood(3,4)",
-                                        "neighbourhood(1,9)",
-                                        "docs(5,11,1,17,6)",
-                                        "blocks(4; 0:0 1 2; 1:1; 2:0 1 2 3; 3: 9 8; 9:0 1 2 3 4 5 6 7 8 9)"};
-    const hra_domain d = domain_of(1, 0, 5, 8, 0);
-    const int64_t tokens = 40;
-    struct answers *a = calloc(1, sizeof(*a));
+    const struct hra_question ask = {m, 0, 0, 0};
+    int any = 0, all = 1;
 
-    for (size_t n = 0; n < sizeof(texts) / sizeof(texts[0]); n++) {
-        const int on_grid = strncmp(texts[n], "grid", 4) == 0 || strncmp(texts[n], "neigh", 5) == 0;
-        hra_mask *m = parse(&d, texts[n]);
-        const struct hra_space *s = hra_mask_space(m);
-
-        for (int64_t i = 0; i < tokens; i++)
-            for (int64_t j = 0; j < tokens; j++)
-                a->allows[0][i][j] = (unsigned char)hra_mask_count(m, 0, 0, i, j);
-        for (int repeat = 0; repeat < 400; repeat++) {
-            struct hra_box q = random_box(s, tokens), k = random_box(s, tokens);
-
-            if (on_grid) { /* all the tokens of a rectangle */
-                q.first = k.first = 0;
-                q.last = k.last = tokens - 1;
-            } else { /* all the tokens of a range */
-                q.low[0] = q.low[1] = k.low[0] = k.low[1] = 0;
-                q.high[0] = q.high[1] = k.high[0] = k.high[1] = 9;
-            }
-            cr_assert(hra_mask_classify(m, 0, &q, &k) == truth(s, a, 0, &q, &k),
-                      "%s: queries %d-%d keys %d-%d", texts[n], (int)q.first, (int)q.last, (int)k.first,
-                      (int)k.last);
+    for (int64_t r = 0; r < q->count; r++)
+        for (int64_t c = 0; c < k->count; c++) {
+            const int allowed = count_of(&ask, q, k, r, c) > 0;
+            any |= allowed;
+            all &= allowed;
         }
-        hra_mask_destroy(m);
+    return all ? HRA_ALL : any ? HRA_SOME : HRA_NONE;
+}
+
+/* A conservative answer must still be a useful one: these masks are told exactly where a box is all of a
+ * run of the coordinate that they read, or all of a rectangle. */
+struct exact {
+    char order[16], text[100];
+};
+
+ParameterizedTestParameters(mask, boxes_are_told_exactly_where_they_can_be)
+{
+    static struct exact rows[] = {
+        {"identity", "full"},
+        {"identity", "causal"},
+        {"identity", "window(3,2)"},
+        {"identity", "window(-2,9)"},
+        {"identity", "window(-,4)"},
+        {"identity", "!window(3,2)"},
+        {"identity", "docs(5,11,1,17,6)"},
+        {"identity", "global(7)"},
+        {"identity", "local_blocks(3,1)"},
+        {"identity", "local_blocks(7,0)"},
+        {"identity", "global_blocks(3,2,1)"},
+        {"identity", "strided_blocks(3,4,0)"},
+        {"identity", "dilated(40,4,1)"},
+        {"identity", "dilated(40,4,1,both)"},
+        {"identity", "dilated(40,4,0,residue)"},
+        {"identity", "blocks(4; 0:0 1 2; 1:1; 2:0 1 2 3; 3: 9 8; 9:0 1 2 3 4 5 6 7 8 9)"},
+        {"identity", "random_blocks(4,3,1)"},
+        {"hilbert", "slots(hilbert; window(3,2))"},
+        {"hilbert", "slots(hilbert; docs(5,11,1,17,6))"},
+        {"hilbert", "slots(hilbert; dilated(40,4))"},
+        {"boxes:2x3", "slots(boxes:2x3; local_blocks(6,1))"},
+        {"grid", "grid(1,2)"},
+        {"grid", "neighbourhood(3,4)"},
+        {"grid", "neighbourhood(1,9)"},
+        {"grid", "neighbourhood(3,4; 2,3)"},
+    };
+    return cr_make_param_array(struct exact, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+/* All tokens of a random rectangle of 5 x 8, as slots of an order that puts them first; the caller's. */
+static hra_order *random_rectangle(const hra_domain *d, int64_t *count)
+{
+    const int64_t high[2] = {draw(5), draw(8)}, low[2] = {draw(high[0] + 1), draw(high[1] + 1)};
+    int64_t token[40], inside = 0, outside = 40;
+    hra_order *o = NULL;
+
+    for (int64_t t = 0; t < 40; t++)
+        token[t / 8 >= low[0] && t / 8 <= high[0] && t % 8 >= low[1] && t % 8 <= high[1] ? inside++
+                                                                                         : --outside] = t;
+    cr_assert(eq(int, hra_order_permutation(&o, d, token), HRA_OK));
+    *count = inside;
+    return o;
+}
+
+ParameterizedTest(struct exact *e, mask, boxes_are_told_exactly_where_they_can_be)
+{
+    const hra_domain d = domain_of(1, 0, 5, 8, 0);
+    const int on_grid = strcmp(e->order, "grid") == 0;
+    hra_order *line = order_of(&d, on_grid ? "identity" : e->order);
+    hra_mask *m = parse(&d, NULL, e->text);
+    const struct hra_question ask = {m, 0, 0, 0};
+
+    for (int repeat = 0; repeat < 400; repeat++) {
+        struct run q = random_run(line, 40), k = random_run(line, 40);
+        hra_order *rectangle[2] = {NULL, NULL};
+
+        if (on_grid) {
+            rectangle[0] = random_rectangle(&d, &q.count);
+            rectangle[1] = random_rectangle(&d, &k.count);
+            q = (struct run){rectangle[0], 0, q.count};
+            k = (struct run){rectangle[1], 0, k.count};
+        }
+        const struct hra_box q_box = box_of(m, &q), k_box = box_of(m, &k);
+        cr_assert(hra_mask_classify(&ask, &q_box, &k_box) == truth(m, &q, &k), "%s: queries %d+%d keys %d+%d",
+                  e->text, (int)q.slot0, (int)q.count, (int)k.slot0, (int)k.count);
+        hra_order_destroy(rectangle[0]);
+        hra_order_destroy(rectangle[1]);
     }
-    free(a);
+    hra_mask_destroy(m);
+    hra_order_destroy(line);
+}
+
+static struct hra_box tokens_between(int64_t low, int64_t high)
+{
+    return (struct hra_box){.low = {[HRA_TOKEN] = low}, .high = {[HRA_TOKEN] = high}};
 }
 
 Test(mask, many_blocks_are_asked_cheaply_and_rightly)
 {
     const hra_domain d = domain_of(1, 1000, 0, 0, 0);
     const int64_t row[] = {700, 0, 999}, key[] = {3, 999, 0};
+    const struct {
+        struct hra_box q, k;
+        enum hra_answer answer;
+    } rows[] = {
+        {tokens_between(0, 999), tokens_between(0, 999), HRA_SOME},
+        {tokens_between(1, 699), tokens_between(0, 999), HRA_NONE},
+        {tokens_between(600, 700), tokens_between(0, 2), HRA_NONE},
+        {tokens_between(600, 700), tokens_between(3, 3), HRA_SOME},
+        {tokens_between(700, 700), tokens_between(3, 3), HRA_ALL},
+    };
     hra_mask *m = NULL;
 
     cr_assert(eq(int, hra_mask_blocks(&m, &d, 1, row, key, 3), HRA_OK));
-    const struct hra_box all = {0, 999, {0}, {0}}, empty = {1, 699, {0}, {0}}, few = {600, 700, {0}, {0}};
-    const struct hra_box to_2 = {0, 2, {0}, {0}}, three = {3, 3, {0}, {0}}, at_700 = {700, 700, {0}, {0}};
-    cr_expect(hra_mask_classify(m, 0, &all, &all) == HRA_SOME);
-    cr_expect(hra_mask_classify(m, 0, &empty, &all) == HRA_NONE);
-    cr_expect(hra_mask_classify(m, 0, &few, &to_2) == HRA_NONE);
-    cr_expect(hra_mask_classify(m, 0, &few, &three) == HRA_SOME);
-    cr_expect(hra_mask_classify(m, 0, &at_700, &three) == HRA_ALL);
+    const struct hra_question ask = {m, 0, 0, 0};
+    for (size_t n = 0; n < sizeof(rows) / sizeof(rows[0]); n++)
+        cr_expect(eq(int, hra_mask_classify(&ask, &rows[n].q, &rows[n].k), rows[n].answer), "row %zu", n);
+    hra_mask_destroy(m);
+}
+
+/* ---- Numbers as large as they can be -------------------------------------------------------------- */
+
+struct pair {
+    char text[100];
+    int64_t query, key;
+    int count;
+};
+
+#define END (INT64_MAX - 1) /* the last token */
+
+/* One head of INT64_MAX tokens. */
+ParameterizedTestParameters(mask, huge_numbers)
+{
+    static struct pair rows[] = {
+        {"window(-5,9223372036854775807)", END, END, 0},
+        {"window(-5,9223372036854775807)", 3, END, 1},
+        {"window(9223372036854775807,-9223372036854775808)", 0, 0, 0},
+        {"window(-9223372036854775808,-)", END, END, 0},
+        {"window(-9223372036854775808,-)", 0, END, 0},
+        {"window(-,-)", END, 0, 1},
+        {"window(-,-)", 0, END, 1},
+        {"causal", END, END, 1},
+        {"docs(9223372036854775806,1)", END, 0, 0},
+        {"docs(9223372036854775806,1)", END, END, 1},
+        {"dilated(9223372036854775807,9223372036854775807)", END, 0, 1},
+        {"dilated(9223372036854775807,9223372036854775807,9223372036854775806)", 0, END, 1},
+        {"dilated(9223372036854775807,9223372036854775807,9223372036854775806)", 0, END - 1, 0},
+        {"dilated(9223372036854775806,2,1,both)", END, END, 0},
+        {"dilated(9223372036854775806,2,0,both)", END, END, 1},
+        {"dilated(9223372036854775807,9223372036854775806,0,residue)", END, 0, 1},
+        {"dilated(9223372036854775807,9223372036854775806,0,residue)", END, 1, 0},
+        {"global(9223372036854775807)", END, END, 1},
+        {"global(9223372036854775806)", END, END, 0},
+        {"blocks(9223372036854775807; 0:0)", 0, END, 1},
+        {"local_blocks(1,9223372036854775807)", 0, END, 1},
+        {"local_blocks(1,9223372036854775805)", END, 0, 0},
+        {"strided_blocks(1,9223372036854775807,0)", END, 0, 0},
+        {"strided_blocks(1,9223372036854775806,0)", END, 0, 1},
+        {"strided_blocks(1,9223372036854775806,0)", 0, END, 1},
+        {"global_blocks(1,9223372036854775807,0)", END, END - 1, 1},
+        {"global_blocks(2,4611686018427387902,0)", END, END - 1, 0},
+        {"hierarchical_blocks(1,1,62)", END, INT64_C(1) << 62, 1},
+        {"hierarchical_blocks(1,9223372036854775807,62)", END, 5, 1},
+        {"hierarchical_blocks(1,4611686018427387904,1)", END, 5, 0},
+        {"hierarchical_blocks(1,4611686018427387904,1)", END, 4, 1},
+        {"random_blocks(9223372036854775807,9223372036854775807,0)", 0, END, 1},
+        {"mix(causal; causal; full)", END, END - 5, 3},
+        {"!causal", END, END, 0},
+    };
+    return cr_make_param_array(struct pair, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct pair *p, mask, huge_numbers)
+{
+    const hra_domain d = domain_of(1, INT64_MAX, 0, 0, 0);
+    hra_mask *m = parse(&d, NULL, p->text);
+    const struct hra_box q = tokens_between(p->query, p->query), k = tokens_between(p->key, p->key),
+                         all = tokens_between(0, END);
+    int live = 0;
+
+    cr_expect(eq(int, hra_mask_count(m, 0, 0, p->query, p->key), p->count), "%s", p->text);
+    for (int b = 0; b < hra_mask_branches(m, 0, 0); b++) {
+        const struct hra_question ask = {m, 0, 0, b};
+        const enum hra_answer one = hra_mask_classify(&ask, &q, &k), row = hra_mask_classify(&ask, &q, &all),
+                              column = hra_mask_classify(&ask, &all, &k),
+                              every = hra_mask_classify(&ask, &all, &all);
+        cr_expect(one != HRA_SOME, "%s", p->text);
+        const int agree = (row == HRA_SOME || row == one) && (column == HRA_SOME || column == one) &&
+                          (every == HRA_SOME || every == one);
+
+        cr_expect(agree, "%s: %d %d %d %d", p->text, one, row, column, every);
+        live += one == HRA_ALL;
+    }
+    cr_expect(eq(int, live, p->count), "%s", p->text);
     hra_mask_destroy(m);
 }
 
 /* Coordinates are cut from 32-bit and from 64-bit numbers. */
-Test(mask, huge_grids_and_windows)
+Test(mask, huge_grids)
 {
     const int64_t side = INT64_C(1) << 30;
     const hra_domain d = domain_of(1, 0, side, side, 7);
-    hra_mask *m = parse(&d, "grid(1,9223372036854775807,0)");
     const int64_t query = (5 * side + 9) * 7 + 3, key[] = {(6 * side + 0) * 7 + 3, (6 * side + 0) * 7 + 4,
                                                            (4 * side + side - 1) * 7 + 3, (7 * side) * 7 + 3};
-    uint64_t bits[HRA_TILE / 64];
+    const char *const texts[] = {"grid(1,9223372036854775807,0)", "neighbourhood(3,9223372036854775807,1)",
+                                 "neighbourhood(3,1073741824,1; 1,1073741824,1)"};
 
-    hra_mask_row(m, 0, query, key, 4, bits);
-    cr_expect(eq(u64, bits[0], 5));
-    hra_mask_destroy(m);
+    for (size_t t = 0; t < sizeof(texts) / sizeof(texts[0]); t++) {
+        hra_mask *m = parse(&d, NULL, texts[t]);
 
-    const hra_domain line = domain_of(1, INT64_MAX, 0, 0, 0);
-    const int64_t end = INT64_MAX - 1;
-    const struct {
-        const char *text;
-        int64_t query, key;
-        int allows;
-    } rows[] = {
-        {"window(-5,9223372036854775807)", end, end, 0},
-        {"window(-5,9223372036854775807)", 3, end, 1},
-        {"window(9223372036854775807,-9223372036854775808)", 0, 0, 0},
-        {"window(-9223372036854775808,-)", end, end, 0},
-        {"window(-9223372036854775808,-)", 0, end, 0},
-        {"window(-,-)", end, 0, 1},
-        {"window(-,-)", 0, end, 1},
-        {"causal", end, end, 1},
-        {"docs(9223372036854775806,1)", end, 0, 0},
-        {"docs(9223372036854775806,1)", end, end, 1},
-        {"blocks(9223372036854775807; 0:0)", 0, end, 1},
-    };
-    for (size_t n = 0; n < sizeof(rows) / sizeof(rows[0]); n++) {
-        m = parse(&line, rows[n].text);
-        cr_expect(eq(int, hra_mask_count(m, 0, 0, rows[n].query, rows[n].key), rows[n].allows), "%s",
-                  rows[n].text);
+        for (int n = 0; n < 4; n++)
+            cr_expect(eq(int, hra_mask_count(m, 0, 0, query, key[n]), n % 2 == 0), "%s: key %d", texts[t], n);
         hra_mask_destroy(m);
     }
+}
+
+/* Tiles of masks whose numbers are far beyond the tokens. */
+Test(mask, tiles_of_huge_numbers)
+{
+    const hra_domain d = domain_of(1, 0, 15, 20, 0);
+    static const char *const texts[] = {
+        "window(9223372036854775807,-9223372036854775808)",
+        "window(-299,9223372036854775807)",
+        "dilated(9223372036854775807,9223372036854775807,299)",
+        "dilated(301,9223372036854775807,0,residue)",
+        "global(9223372036854775807)",
+        "local_blocks(9223372036854775807,9223372036854775807)",
+        "strided_blocks(7,9223372036854775807,9223372036854775807)",
+        "strided_blocks(7,9223372036854775807,0)",
+        "global_blocks(7,9223372036854775807,9223372036854775807)",
+        "hierarchical_blocks(1,9223372036854775807,62)",
+        "hierarchical_blocks(1,1,62)",
+        "random_blocks(3,9223372036854775807,18446744073709551615)",
+        "grid(9223372036854775807,0)",
+        "neighbourhood(9223372036854775807,1; 9223372036854775807,1)",
+    };
+    hra_order *order = order_of(&d, "hilbert");
+
+    random_state = 7;
+    for (size_t t = 0; t < sizeof(texts) / sizeof(texts[0]); t++) {
+        hra_mask *m = parse(&d, NULL, texts[t]);
+        struct hra_question ask = {m, 0, 0, 0};
+
+        for (int repeat = 0; repeat < 10; repeat++) {
+            const struct run q = random_run(order, HRA_TILE), k = random_run(order, HRA_TILE);
+            expect_tile(&ask, &q, &k);
+        }
+        hra_mask_destroy(m);
+    }
+    hra_order_destroy(order);
 }
 
 /* ---- The pictures of docs/masks.md ---------------------------------------------------------------- */
@@ -545,411 +1128,76 @@ ParameterizedTestParameters(mask, pictures)
         {{2, 4, 0},
          "neighbourhood(2,2)",
          "##..##..\n##..##..\n.##..##.\n..##..##\n##..##..\n##..##..\n.##..##.\n..##..##\n"},
+        {{1, 8, 0},
+         "neighbourhood(1,4; 1,3)",
+         "####....\n####....\n####....\n..####..\n..####..\n..####..\n....####\n....####\n"},
         {{0, 0, 0},
          "docs(3,1,4)",
          "###.....\n###.....\n###.....\n...#....\n....####\n....####\n....####\n....####\n"},
         {{0, 0, 0},
+         "dilated(5,2)",
+         "#.#.#...\n#.#.#...\n#.#.#...\n#.#.#...\n#.#.#...\n.....#.#\n.....#.#\n.....#.#\n"},
+        {{0, 0, 0},
+         "dilated(5,2,1,both)",
+         "........\n.#.#....\n........\n.#.#....\n........\n........\n......#.\n........\n"},
+        {{0, 0, 0},
+         "dilated(5,2,0,residue)",
+         "#.#.#...\n.#.#....\n#.#.#...\n.#.#....\n#.#.#...\n.....#.#\n......#.\n.....#.#\n"},
+        {{0, 0, 0},
+         "global(2)",
+         "########\n########\n##......\n##......\n##......\n##......\n##......\n##......\n"},
+        {{0, 0, 0},
          "blocks(3; 0:0; 1:0 1; 2:2 0)",
          "###.....\n###.....\n###.....\n######..\n######..\n######..\n###...##\n###...##\n"},
         {{0, 0, 0},
+         "local_blocks(2,1)",
+         "####....\n####....\n######..\n######..\n..######\n..######\n....####\n....####\n"},
+        {{0, 0, 0},
+         "strided_blocks(1,3,1)",
+         "##.#..#.\n###.#..#\n.###.#..\n#.###.#.\n.#.###.#\n..#.###.\n#..#.###\n.#..#.##\n"},
+        {{0, 0, 0},
+         "global_blocks(2,1,0)",
+         "########\n########\n####....\n####....\n##..##..\n##..##..\n##....##\n##....##\n"},
+        {{0, 0, 0},
+         "random_blocks(1,2,7)",
+         "##..#...\n.#...##.\n..##..#.\n...#.#.#\n#.#.#...\n...###..\n.##...#.\n...##..#\n"},
+        {{0, 0, 0},
+         "hierarchical_blocks(1,1,2)",
+         "###.#...\n###.#...\n#####...\n#.###...\n#.#####.\n....###.\n....####\n....#.##\n"},
+        {{2, 4, 0},
+         "slots(snake; window(1,1))",
+         "##......\n###.....\n.###....\n..##...#\n....##..\n....###.\n.....###\n...#..##\n"},
+        {{0, 0, 0},
          "causal & window(2,0) | blocks(1; 7:0)",
          "#.......\n##......\n###.....\n.###....\n..###...\n...###..\n....###.\n#....###\n"},
+        {{0, 0, 0},
+         "causal & !window(2,0)",
+         "........\n........\n........\n#.......\n##......\n###.....\n####....\n#####...\n"},
+        {{0, 0, 0},
+         "mix(causal; docs(4,4))",
+         "2111....\n2211....\n2221....\n2222....\n11112111\n11112211\n11112221\n11112222\n"},
+        {{0, 0, 0},
+         "longnet(2:1, 4:2, 8:4)",
+         "311.1...\n11......\n1.21....\n..11....\n1...311.\n....11..\n....1.21\n......11\n"},
     };
     return cr_make_param_array(struct picture, rows, sizeof(rows) / sizeof(rows[0]));
 }
 
+/* Pairs that attend are # in masks, and the count in mixtures. */
 ParameterizedTest(struct picture *p, mask, pictures)
 {
     const hra_domain d = domain_of(1, 8, p->grid[0], p->grid[1], p->grid[2]);
-    hra_mask *m = parse(&d, p->text);
+    hra_mask *m = parse(&d, NULL, p->text);
+    const char *const signs = hra_mask_branches(m, 0, 0) > 1 ? ".1234" : ".#";
     char drawn[100];
     int used = 0;
 
     for (int i = 0; i < 8; i++) {
         for (int j = 0; j < 8; j++)
-            drawn[used++] = hra_mask_allows(m, 0, 0, i, j) ? '#' : '.';
+            drawn[used++] = signs[hra_mask_count(m, 0, 0, i, j)];
         drawn[used++] = '\n';
     }
     drawn[used] = '\0';
     cr_expect(strcmp(drawn, p->rows) == 0, "%s:\n%s\nnot\n%s", p->text, drawn, p->rows);
     hra_mask_destroy(m);
-}
-
-/* ---- Text ------------------------------------------------------------------------------------------- */
-
-struct rewritten {
-    char text[120], printed[120];
-};
-
-ParameterizedTestParameters(mask, prints_canonical_text)
-{
-    static struct rewritten rows[] = {
-        {" full\n", "full"},
-        {"window( 4095 , 0 )", "window(4095,0)"},
-        {"window(-,-1)", "window(-,-1)"},
-        {"window(9223372036854775807,-9223372036854775808)", "window(-,-9223372036854775808)"},
-        {"window(0007,0)", "window(7,0)"},
-        {"neighbourhood(3,99)", "neighbourhood(3,4)"},
-        {"grid(3,99)", "grid(3,99)"},
-        {"docs(1,2 , 13)", "docs(1,2,13)"},
-        {"blocks(4;2:3 1 1;0:0;2:0)", "blocks(4; 0:0; 2:0 1 3)"},
-        {"blocks(16)", "blocks(16)"},
-        {"causal&full|full", "causal & full | full"},
-        {"causal&(full|full)", "causal & (full | full)"},
-        {"(causal&full)|full", "causal & full | full"},
-        {"(((causal)))", "causal"},
-        {"full|(full|(causal|full))", "full | full | causal | full"},
-        {"(full&causal)&(full&full)", "full & causal & full & full"},
-        {"heads(4-7:causal;0-3:full|causal)", "heads(0-3: full | causal; 4-7: causal)"},
-        {"heads(7:causal;0-0:full;1-6:window(1,0))", "heads(0: full; 1-6: window(1,0); 7: causal)"},
-        {"heads(0-7:full)&causal", "heads(0-7: full) & causal"},
-        {"heads(0-7:heads(0-3:full;4-7:causal))", "heads(0-7: heads(0-3: full; 4-7: causal))"},
-    };
-    return cr_make_param_array(struct rewritten, rows, sizeof(rows) / sizeof(rows[0]));
-}
-
-ParameterizedTest(struct rewritten *r, mask, prints_canonical_text)
-{
-    const hra_domain d = domain_of(8, 0, 4, 4, 0);
-    hra_mask *m = parse(&d, r->text);
-    char *text = print(m);
-
-    cr_expect(eq(str, text, r->printed));
-    free(text);
-    hra_mask_destroy(m);
-}
-
-Test(mask, print_cuts_to_fit)
-{
-    const hra_domain d = domain_of(1, 16, 0, 0, 0);
-    hra_mask *m = parse(&d, "window(12,3)");
-    char out[20];
-
-    for (size_t bytes = 0; bytes <= 14; bytes++) {
-        memset(out, '~', sizeof(out));
-        cr_expect(eq(sz, hra_mask_print(m, out, bytes), 12));
-        if (bytes > 0)
-            cr_expect(strncmp(out, "window(12,3)", bytes - 1) == 0 &&
-                      strlen(out) == (bytes > 12 ? 12 : bytes - 1));
-        cr_expect(out[bytes > 13 ? 13 : bytes] == '~', "%zu bytes", bytes);
-    }
-    cr_expect(eq(sz, hra_mask_print(m, NULL, 0), 12));
-    cr_expect(eq(sz, hra_mask_print(NULL, out, 4), 0));
-    cr_expect(eq(int, out[0], 0));
-    hra_mask_destroy(m);
-}
-
-Test(mask, and_binds_tighter_than_or)
-{
-    const hra_domain d = domain_of(1, 4, 0, 0, 0);
-    hra_mask *a = parse(&d, "full | full & blocks(4)"), *b = parse(&d, "(full | full) & blocks(4)");
-
-    cr_expect(hra_mask_allows(a, 0, 0, 1, 2) && !hra_mask_allows(b, 0, 0, 1, 2));
-    hra_mask_destroy(a);
-    hra_mask_destroy(b);
-}
-
-Test(mask, keys_tell_patterns_apart)
-{
-    const hra_domain d = domain_of(6, 16, 0, 0, 0);
-    hra_mask *m =
-        parse(&d, "causal & heads(0-1: full; 2: window(4,0); 3-5: heads(0-4: full; 5: window(5,0)))");
-
-    cr_expect(hra_mask_key(m, 0) == hra_mask_key(m, 1) && hra_mask_key(m, 0) == hra_mask_key(m, 4));
-    cr_expect(hra_mask_key(m, 0) != hra_mask_key(m, 2) && hra_mask_key(m, 2) != hra_mask_key(m, 5));
-    cr_expect(hra_mask_key(m, 0) != hra_mask_key(m, 5));
-    hra_mask_destroy(m);
-}
-
-/* ---- Wrong texts ------------------------------------------------------------------------------------ */
-
-struct wrong {
-    char text[80], says[120];
-};
-
-/* Domain: 8 heads, 16 tokens on a 4 x 4 grid. */
-ParameterizedTestParameters(mask, refuses_text)
-{
-    static struct wrong rows[] = {
-        {"", "character 1: expected a mask: full, causal"},
-        {"   ", "character 4: expected a mask"},
-        {"casual", "character 1: expected a mask: full, causal, window, grid, neighbourhood, docs, blocks, "
-                   "heads or '('"},
-        {"casual", "heads or '(', found 'casual'"},
-        {"Full", "found 'Full'"},
-        {"full2", "character 1: expected a mask"},
-        {"full full", "character 6: expected '&', '|' or the end of the text after a mask, found 'full'"},
-        {"full)", "character 5: expected '&', '|' or the end of the text after a mask, found ')'"},
-        {"full &", "character 7: expected a mask"},
-        {"| full", "character 1: expected a mask"},
-        {"full && full", "character 7: expected a mask"},
-        {"(full",
-         "character 6: expected '&', '|' or ')' after a mask in parentheses, found the end of the text"},
-        {"()", "character 2: expected a mask"},
-        {"full & \x01", "or '(', found the byte 0x01"},
-        {"window", "character 7: expected '(' after window, found the end of the text"},
-        {"window()", "character 8: expected a number of tokens or '-', found ')'"},
-        {"window(3)", "character 9: expected ',' after the left side of the window, found ')'"},
-        {"window(3 4)", "character 10: expected ',' after the left side of the window, found '4'"},
-        {"window(3,x)", "character 10: expected a number of tokens or '-', found 'x'"},
-        {"window(3,0x)", "character 11: expected ')' after the right side of the window, found 'x'"},
-        {"window(3,+1)", "character 10: expected a number of tokens or '-', found '+'"},
-        {"window(- 5,1)", "character 10: expected ',' after the left side of the window, found '5'"},
-        {"window(--5,1)", "character 9: expected ',' after the left side"},
-        {"window(9223372036854775808,0)", "character 8: the number is too large for 64 bits"},
-        {"window(0,-9223372036854775809)", "character 10: the number is too large for 64 bits"},
-        {"window(0,99999999999999999999999)", "character 10: the number is too large for 64 bits"},
-        {"grid(1)",
-         "character 7: expected ',' after radius 1 of 2, the axes of the domain's grid, found ')'"},
-        {"grid(1,2,3)",
-         "character 9: expected ')' after radius 2 of 2, the axes of the domain's grid, found ','"},
-        {"grid(-1,2)", "character 6: expected a radius, found '-'"},
-        {"neighbourhood(0,2)", "character 15: expected an extent from 1 to 9223372036854775807, found 0"},
-        {"neighbourhood(2,2", "character 18: expected ')' after extent 2 of 2"},
-        {"docs()", "character 6: expected the length of a document, found ')'"},
-        {"docs(4,0,12)", "character 8: expected the length of a document from 1 to 16, found 0"},
-        {"docs(17)", "character 6: expected the length of a document from 1 to 16, found 17"},
-        {"full & docs(4,4)", "character 8: docs mask: the 2 lengths add up to 8, the domain has 16 tokens"},
-        {"docs(10,10)", "character 1: docs mask: the first 2 lengths add up to more than the 16 tokens"},
-        {"docs(4;12)", "character 7: expected ',' or ')' after the length of a document, found ';'"},
-        {"docs(16,)", "character 9: expected the length of a document"},
-        {"blocks()", "character 8: expected the tokens of a block, found ')'"},
-        {"blocks(0; 0:0)", "character 8: expected the tokens of a block from 1 to"},
-        {"blocks(4, 0:0)", "character 9: expected ';' or ')' after the tokens of a block, found ','"},
-        {"blocks(4; 4:0)", "character 11: expected a query block from 0 to 3, found 4"},
-        {"blocks(4; 0:0 1 7)", "character 17: expected a key block from 0 to 3, found 7"},
-        {"blocks(4; 0 0)", "character 13: expected ':' after the query block, found '0'"},
-        {"blocks(4; 0:)", "character 13: expected a key block, found ')'"},
-        {"blocks(4; 0:0;)", "character 15: expected a query block, found ')'"},
-        {"blocks(4; 0:0, 1)", "character 14: expected a key block, ';' or ')' after a key block, found ','"},
-        {"heads(0-7 full)", "character 11: expected ':' after the heads, found 'full'"},
-        {"heads(0: full)", "character 1: heads mask: head 1 of 8 is in no range"},
-        {"heads(0-7: full; 3: full)", "character 1: heads mask: head 3 is in two ranges, 0 to 7 and 3 to 3"},
-        {"heads(0-3: full; 5-7: full)", "head 4 of 8 is in no range"},
-        {"heads(0-8: full)", "character 9: expected the last head of a range from 0 to 7, found 8"},
-        {"heads(8: full)", "character 7: expected a head from 0 to 7, found 8"},
-        {"heads(3-2: full)", "character 9: expected the last head of a range from 3 to 7, found 2"},
-        {"heads(0,7: full)", "character 8: expected '-' or ':' after the head, found ','"},
-        {"heads(0-7: full",
-         "character 16: expected '&', '|', ';' or ')' after a mask in heads(), found the end"},
-        {"heads(0-7: full;)", "character 17: expected a head, found ')'"},
-        {"heads()", "character 7: expected a head, found ')'"},
-    };
-    return cr_make_param_array(struct wrong, rows, sizeof(rows) / sizeof(rows[0]));
-}
-
-ParameterizedTest(struct wrong *w, mask, refuses_text)
-{
-    const hra_domain d = domain_of(8, 0, 4, 4, 0);
-    hra_mask *m = NULL;
-
-    cr_expect(eq(int, hra_mask_parse(&m, &d, w->text), HRA_ERR_ARG), "%s", w->text);
-    cr_expect(strstr(hra_last_error(), w->says) != NULL, "%s: '%s' does not say '%s'", w->text,
-              hra_last_error(), w->says);
-    cr_expect(strncmp(hra_last_error(), "mask: character ", 16) == 0);
-    cr_expect(m == NULL, "nothing is written on failure");
-}
-
-/* `begin` count times, a mask, `end` count times */
-static char *nested(const char *begin, const char *end, int count)
-{
-    char *text = calloc((strlen(begin) + strlen(end)) * (size_t)count + 8, 1), *at = text;
-
-    for (int n = 0; n < count; n++)
-        at = stpcpy(at, begin);
-    at = stpcpy(at, "full");
-    for (int n = 0; n < count; n++)
-        at = stpcpy(at, end);
-    return text;
-}
-
-Test(mask, refuses_deep_nesting)
-{
-    static const char *const around[][2] = {{"(", ")"}, {"heads(0:", ")"}, {"(full|full&", ")"}};
-    const hra_domain d = domain_of(1, 4, 0, 0, 0);
-    hra_mask *m = NULL;
-
-    for (int n = 0; n < 3; n++) {
-        char *text = nested(around[n][0], around[n][1], 10000);
-        cr_expect(eq(int, hra_mask_parse(&m, &d, text), HRA_ERR_ARG));
-        cr_expect(strstr(hra_last_error(), "mask: character ") != NULL &&
-                      strstr(hra_last_error(), "200 deep") != NULL,
-                  "'%s'", hra_last_error());
-        free(text);
-        text = nested(around[n][0], "", 10000); /* never closed */
-        cr_expect(eq(int, hra_mask_parse(&m, &d, text), HRA_ERR_ARG));
-        free(text);
-    }
-    char *text = nested("(", ")", 201);
-    cr_expect(eq(int, hra_mask_parse(&m, &d, text), HRA_ERR_ARG));
-    cr_expect(strstr(hra_last_error(), "character 201: ") != NULL, "'%s'", hra_last_error());
-    free(text);
-    text = nested("(", ")", 200);
-    m = parse(&d, text);
-    free(text);
-    hra_mask_destroy(m);
-
-    /* long is not deep */
-    text = nested("full & causal | ", "", 20000);
-    m = parse(&d, text);
-    cr_expect(eq(int, hra_mask_allows(m, 0, 0, 0, 3), 1));
-    hra_mask_destroy(m);
-    free(text);
-}
-
-Test(mask, combinations_stop_at_a_depth_and_a_size)
-{
-    const hra_domain d = domain_of(1, 4, 0, 0, 0);
-    hra_mask *m = parse(&d, "full"), *leaf = parse(&d, "causal"), *next = NULL;
-    hra_status status = HRA_OK;
-    int steps = 0;
-
-    for (; status == HRA_OK && steps < 1000; steps++) {
-        status = steps % 2 == 0 ? hra_mask_and(&next, leaf, m) : hra_mask_or(&next, leaf, m);
-        if (status == HRA_OK) {
-            hra_mask_destroy(m);
-            m = next;
-        }
-    }
-    cr_expect(eq(int, status, HRA_ERR_ARG));
-    cr_expect(strstr(hra_last_error(), "nested more than 200 deep") != NULL, "'%s'", hra_last_error());
-    cr_expect(eq(int, steps, 200));
-    char *text = print(m); /* what combinations allow, the text does */
-    hra_mask *again = parse(&d, text);
-    free(text);
-    hra_mask_destroy(again);
-    hra_mask_destroy(m);
-
-    m = hra_mask_keep(leaf);
-    for (steps = 0, status = HRA_OK; status == HRA_OK && steps < 100; steps++) {
-        status = hra_mask_and(&next, m, m);
-        if (status == HRA_OK) {
-            hra_mask_destroy(m);
-            m = next;
-        }
-    }
-    cr_expect(eq(int, status, HRA_ERR_ARG));
-    cr_expect(strstr(hra_last_error(), "more than 1048576 parts") != NULL, "'%s'", hra_last_error());
-    hra_mask_destroy(m);
-    hra_mask_destroy(leaf);
-}
-
-/* ---- Masks without text ----------------------------------------------------------------------------- */
-
-Test(mask, constructors_make_what_the_text_makes)
-{
-    const hra_domain d = domain_of(4, 0, 4, 4, 0);
-    int64_t pair[] = {3, 3}, length[] = {5, 11}, row[] = {2, 0, 2}, key[] = {1, 0, 1};
-    int first[] = {2, 0}, last[] = {3, 1};
-    hra_mask *m[11];
-
-    cr_assert(eq(int, hra_mask_full(&m[0], &d), HRA_OK));
-    cr_assert(eq(int, hra_mask_causal(&m[1], &d), HRA_OK));
-    cr_assert(eq(int, hra_mask_window(&m[2], &d, HRA_UNBOUNDED, -1), HRA_OK));
-    cr_assert(eq(int, hra_mask_grid(&m[3], &d, pair), HRA_OK));
-    cr_assert(eq(int, hra_mask_neighbourhood(&m[4], &d, pair), HRA_OK));
-    cr_assert(eq(int, hra_mask_docs(&m[5], &d, length, 2), HRA_OK));
-    cr_assert(eq(int, hra_mask_blocks(&m[6], &d, 5, row, key, 3), HRA_OK));
-    cr_assert(eq(int, hra_mask_blocks(&m[7], &d, 5, NULL, NULL, 0), HRA_OK));
-    cr_assert(eq(int, hra_mask_or(&m[8], m[1], m[2]), HRA_OK));
-    cr_assert(eq(int, hra_mask_and(&m[9], m[5], m[8]), HRA_OK));
-    const hra_mask *const choice[] = {m[9], m[0]};
-    cr_assert(eq(int, hra_mask_heads(&m[10], first, last, choice, 2), HRA_OK));
-    memset(pair, 0x55, sizeof(pair)); /* arrays are copied, parts are held */
-    memset(length, 0x55, sizeof(length));
-    memset(row, 0x55, sizeof(row));
-
-    static const char *const texts[] = {"full",
-                                        "causal",
-                                        "window(-,-1)",
-                                        "grid(3,3)",
-                                        "neighbourhood(3,3)",
-                                        "docs(5,11)",
-                                        "blocks(5; 0:0; 2:1)",
-                                        "blocks(5)",
-                                        "causal | window(-,-1)",
-                                        "docs(5,11) & (causal | window(-,-1))",
-                                        "heads(0-1: full; 2-3: docs(5,11) & (causal | window(-,-1)))"};
-    for (int n = 0; n < 11; n++) {
-        if (n == 9)
-            for (int part = 0; part < 9; part++)
-                hra_mask_destroy(m[part]);
-        char *text = print(m[n]);
-        hra_mask *same = parse(&d, texts[n]);
-        cr_expect(eq(str, text, (char *)texts[n]));
-        for (int h = 0; h < 4; h++)
-            for (int i = 0; i < 256; i++)
-                cr_assert(hra_mask_count(m[n], 0, h, i / 16, i % 16) ==
-                          hra_mask_count(same, 0, h, i / 16, i % 16));
-        free(text);
-        hra_mask_destroy(same);
-    }
-    hra_mask_destroy(m[9]);
-    hra_mask_destroy(m[10]);
-    hra_mask_destroy(NULL);
-}
-
-static void expect_error(hra_status status, const char *says)
-{
-    cr_expect(eq(int, status, HRA_ERR_ARG));
-    cr_expect(strstr(hra_last_error(), says) != NULL, "'%s' does not say '%s'", hra_last_error(), says);
-}
-
-Test(mask, constructors_refuse)
-{
-    const hra_domain d = domain_of(4, 16, 4, 4, 0), line = domain_of(4, 16, 0, 0, 0),
-                     bad = domain_of(1, 0, 0, 0, 0);
-    const int64_t minus[] = {1, -1}, zero[] = {0, 16}, ones[] = {1, 1}, four[] = {0, 4};
-    const hra_domain others[] = {domain_of(3, 16, 4, 4, 0), line, domain_of(4, 16, 2, 8, 0),
-                                 domain_of(4, 17, 0, 0, 0)};
-    static const char *const differs[] = {"heads 4 and 3", "axes of the grid 2 and 0", "grid axis 0 4 and 2",
-                                          "tokens 16 and 17"};
-    hra_mask *m = NULL, *full = parse(&d, "full");
-
-    expect_error(hra_mask_full(NULL, &d), "full mask: out is a NULL pointer");
-    expect_error(hra_mask_causal(&m, NULL), "domain: NULL pointer");
-    expect_error(hra_mask_window(&m, &bad, 1, 1), "tokens is 0");
-    expect_error(hra_mask_parse(&m, &bad, "full"), "tokens is 0");
-    expect_error(hra_mask_parse(&m, &d, NULL), "text is a NULL pointer");
-    expect_error(hra_mask_parse(NULL, &d, "full"), "out is a NULL pointer");
-    expect_error(hra_mask_parse(&m, &line, "full & grid(1,1)"),
-                 "character 8: grid needs a domain with a grid");
-    expect_error(hra_mask_grid(&m, &line, ones), "grid mask: the domain of 16 tokens has no grid");
-    expect_error(hra_mask_grid(&m, &d, minus), "grid mask: the radius of axis 1 is -1, it must be 0 or more");
-    expect_error(hra_mask_grid(&m, &d, NULL), "radius is a NULL pointer");
-    expect_error(hra_mask_neighbourhood(&m, &d, zero), "the extent of axis 0 is 0, it must be 1 or more");
-    expect_error(hra_mask_docs(&m, &d, zero, 2), "length 0 is 0");
-    expect_error(hra_mask_docs(&m, &d, ones, 2), "the 2 lengths add up to 2, the domain has 16 tokens");
-    expect_error(hra_mask_docs(&m, &d, ones, 0), "count is 0");
-    expect_error(hra_mask_docs(&m, &d, NULL, 2), "length is a NULL pointer");
-    expect_error(hra_mask_docs(&m, &d, (const int64_t[]){1, INT64_MAX}, 2),
-                 "the first 2 lengths add up to more");
-    expect_error(hra_mask_blocks(&m, &d, 0, ones, ones, 2), "blocks of 0 tokens");
-    expect_error(hra_mask_blocks(&m, &d, 4, ones, four, 2),
-                 "pair 1 is query block 1, key block 4, they must be 0 to 3");
-    expect_error(hra_mask_blocks(&m, &d, 4, minus, ones, 2), "pair 1 is query block -1");
-    expect_error(hra_mask_blocks(&m, &d, 4, ones, NULL, 2), "key_block is a NULL pointer");
-    expect_error(hra_mask_blocks(&m, &d, 4, ones, ones, -1), "count is -1");
-    expect_error(hra_mask_and(&m, full, NULL), "and mask: mask 1 is a NULL pointer");
-    expect_error(hra_mask_or(NULL, full, full), "or mask: out is a NULL pointer");
-    for (size_t n = 0; n < sizeof(others) / sizeof(others[0]); n++) {
-        hra_mask *other = parse(&others[n], "full");
-        expect_error(hra_mask_or(&m, full, other), differs[n]);
-        hra_mask_destroy(other);
-    }
-
-    const hra_mask *const masks[] = {full, full};
-    expect_error(hra_mask_heads(&m, (int[]){0, 3}, (int[]){1, 3}, masks, 2),
-                 "heads mask: head 2 of 4 is in no range");
-    expect_error(hra_mask_heads(&m, (int[]){0, 1}, (int[]){1, 3}, masks, 2),
-                 "head 1 is in two ranges, 0 to 1 and 1 to 3");
-    expect_error(hra_mask_heads(&m, (int[]){0, 2}, (int[]){1, 4}, masks, 2),
-                 "range 1 is heads 2 to 4, the domain has heads 0 to 3");
-    expect_error(hra_mask_heads(&m, (int[]){2, 0}, (int[]){1, 3}, masks, 2), "range 0 is heads 2 to 1");
-    expect_error(hra_mask_heads(&m, (int[]){0}, (int[]){3}, masks, 0), "count is 0");
-    expect_error(hra_mask_heads(&m, NULL, (int[]){3}, masks, 1), "first is a NULL pointer");
-    expect_error(hra_mask_heads(&m, (int[]){0}, (int[]){3}, NULL, 1), "mask is a NULL pointer");
-    cr_expect(m == NULL, "nothing is written on failure");
-    cr_expect(eq(int, hra_mask_count(NULL, 0, 0, 0, 0), 0));
-    hra_mask_destroy(full);
 }

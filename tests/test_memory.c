@@ -65,8 +65,9 @@ static hra_status make(struct made *m, int ranks)
     p.type = HRA_F32;
     p.threads = 3;
     HRA_TRY(hra_order_create(&m->order, &d, "boxes:8x8"));
-    HRA_TRY(hra_mask_parse(
-        &m->mask, &d, "heads(0: causal & docs(150,250); 1: grid(2,3) | blocks(100; 0:1 2; 3:0); 2: full)"));
+    HRA_TRY(
+        hra_mask_parse(&m->mask, &d, m->order,
+                       "heads(0: causal & docs(150,250); 1: grid(2,3) | blocks(100; 0:1 2; 3:0); 2: full)"));
     HRA_TRY(ranks == 1 ? hra_comm_create_self(&m->comm) : hra_comm_create_model(&m->comm, 1, ranks));
     return hra_plan_create(&m->plan, m->comm, &p, m->order, m->mask, NULL);
 }

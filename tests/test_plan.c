@@ -64,7 +64,7 @@ static struct model begin(const struct shape *s, int rank)
     options.shard = s->shard;
     cr_assert(eq(int, hra_comm_create_model(&m.comm, rank, s->ranks), HRA_OK));
     cr_assert(eq(int, hra_order_create(&m.order, &d, s->order), HRA_OK), "%s", hra_last_error());
-    cr_assert(eq(int, hra_mask_parse(&m.mask, &d, s->mask), HRA_OK), "%s", hra_last_error());
+    cr_assert(eq(int, hra_mask_parse(&m.mask, &d, m.order, s->mask), HRA_OK), "%s", hra_last_error());
     cr_assert(eq(int, hra_plan_create(&m.plan, m.comm, &p, m.order, m.mask, &options), HRA_OK), "%s",
               hra_last_error());
     m.info.size = sizeof(m.info);
@@ -622,7 +622,7 @@ Test(plan, refuses_wrong_options)
         const char *says;
     } rows[] = {
         {offsetof(hra_options, size), SIZE, 0, "options.size is 0"},
-        {offsetof(hra_options, shard), INT, 3, "options.shard is 3, which is no hra_shard"},
+        {offsetof(hra_options, shard), INT, 4, "options.shard is 4, which is no hra_shard"},
         {offsetof(hra_options, shard), INT, -1, "options.shard is -1"},
         {offsetof(hra_options, schedule), INT, 2, "options.schedule is 2, which is no hra_schedule_kind"},
         {offsetof(hra_options, schedule), INT, -5, "options.schedule is -5"},
@@ -863,27 +863,27 @@ Test(plan, destroying_nothing_is_fine)
     cr_expect(eq(int, hra_comm_destroy(NULL), HRA_OK));
 }
 
-/* A larger plan brings a new arena; the old one lives until its plans are gone. */
+/* A larger plan brings a new arena, of its reserve or of what it needs; the old one lives until its plans are gone. */
 Test(plan, arenas_live_as_long_as_their_plans)
 {
     hra_comm *comm = NULL;
     struct hra_arena *none = NULL, *first = NULL, *same = NULL, *larger = NULL, *last = NULL;
 
     cr_assert(eq(int, hra_comm_create_self(&comm), HRA_OK));
-    cr_assert(eq(int, hra_arena_join(&none, comm, 0), HRA_OK));
+    cr_assert(eq(int, hra_arena_join(&none, comm, 0, 0), HRA_OK));
     cr_expect(none == NULL);
-    cr_assert(eq(int, hra_arena_join(&first, comm, 1000), HRA_OK));
-    cr_assert(eq(int, hra_arena_join(&same, comm, 999), HRA_OK));
-    cr_expect(first == same && first->plans == 2);
+    cr_assert(eq(int, hra_arena_join(&first, comm, 800, 1000), HRA_OK));
+    cr_assert(eq(int, hra_arena_join(&same, comm, 1000, 9999), HRA_OK));
+    cr_expect(first == same && first->plans == 2 && first->bytes == 1000);
     memset(first->base, 1, 1000);
-    cr_assert(eq(int, hra_arena_join(&larger, comm, 5000), HRA_OK));
-    cr_expect(larger != first && larger->bytes >= 5000 && first->plans == 2);
+    cr_assert(eq(int, hra_arena_join(&larger, comm, 5000, 4000), HRA_OK));
+    cr_expect(larger != first && larger->bytes == 5000 && first->plans == 2);
     memset(larger->base, 2, 5000);
     hra_arena_leave(comm, first);
     cr_expect(first->plans == 1 && ((char *)first->base)[999] == 1);
     hra_arena_leave(comm, same); /* frees it: the address sanitizer sees it if not */
     hra_arena_leave(comm, larger);
-    cr_assert(eq(int, hra_arena_join(&last, comm, 10), HRA_OK));
+    cr_assert(eq(int, hra_arena_join(&last, comm, 10, 20000), HRA_OK));
     cr_expect(last == larger); /* the newest stays for the next plan */
     hra_arena_leave(comm, last);
     hra_arena_leave(comm, NULL);

@@ -45,7 +45,7 @@ static void set_up(struct setup *s, int picture, int heads, int heads_kv)
     problem.type = HRA_F32;
     problem.threads = 1;
     cr_assert(eq(int, hra_order_create(&order, &domain, picture ? "hilbert" : "identity"), HRA_OK));
-    cr_assert(eq(int, hra_mask_parse(&mask, &domain, picture ? "grid(2,1)" : "causal"), HRA_OK));
+    cr_assert(eq(int, hra_mask_parse(&mask, &domain, order, picture ? "grid(2,1)" : "causal"), HRA_OK));
     cr_assert(eq(int, hra_comm_create_self(&s->comm), HRA_OK));
     cr_assert(eq(int, hra_plan_create(&s->plan, s->comm, &problem, order, mask, NULL), HRA_OK), "%s",
               hra_last_error());

@@ -613,10 +613,14 @@ static int check(const struct world *w, struct problem *p, int loud, const char 
         return refused(w, "plan", status);
     }
     hra_plan_get_info(plan, &info);
-    if (loud && w->rank == 0)
-        printf("%d rank%s, transport %s, backend %s, schedule %s, %d thread%s on rank 0, density %.4f\n",
-               w->ranks, w->ranks == 1 ? "" : "s", info.transport, info.backend, info.schedule, info.threads,
-               info.threads == 1 ? "" : "s", (double)info.pairs_live / (double)info.pairs_all);
+    if (loud && w->rank == 0) {
+        const double all = (double)info.pairs_all;
+        printf("%d rank%s, transport %s, backend %s, schedule %s, %d thread%s on rank 0\n", w->ranks,
+               w->ranks == 1 ? "" : "s", info.transport, info.backend, info.schedule, info.threads,
+               info.threads == 1 ? "" : "s");
+        printf("density %.4f, %.4f as counted, %.4f in live tiles\n", (double)info.pairs_live / all,
+               (double)info.pairs_counted / all, (double)info.pairs_in_tiles / all);
+    }
 
     trial_fill(w, &t);
     const int fault = library(w, &t, plan);

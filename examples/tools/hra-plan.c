@@ -1,16 +1,25 @@
-/* hra-plan.c - prints what a plan knows of a problem, on any number of ranks that need not exist. */
-#include "examples/tools/problem.h"
+/* hra-plan.c - prints and draws what a plan knows of a problem, on any number of ranks that need not exist. */
+#include "examples/tools/picture.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { OWN_OPTIONS = 6 }; /* beside those of a problem */
+
+/* The command line. */
+struct request {
+    struct problem problem;
+    int ranks;
+    char *path[PICTURE_KINDS]; /* where the pictures go, NULL: not wanted */
+    int sequence, head;        /* whose pairs and tiles are drawn */
+};
+
 /* One rank's part of the plan, summed over batch and heads. */
 struct part {
     int64_t rows;
     int64_t tiles, tiles_full;
-    int64_t tile_pairs;               /* pairs in live tiles, those that do not attend included */
     int64_t bitmaps;                  /* distinct ones */
     int sources;                      /* ranks whose keys it needs, itself included: rounds with work */
     int64_t received[2], messages[2]; /* [pass] */
@@ -26,15 +35,30 @@ static void *take(size_t bytes)
     return memory;
 }
 
-/* The tiles of `rank` into part. */
-static hra_status count_tiles(struct part *part, hra_plan *plan, const hra_problem *problem, int rank,
-                              int ranks)
+/* Append a rank's tiles to those of the picture. */
+static void keep_tiles(struct picture *picture, const hra_plan_tile *tile, int64_t count)
 {
-    char *source = take((size_t)ranks);
+    const size_t bytes = (size_t)(picture->tiles + count) * sizeof(*tile);
+    hra_plan_tile *all = realloc(picture->tile, bytes + 1);
+    if (all == NULL) {
+        fprintf(stderr, "hra-plan: no memory for %zu bytes\n", bytes);
+        exit(1);
+    }
+    memcpy(all + picture->tiles, tile, (size_t)count * sizeof(*tile));
+    picture->tile = all;
+    picture->tiles += count;
+}
+
+/* The tiles of `rank` into part, those that are drawn into the picture also. */
+static hra_status count_tiles(struct part *part, struct picture *picture, hra_plan *plan,
+                              const struct request *q, int rank)
+{
+    const struct problem *problem = &q->problem;
+    char *source = take((size_t)q->ranks);
     hra_status status = HRA_OK;
 
-    for (int n = 0; status == HRA_OK && n < problem->batch * problem->heads; n++) {
-        const int b = n / problem->heads, h = n % problem->heads;
+    for (int64_t n = 0; status == HRA_OK && n < (int64_t)problem->batch * problem->heads; n++) {
+        const int b = (int)(n / problem->heads), h = (int)(n % problem->heads);
         int64_t count = 0;
         if ((status = hra_plan_tiles(plan, rank, b, h, NULL, 0, &count)) != HRA_OK)
             break;
@@ -43,57 +67,65 @@ static hra_status count_tiles(struct part *part, hra_plan *plan, const hra_probl
         for (int64_t i = 0; status == HRA_OK && i < count; i++) {
             part->tiles++;
             part->tiles_full += tile[i].bitmap < 0;
-            part->tile_pairs += (int64_t)tile[i].query_rows * tile[i].key_rows;
             part->bitmaps = tile[i].bitmap >= part->bitmaps ? tile[i].bitmap + 1 : part->bitmaps;
             source[tile[i].key_rank] = 1;
         }
+        if (status == HRA_OK && q->path[PICTURE_TILES] != NULL && b == q->sequence && h == q->head)
+            keep_tiles(picture, tile, count);
         free(tile);
     }
-    for (int r = 0; r < ranks; r++)
+    for (int r = 0; r < q->ranks; r++)
         part->sources += source[r];
     free(source);
     return status;
 }
 
-/* The messages that `rank` receives into part. */
-static hra_status count_moves(struct part *part, hra_plan *plan, int rank)
+/* The schedule of `rank`; its messages into part, all of it into steps [2 passes]. */
+static hra_status list_steps(struct part *part, struct picture_steps *steps, hra_plan *plan, int rank)
 {
-    for (int pass = 0; pass < 2; pass++) {
-        int64_t count;
-        hra_status status = hra_plan_moves(plan, rank, (hra_pass)pass, NULL, 0, &count);
-        if (status != HRA_OK)
+    hra_status status = HRA_OK;
+
+    for (int pass = 0; status == HRA_OK && pass < 2; pass++) {
+        struct picture_steps *s = &steps[pass];
+        if ((status = hra_plan_moves(plan, rank, (hra_pass)pass, NULL, 0, &s->moves)) != HRA_OK ||
+            (status = hra_plan_runs(plan, rank, (hra_pass)pass, NULL, 0, &s->runs)) != HRA_OK)
             return status;
-        hra_plan_move *move = take((size_t)count * sizeof(*move));
-        status = hra_plan_moves(plan, rank, (hra_pass)pass, move, count, &count);
-        for (int64_t n = 0; status == HRA_OK && n < count; n++)
-            if (!move[n].sends) {
+        s->move = take((size_t)s->moves * sizeof(*s->move));
+        s->run = take((size_t)s->runs * sizeof(*s->run));
+        status = hra_plan_moves(plan, rank, (hra_pass)pass, s->move, s->moves, &s->moves);
+        if (status == HRA_OK)
+            status = hra_plan_runs(plan, rank, (hra_pass)pass, s->run, s->runs, &s->runs);
+        for (int64_t n = 0; status == HRA_OK && n < s->moves; n++)
+            if (!s->move[n].sends) {
                 part->messages[pass]++;
-                part->received[pass] += move[n].bytes;
+                part->received[pass] += s->move[n].bytes;
             }
-        free(move);
-        if (status != HRA_OK)
-            return status;
     }
-    return HRA_OK;
+    return status;
 }
 
-/* Bytes as "12.3 MiB" in one of a few static buffers, enough for one printf. */
-static const char *bytes_text(double bytes)
+static void free_steps(struct picture_steps *steps, int64_t count)
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    static char text[8][32];
-    static int next;
-    char *out = text[next++ % 8];
-    int unit = 0;
-    for (; bytes >= 1024 && unit < 4; unit++)
-        bytes /= 1024;
-    snprintf(out, sizeof(text[0]), unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
-    return out;
+    for (int64_t n = 0; n < count; n++) {
+        free(steps[n].move);
+        free(steps[n].run);
+    }
+    memset(steps, 0, (size_t)count * sizeof(*steps));
 }
 
 static const char *shard_text(hra_shard shard)
 {
-    return shard == HRA_SHARD_ZIGZAG ? "zigzag" : shard == HRA_SHARD_CONTIGUOUS ? "contiguous" : "auto";
+    switch (shard) {
+    case HRA_SHARD_AUTO:
+        return "auto";
+    case HRA_SHARD_CONTIGUOUS:
+        return "contiguous";
+    case HRA_SHARD_ZIGZAG:
+        return "zigzag";
+    case HRA_SHARD_BALANCED:
+        return "balanced";
+    }
+    return "?";
 }
 
 /* The lines about the whole problem. */
@@ -102,12 +134,11 @@ static void print_whole(const struct setup *s, const hra_plan_info *info, const 
     const hra_problem *p = &s->problem;
     const double all = (double)info->pairs_all;
     hra_order_info order = {.size = sizeof(order)};
-    int64_t tile_pairs = 0, bitmaps = 0;
+    const double target = info->balance_bound > 1.03 ? info->balance_bound : 1.03;
+    int64_t bitmaps = 0;
 
-    for (int r = 0; r < ranks; r++) {
-        tile_pairs += part[r].tile_pairs;
+    for (int r = 0; r < ranks; r++)
         bitmaps = part[r].bitmaps > bitmaps ? part[r].bitmaps : bitmaps;
-    }
     printf("problem    batch %d, %d heads (%d of keys, first %d), %d and %d channels, %s, scale %g\n",
            p->batch, p->heads, p->heads_kv, p->head0, p->dim, p->dim_v, hra_type_name(p->type), p->scale);
     if (hra_order_get_info(s->order, &order) == HRA_OK) {
@@ -118,17 +149,39 @@ static void print_whole(const struct setup *s, const hra_plan_info *info, const 
     printf("tiles      %" PRId64 " full, %" PRId64 " partial; at most %" PRId64
            " distinct bitmaps on a rank, %d pattern%s\n",
            info->tiles_full, info->tiles_partial, bitmaps, info->patterns, info->patterns == 1 ? "" : "s");
-    printf("density    %.4f of all pairs attend, %.4f lie in live tiles\n", (double)info->pairs_live / all,
-           (double)tile_pairs / all);
-    printf("schedule   %s, %d rounds forward, %d backward, shard %s, backend %s\n", info->schedule,
-           info->rounds_forward, info->rounds_backward, shard_text(info->shard), info->backend);
-    printf("balance    %.3f (live tiles of the busiest rank / mean)\n", info->balance);
+    printf(
+        "density    %.4g of all pairs attend, %.4g lie in live tiles (once for each branch of a mixture)\n",
+        (double)info->pairs_live / all, (double)info->pairs_in_tiles / all);
+    if (info->pairs_counted > info->pairs_live)
+        printf("           %.4g attend if each counts as often as it does in the mixture\n",
+               (double)info->pairs_counted / all);
+    printf("schedule   %s, %d rounds forward, %d backward, shard %s in %d pieces, backend %s\n",
+           info->schedule, info->rounds_forward, info->rounds_backward, shard_text(info->shard), info->pieces,
+           info->backend);
+    printf("balance    %.3f (live tiles of the busiest rank / mean), target %.3f: the larger of 1.03 and\n"
+           "           %.3f (live tiles of the heaviest row of tiles x ranks / all)\n",
+           info->balance, target, info->balance_bound);
     printf("moved      forward %s, least possible %s; backward %s, least possible %s\n",
            bytes_text((double)info->bytes_forward), bytes_text((double)info->bytes_least),
            bytes_text((double)info->bytes_backward), bytes_text((double)info->bytes_least_backward));
     printf("memory     rank 0: workspace %s, arena %s, saved %s, plan %s\n\n",
            bytes_text((double)info->workspace_bytes), bytes_text((double)info->arena_bytes),
            bytes_text((double)info->saved_bytes), bytes_text((double)info->plan_bytes));
+}
+
+/* The first of a rank's runs of slots, and how many there are where not all are shown. */
+static void print_pieces(const hra_piece *piece, int pieces, int rank)
+{
+    const int shown = 4;
+    int runs = 0;
+
+    for (int n = 0; n < pieces; n++)
+        if (piece[n].rank == rank && piece[n].rows > 0 && runs++ < shown)
+            printf("%s%" PRId64 "-%" PRId64, runs == 1 ? "   " : ", ", piece[n].slot0,
+                   piece[n].slot0 + piece[n].rows - 1);
+    if (runs > shown)
+        printf(", ... (%d runs)", runs);
+    printf("%s\n", runs == 0 ? "   none" : "");
 }
 
 /* One line for each rank. */
@@ -144,84 +197,178 @@ static void print_ranks(const struct part *part, int ranks, const hra_piece *pie
                q->sources);
         for (int pass = 0; pass < 2; pass++)
             printf("   %8" PRId64 " %15s", q->messages[pass], bytes_text((double)q->received[pass]));
-        const char *before = "   ";
-        for (int n = 0; n < pieces; n++)
-            if (piece[n].rank == r && piece[n].rows > 0) {
-                printf("%s%" PRId64 "-%" PRId64, before, piece[n].slot0, piece[n].slot0 + piece[n].rows - 1);
-                before = ", ";
-            }
-        printf("%s\n", q->rows == 0 ? "   none" : "");
+        print_pieces(piece, pieces, r);
     }
 }
 
-/* One plan, made as rank 0, is asked for every rank. On failure hra_last_error says why. */
-static hra_status survey(hra_plan **out, hra_comm **comm, struct part *part, const struct setup *s, int ranks)
+/* The plan, made as rank 0, is asked for every rank. On failure hra_last_error says why. */
+static hra_status survey(hra_plan **out, hra_comm **comm, struct part *part, struct picture *picture,
+                         const struct request *q)
 {
-    hra_status status = hra_comm_create_model(comm, 0, ranks);
+    const struct setup *s = picture->setup;
+    struct picture_steps unused[2] = {{0}};
+
+    hra_status status = hra_comm_create_model(comm, 0, q->ranks);
     if (status == HRA_OK)
         status = hra_plan_create(out, *comm, &s->problem, s->order, s->mask, &s->options);
-    for (int r = 0; status == HRA_OK && r < ranks; r++) {
+    for (int r = 0; status == HRA_OK && r < q->ranks; r++) {
         part[r].rows = hra_plan_rows(*out, r);
-        status = count_tiles(&part[r], *out, &s->problem, r, ranks);
+        status = count_tiles(&part[r], picture, *out, q, r);
         if (status == HRA_OK)
-            status = count_moves(&part[r], *out, r);
+            status = list_steps(&part[r], picture->steps != NULL ? &picture->steps[2 * r] : unused, *out, r);
+        free_steps(unused, 2);
     }
     return status;
 }
 
-static int plan(const struct problem *p, int ranks)
+/* Draw what was asked for. 0, or -1 after telling why. */
+static int draw(const struct request *q, const struct picture *picture)
+{
+    char why[512];
+
+    for (int kind = 0; kind < PICTURE_KINDS; kind++) {
+        if (q->path[kind] == NULL)
+            continue;
+        if (picture_write(q->path[kind], (enum picture_kind)kind, picture, why, sizeof(why)) != 0) {
+            fprintf(stderr, "hra-plan: %s\n", why);
+            return -1;
+        }
+        printf("drawn      %s\n", q->path[kind]);
+    }
+    return 0;
+}
+
+/* Say why a call of the library failed; the exit status for it. */
+static int failed(hra_status status)
+{
+    fprintf(stderr, "hra-plan: %s\n", hra_last_error());
+    return status == HRA_ERR_ARG || status == HRA_ERR_UNSUPPORTED ? 2 : 1;
+}
+
+/* Draw pairs, for which no plan is made. */
+static int pairs(const struct request *q)
 {
     struct setup s = {.order = NULL};
-    struct part *part = take((size_t)ranks * sizeof(*part));
+    const struct picture picture = {
+        .setup = &s, .mask = q->problem.mask, .sequence = q->sequence, .head = q->head};
+
+    const hra_status status = setup_create(&s, &q->problem);
+    const int result = status != HRA_OK ? failed(status) : draw(q, &picture) != 0;
+    setup_destroy(&s);
+    return result;
+}
+
+static int plan(const struct request *q)
+{
+    struct setup s = {.order = NULL};
+    struct part *part = take((size_t)q->ranks * sizeof(*part));
     hra_plan_info info = {.size = sizeof(info)};
+    struct picture picture = {.setup = &s,
+                              .mask = q->problem.mask,
+                              .sequence = q->sequence,
+                              .head = q->head,
+                              .ranks = q->ranks,
+                              .info = &info};
     hra_plan *made = NULL;
     hra_comm *comm = NULL;
-    const hra_piece *piece;
-    int pieces;
+    int result;
 
-    hra_status status = setup_create(&s, p);
+    if (q->path[PICTURE_ROUNDS] != NULL)
+        picture.steps = take(2 * (size_t)q->ranks * sizeof(*picture.steps));
+    hra_status status = setup_create(&s, &q->problem);
     if (status == HRA_OK)
-        status = survey(&made, &comm, part, &s, ranks);
+        status = survey(&made, &comm, part, &picture, q);
     if (status == HRA_OK)
         status = hra_plan_get_info(made, &info);
     if (status == HRA_OK)
-        status = hra_plan_pieces(made, &piece, &pieces);
+        status = hra_plan_pieces(made, &picture.piece, &picture.pieces);
     if (status == HRA_OK) {
-        char *text = problem_text(p);
-        printf("hra-plan --ranks %d %s\n\n", ranks, text != NULL ? text : "");
+        char *text = problem_text(&q->problem);
+        printf("hra-plan --ranks %d %s\n\n", q->ranks, text != NULL ? text : "");
         free(text);
-        print_whole(&s, &info, part, ranks);
-        print_ranks(part, ranks, piece, pieces);
+        print_whole(&s, &info, part, q->ranks);
+        print_ranks(part, q->ranks, picture.piece, picture.pieces);
+        picture.shard = shard_text(info.shard);
+        result = draw(q, &picture) != 0;
     } else
-        fprintf(stderr, "hra-plan: %s\n", hra_last_error());
+        result = failed(status);
     hra_plan_destroy(made);
     hra_comm_destroy(comm);
     setup_destroy(&s);
+    if (picture.steps != NULL)
+        free_steps(picture.steps, 2 * (int64_t)q->ranks);
+    free(picture.steps);
+    free(picture.tile);
     free(part);
-    return status == HRA_OK ? 0 : status == HRA_ERR_ARG || status == HRA_ERR_UNSUPPORTED ? 2 : 1;
+    return result;
+}
+
+/* Whether the pictures that are asked for can be drawn. 0, or -1 and one sentence in why. */
+static int check_pictures(const struct request *q, char *why, size_t why_bytes)
+{
+    for (int kind = 0; kind < PICTURE_KINDS; kind++)
+        if (q->path[kind] != NULL && picture_check(q->path[kind], why, why_bytes) != 0)
+            return -1;
+    if (q->path[PICTURE_PAIRS] != NULL && (q->path[PICTURE_TILES] != NULL || q->path[PICTURE_ROUNDS] != NULL))
+        snprintf(why, why_bytes, "--pairs makes no plan, so that --picture and --rounds cannot go with it");
+    else if (q->path[PICTURE_PAIRS] != NULL && q->problem.tokens > PICTURE_TOKENS)
+        snprintf(why, why_bytes, "--pairs draws at most %d tokens, not %" PRId64 "; --picture draws tiles",
+                 PICTURE_TOKENS, q->problem.tokens);
+    else if (q->path[PICTURE_ROUNDS] != NULL && q->ranks > PICTURE_RANKS)
+        snprintf(why, why_bytes, "--rounds draws at most %d ranks, not %d", PICTURE_RANKS, q->ranks);
+    else if (q->head >= q->problem.heads)
+        snprintf(why, why_bytes, "--head: %d is none of the %d of --heads", q->head, q->problem.heads);
+    else if (q->sequence >= q->problem.batch)
+        snprintf(why, why_bytes, "--sequence: %d is none of the %d of --batch", q->sequence,
+                 q->problem.batch);
+    else
+        return 0;
+    return -1;
+}
+
+/* Write the options, and return how many. */
+static int list_options(struct option *out, struct request *q)
+{
+    const struct option own[] = {
+        {"ranks", "W", "ranks of the plan (default 4)", OPTION_INT, &q->ranks, 1, 65536, NULL, 0},
+        {"picture", "FILE", "draw the live tiles of a head, and its grid: a .png or .svg", OPTION_TEXT,
+         &q->path[PICTURE_TILES], 0, 0, NULL, 0},
+        {"rounds", "FILE", "draw who computes and who sends to whom: a .png or .svg", OPTION_TEXT,
+         &q->path[PICTURE_ROUNDS], 0, 0, NULL, 0},
+        {"pairs", "FILE", "draw the mask pair by pair, and make no plan: a .png or .svg", OPTION_TEXT,
+         &q->path[PICTURE_PAIRS], 0, 0, NULL, 0},
+        {"head", "H", "head of --picture and --pairs (default 0)", OPTION_INT, &q->head, 0, 65535, NULL, 0},
+        {"sequence", "B", "sequence of --picture and --pairs (default 0)", OPTION_INT, &q->sequence, 0, 65535,
+         NULL, 0},
+    };
+    const int shared = problem_options(out, &q->problem);
+    _Static_assert(sizeof(own) / sizeof(own[0]) == OWN_OPTIONS, "OWN_OPTIONS is not their number");
+    memcpy(out + shared, own, sizeof(own));
+    return shared + OWN_OPTIONS;
 }
 
 int main(int argc, char **argv)
 {
-    struct problem p = PROBLEM_DEFAULT;
-    struct option options[PROBLEM_OPTIONS + 1];
-    int ranks = 4, result;
+    struct request q = {.problem = PROBLEM_DEFAULT, .ranks = 4};
+    struct option options[PROBLEM_OPTIONS + OWN_OPTIONS];
+    int result;
     char why[512];
 
-    const int shared = problem_options(options, &p);
-    options[shared] =
-        (struct option){"ranks", "W", "ranks of the plan (default 4)", OPTION_INT, &ranks, 1, 65536, NULL, 0};
-    const int parsed = options_parse(options, shared + 1, argc, argv, why, sizeof(why));
+    const int count = list_options(options, &q);
+    const int parsed = options_parse(options, count, argc, argv, why, sizeof(why));
     if (parsed == 1) {
         printf("usage: hra-plan [OPTION VALUE]...\n"
-               "Prints what libhra's plan knows of a problem; nothing is computed.\n\n");
-        options_print(options, shared + 1);
+               "Prints and draws what libhra's plan knows of a problem; nothing is computed.\n\n");
+        options_print(options, count);
         result = 0;
-    } else if (parsed != 0 || problem_complete(&p, why, sizeof(why)) != 0) {
+    } else if (parsed != 0 || problem_complete(&q.problem, why, sizeof(why)) != 0 ||
+               check_pictures(&q, why, sizeof(why)) != 0) {
         fprintf(stderr, "hra-plan: %s\n", why);
         result = 2;
     } else
-        result = plan(&p, ranks);
-    problem_free(&p);
+        result = q.path[PICTURE_PAIRS] != NULL ? pairs(&q) : plan(&q);
+    for (int kind = 0; kind < PICTURE_KINDS; kind++)
+        free(q.path[kind]);
+    problem_free(&q.problem);
     return result;
 }

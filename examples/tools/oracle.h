@@ -33,7 +33,7 @@ struct oracle {
 /* o, lse and the gradients in double. 0, or -1 where there is no memory. */
 int oracle_exact(const struct oracle *a);
 
-/* The same by the obvious evaluation in `type`: S = scale Q K^T, P = softmax(S), O = P V, then
+/* The same by the obvious evaluation in `type`: S = scale Q K^T + ln(count), P = softmax(S), O = P V, then
  * dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dO * O) + dLSE), dQ = scale dS K,
  * dK = scale dS^T Q. Each result is rounded to the type; sums are f32 (f64 for f64) in the order of
  * their index, and lse is rounded to that. The inputs hold numbers of the type. 0, or -1 where there

@@ -36,8 +36,11 @@ double random_normal(uint64_t series, uint64_t n)
 
 static const struct option_choice types[] = {
     {"f64", HRA_F64}, {"f32", HRA_F32}, {"bf16", HRA_BF16}, {"f16", HRA_F16}, {NULL, 0}};
-static const struct option_choice shards[] = {
-    {"auto", HRA_SHARD_AUTO}, {"contiguous", HRA_SHARD_CONTIGUOUS}, {"zigzag", HRA_SHARD_ZIGZAG}, {NULL, 0}};
+static const struct option_choice shards[] = {{"auto", HRA_SHARD_AUTO},
+                                              {"contiguous", HRA_SHARD_CONTIGUOUS},
+                                              {"zigzag", HRA_SHARD_ZIGZAG},
+                                              {"balanced", HRA_SHARD_BALANCED},
+                                              {NULL, 0}};
 static const struct option_choice schedules[] = {
     {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {NULL, 0}};
 static const struct option_choice backends[] = {
@@ -53,8 +56,9 @@ int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
          longest, NULL, 0},
         {"order", "NAME", "identity (default), hilbert, boxes:AxB[xC], morton, snake, random:SEED",
          OPTION_TEXT, &p->order, 0, 0, NULL, 0},
-        {"mask", "TEXT", "who attends to whom (default causal), as in docs/masks.md", OPTION_TEXT, &p->mask,
-         0, 0, NULL, 0},
+        {"mask", "TEXT",
+         "who attends to whom (default causal), as in docs/masks.md; slots(M) reads slots of --order",
+         OPTION_TEXT, &p->mask, 0, 0, NULL, 0},
         {"heads", "H", "query heads (default 4)", OPTION_INT, &p->heads, 1, 65536, NULL, 0},
         {"kv-heads", "K", "key and value heads (default as --heads)", OPTION_INT, &p->heads_kv, 1, 65536,
          NULL, 0},
@@ -227,7 +231,7 @@ void options_print(const struct option *options, int count)
         for (const struct option_choice *c = o->choices; c != NULL && c->text != NULL; c++)
             snprintf(left + strlen(left), sizeof(left) - strlen(left), "%s%s", c == o->choices ? "" : "|",
                      c->text);
-        printf("  %-34s %s\n", left, o->help);
+        printf("  %-40s %s\n", left, o->help);
     }
 }
 
@@ -281,14 +285,20 @@ static hra_status order_random(hra_order **out, const hra_domain *domain, uint64
     return status;
 }
 
+static hra_domain domain_of(const struct problem *p)
+{
+    hra_domain d = HRA_DOMAIN_INIT;
+
+    d.batch = p->batch;
+    d.heads = p->head0 + p->heads;
+    d.tokens = p->tokens;
+    memcpy(d.grid, p->grid, sizeof(p->grid));
+    return d;
+}
+
 hra_status setup_create(struct setup *out, const struct problem *p)
 {
-    struct setup s = {.domain = HRA_DOMAIN_INIT, .problem = HRA_PROBLEM_INIT, .options = HRA_OPTIONS_INIT};
-
-    s.domain.batch = p->batch;
-    s.domain.heads = p->head0 + p->heads;
-    s.domain.tokens = p->tokens;
-    memcpy(s.domain.grid, p->grid, sizeof(p->grid));
+    struct setup s = {.domain = domain_of(p), .problem = HRA_PROBLEM_INIT, .options = HRA_OPTIONS_INIT};
 
     s.problem.batch = p->batch;
     s.problem.heads = p->heads;
@@ -309,7 +319,7 @@ hra_status setup_create(struct setup *out, const struct problem *p)
                             ? order_random(&s.order, &s.domain, strtoull(p->order + 7, NULL, 10))
                             : hra_order_create(&s.order, &s.domain, p->order);
     if (status == HRA_OK)
-        status = hra_mask_parse(&s.mask, &s.domain, p->mask);
+        status = hra_mask_parse(&s.mask, &s.domain, s.order, p->mask);
     if (status != HRA_OK) {
         setup_destroy(&s);
         return status;
@@ -354,10 +364,364 @@ static int64_t between_log(struct draw *d, int64_t low, int64_t high)
     return value < low ? low : value > high ? high : value;
 }
 
-static int axes_of(const struct problem *p)
+/* What was written to text; NULL, and text freed, where there was no memory for all of it. */
+static char *closed(FILE *out, char **text)
 {
-    return p->grid[0] == 0 ? 0 : p->grid[2] == 0 ? 2 : 3;
+    const int failed = ferror(out);
+    if (fclose(out) == 0 && !failed)
+        return *text;
+    free(*text);
+    return NULL;
 }
+
+static int axes_of(const int64_t grid[3])
+{
+    return grid[0] == 0 ? 0 : grid[2] == 0 ? 2 : 3;
+}
+
+/* The name of an order that the library knows. Without a grid it lays the tokens on a square of its own. */
+static void draw_name(struct draw *d, const int64_t grid[3], int64_t tokens, FILE *out)
+{
+    static const char *const names[] = {"identity", "hilbert", "morton", "snake"};
+    int64_t side[3] = {grid[0], grid[1], grid[2]}, room = HRA_TILE;
+    int axes = axes_of(grid);
+
+    const int64_t kind = between(d, 0, 4);
+    if (kind < 4) {
+        fprintf(out, "%s", names[kind]);
+        return;
+    }
+    if (axes == 0) {
+        axes = 2;
+        for (side[0] = 1; side[0] * side[0] < tokens;)
+            side[0] *= 2;
+        side[1] = side[0];
+    }
+    for (int a = 0; a < axes; a++) {
+        const int64_t extent = between(d, 1, side[a] < room ? side[a] : room);
+        fprintf(out, "%s%" PRId64, a == 0 ? "boxes:" : "x", extent);
+        room /= extent;
+    }
+}
+
+/* ---- Drawing masks ------------------------------------------------------------------------- */
+
+/* A mask as it is written. */
+struct mask_draw {
+    struct draw draw;
+    uint64_t names; /* series of the orders that slots() name */
+    int64_t tokens, grid[3];
+    int heads, batch;
+    FILE *out;
+};
+
+/* Where a mask stands. */
+struct place {
+    int depth;   /* masks that may still be nested below it */
+    int slots;   /* 1: inside a slots(), where grid(), neighbourhood() and slots() may not be */
+    int mixture; /* 1: where a mixture may be */
+};
+
+/* Different orders that the slots() of one mask name: with the one without a name, what a mask can have. */
+enum { NAMES = 3 };
+
+/* Blocks of a mask that is made by a rule: some thousands are enough, and more would take memory. */
+enum { BLOCKS = 4096 };
+
+/* Tokens of a segment or block: from one to a few more than there are. */
+static int64_t draw_size(struct mask_draw *m)
+{
+    return between_log(&m->draw, m->tokens / BLOCKS + 1, m->tokens + 3);
+}
+
+/* Comma and number. */
+static void draw_number(struct mask_draw *m, int64_t low, int64_t high)
+{
+    fprintf(m->out, ",%" PRId64, between(&m->draw, low, high));
+}
+
+static void draw_window(struct mask_draw *m)
+{
+    struct draw *d = &m->draw;
+    const int64_t left = between(d, -3, m->tokens), right = between(d, -(m->tokens / 4), m->tokens / 3);
+
+    switch (between(d, 0, 6)) {
+    case 0:
+        fprintf(m->out, "window(-,%" PRId64 ")", right);
+        break;
+    case 1:
+        fprintf(m->out, "window(%" PRId64 ",-)", left);
+        break;
+    default:
+        fprintf(m->out, "window(%" PRId64 ",%" PRId64 ")", left, right);
+    }
+}
+
+/* At most 20 documents, some of few tokens. */
+static void draw_docs(struct mask_draw *m)
+{
+    const char *before = "docs(";
+    int documents = 0;
+
+    for (int64_t rest = m->tokens; rest > 0; before = ",") {
+        const int64_t length = ++documents < 20 ? between_log(&m->draw, 1, rest) : rest;
+        fprintf(m->out, "%s%" PRId64, before, length);
+        rest -= length;
+    }
+    fprintf(m->out, ")");
+}
+
+static void draw_dilated(struct mask_draw *m)
+{
+    static const char *const modes[] = {"keys", "both", "residue"};
+    const int64_t rate = between(&m->draw, 1, 8), form = between(&m->draw, 0, 5);
+
+    fprintf(m->out, "dilated(%" PRId64 ",%" PRId64, draw_size(m), rate);
+    if (form == 5) /* residue, whose offset is 0 */
+        fprintf(m->out, ",0,%s", modes[2]);
+    else if (form > 0) {
+        if (between(&m->draw, 0, 2) == 0)
+            fprintf(m->out, ",head");
+        else
+            draw_number(m, 0, rate - 1);
+        if (form > 1)
+            fprintf(m->out, ",%s", modes[form % 2]);
+    }
+    fprintf(m->out, ")");
+}
+
+static void draw_blocks(struct mask_draw *m)
+{
+    struct draw *d = &m->draw;
+    const int64_t size = between(d, (m->tokens + 11) / 12, m->tokens + 2);
+    const int64_t blocks = (m->tokens - 1) / size + 1;
+
+    fprintf(m->out, "blocks(%" PRId64, size);
+    for (int64_t i = 0; i < blocks; i++) {
+        int listed = i == 0; /* query block 0 has key block 0, so that the list is never empty */
+        if (listed)
+            fprintf(m->out, "; 0:0");
+        for (int64_t j = listed; j < blocks; j++) {
+            if (between(d, 0, 2) != 0)
+                continue;
+            if (listed)
+                fprintf(m->out, " %" PRId64, j);
+            else
+                fprintf(m->out, "; %" PRId64 ":%" PRId64, i, j);
+            listed = 1;
+        }
+    }
+    fprintf(m->out, ")");
+}
+
+/* local_blocks() and its kin. */
+static void draw_block_rule(struct mask_draw *m, int64_t kind)
+{
+    static const char *const names[] = {"local", "strided", "global", "random", "hierarchical"};
+
+    fprintf(m->out, "%s_blocks(%" PRId64, names[kind], draw_size(m));
+    if (kind == 1)
+        draw_number(m, 1, 6);
+    if (kind == 2)
+        draw_number(m, 0, 2);
+    if (kind == 3) {
+        draw_number(m, 0, 4);
+        draw_number(m, 0, 999);
+    } else
+        draw_number(m, 0, 3);
+    if (kind == 4)
+        draw_number(m, 1, 5);
+    fprintf(m->out, ")");
+}
+
+/* grid() and neighbourhood(), the latter at times longer than its axis, and with strides. */
+static void draw_on_grid(struct mask_draw *m, int near)
+{
+    const int axes = axes_of(m->grid);
+    int64_t extent[3];
+
+    fprintf(m->out, near ? "neighbourhood(" : "grid(");
+    for (int a = 0; a < axes; a++) {
+        extent[a] = between(&m->draw, near, near ? m->grid[a] + 1 : m->grid[a]);
+        fprintf(m->out, "%s%" PRId64, a > 0 ? "," : "", extent[a]);
+    }
+    if (near && between(&m->draw, 0, 1))
+        for (int a = 0; a < axes; a++)
+            fprintf(m->out, "%s%" PRId64, a > 0 ? "," : "; ",
+                    between(&m->draw, 1, extent[a] < m->grid[a] ? extent[a] : m->grid[a]));
+    fprintf(m->out, ")");
+}
+
+static void draw_leaf(struct mask_draw *m, const struct place *at)
+{
+    const int64_t kind = between(&m->draw, 0, axes_of(m->grid) > 0 && !at->slots ? 15 : 11);
+
+    switch (kind) {
+    case 0:
+        fprintf(m->out, "full");
+        break;
+    case 1:
+        fprintf(m->out, "causal");
+        break;
+    case 2:
+        draw_window(m);
+        break;
+    case 3:
+        draw_docs(m);
+        break;
+    case 4:
+        draw_dilated(m);
+        break;
+    case 5:
+        fprintf(m->out, "global(%" PRId64 ")", between_log(&m->draw, 1, m->tokens + 3));
+        break;
+    case 6:
+        draw_blocks(m);
+        break;
+    case 7:
+    case 8:
+    case 9:
+    case 10:
+    case 11:
+        draw_block_rule(m, kind - 7);
+        break;
+    default:
+        draw_on_grid(m, (int)(kind % 2));
+    }
+}
+
+static void draw_mask(struct mask_draw *m, struct place at);
+
+/* heads() or batches(): `what` holds `count`, each range of them with a mask of its own. */
+static void draw_ranges(struct mask_draw *m, struct place at, const char *what, int count)
+{
+    int first = 0;
+
+    at.depth--;
+    fprintf(m->out, "%s(", what);
+    for (const char *before = ""; first < count; before = "; ") {
+        const int last = (int)between(&m->draw, first, count - 1);
+        fprintf(m->out, last > first ? "%s%d-%d: " : "%s%d: ", before, first, last);
+        draw_mask(m, at);
+        first = last + 1;
+    }
+    fprintf(m->out, ")");
+}
+
+static void draw_slots(struct mask_draw *m, struct place at)
+{
+    fprintf(m->out, "slots(");
+    if (between(&m->draw, 0, 2)) {
+        struct draw name = {random_bits(m->names, (uint64_t)between(&m->draw, 1, NAMES)), 0};
+        draw_name(&name, m->grid, m->tokens, m->out);
+        fprintf(m->out, "; ");
+    }
+    at.depth--;
+    at.slots = 1;
+    draw_mask(m, at);
+    fprintf(m->out, ")");
+}
+
+/* A mask in parentheses, or without where binding may be left to chance. */
+static void draw_part(struct mask_draw *m, struct place at, int parentheses)
+{
+    at.depth--;
+    if (parentheses)
+        fputc('(', m->out);
+    draw_mask(m, at);
+    if (parentheses)
+        fputc(')', m->out);
+}
+
+/* Not, and, or, of masks that are no mixtures. */
+static void draw_logic(struct mask_draw *m, struct place at)
+{
+    const int64_t kind = between(&m->draw, 0, 9);
+    const int parentheses = between(&m->draw, 0, 3) > 0;
+
+    at.mixture = 0;
+    if (kind < 2)
+        fprintf(m->out, "!");
+    else {
+        draw_part(m, at, parentheses);
+        fprintf(m->out, kind < 6 ? " & " : " | ");
+    }
+    draw_part(m, at, parentheses);
+}
+
+static void draw_longnet(struct mask_draw *m)
+{
+    const int64_t branches = between(&m->draw, 1, 4);
+
+    for (int64_t n = 0; n < branches; n++) {
+        const int64_t segment = draw_size(m), rate = between(&m->draw, 1, 8);
+        fprintf(m->out, "%s%" PRId64 ":%" PRId64, n == 0 ? "longnet(" : ", ", segment, rate);
+    }
+    fprintf(m->out, ")");
+}
+
+/* mix(), longnet(), and a mixture of which another mask leaves a part. */
+static void draw_mixture(struct mask_draw *m, struct place at)
+{
+    const int64_t kind = between(&m->draw, 0, 5), branches = between(&m->draw, 1, 4);
+    struct place plain = at;
+
+    plain.mixture = 0;
+    if (kind == 0)
+        draw_longnet(m);
+    else if (kind < 4) {
+        for (int64_t n = 0; n < branches; n++) {
+            fprintf(m->out, n == 0 ? "mix(" : "; ");
+            draw_part(m, plain, 0);
+        }
+        fprintf(m->out, ")");
+    } else {
+        draw_part(m, kind == 4 ? plain : at, 1);
+        fprintf(m->out, " & ");
+        draw_part(m, kind == 4 ? at : plain, 1);
+    }
+}
+
+static void draw_mask(struct mask_draw *m, struct place at)
+{
+    const int64_t kind = between(&m->draw, 0, 19);
+
+    if (at.depth == 0 || kind < 5)
+        draw_leaf(m, &at);
+    else if (kind == 5)
+        draw_ranges(m, at, "heads", m->heads);
+    else if (kind == 6 && m->batch > 1)
+        draw_ranges(m, at, "batches", m->batch);
+    else if (kind < 10 && !at.slots)
+        draw_slots(m, at);
+    else if (kind < 15 && at.mixture)
+        draw_mixture(m, at);
+    else
+        draw_logic(m, at);
+}
+
+char *mask_random(const hra_domain *domain, uint64_t seed)
+{
+    struct mask_draw m = {.draw = {random_bits(seed, 0), 0},
+                          .names = random_bits(seed, 1),
+                          .tokens = domain->tokens,
+                          .heads = domain->heads > 0 ? domain->heads : 1,
+                          .batch = domain->batch};
+    const struct place top = {.depth = 3, .mixture = 1};
+    char *text = NULL;
+    size_t bytes;
+
+    memcpy(m.grid, domain->grid, sizeof(m.grid));
+    for (int a = 0; domain->tokens == 0 && a < axes_of(m.grid); a++)
+        m.tokens = (a == 0 ? 1 : m.tokens) * m.grid[a];
+    m.out = open_memstream(&text, &bytes);
+    if (m.out == NULL)
+        return NULL;
+    draw_mask(&m, top);
+    return closed(m.out, &text);
+}
+
+/* ---- Drawing problems ---------------------------------------------------------------------- */
 
 /* 1 to 400 tokens, one problem in six with fewer than five; half of the others on a grid. */
 static void draw_tokens(struct problem *p, struct draw *d)
@@ -399,123 +763,6 @@ static void draw_sizes(struct problem *p, struct draw *d)
     p->head0 = between(d, 0, 3) ? 0 : (int)between(d, 1, 6);
 }
 
-static void draw_order(struct problem *p, struct draw *d, FILE *out)
-{
-    static const char *const names[] = {"identity", "hilbert", "morton", "snake"};
-    int64_t side[3] = {p->grid[0], p->grid[1], p->grid[2]};
-    int axes = axes_of(p);
-
-    if (axes == 0) { /* the library's own square */
-        axes = 2;
-        for (side[0] = 1; side[0] * side[0] < p->tokens;)
-            side[0] *= 2;
-        side[1] = side[0];
-    }
-    const int64_t kind = between(d, 0, 5);
-    if (kind < 4)
-        fprintf(out, "%s", names[kind]);
-    else if (kind == 4)
-        fprintf(out, "random:%" PRId64, between(d, 0, 999));
-    else {
-        int64_t room = HRA_TILE;
-        for (int a = 0; a < axes; a++) {
-            const int64_t extent = between(d, 1, side[a] < room ? side[a] : room);
-            fprintf(out, "%s%" PRId64, a == 0 ? "boxes:" : "x", extent);
-            room /= extent;
-        }
-    }
-}
-
-static void draw_blocks(const struct problem *p, struct draw *d, FILE *out)
-{
-    const int64_t size = between(d, (p->tokens + 11) / 12, p->tokens), blocks = (p->tokens + size - 1) / size;
-
-    fprintf(out, "blocks(%" PRId64, size);
-    for (int64_t i = 0; i < blocks; i++) {
-        int listed = i == 0; /* query block 0 has key block 0, so that the list is never empty */
-        if (listed)
-            fprintf(out, "; 0:0");
-        for (int64_t j = listed; j < blocks; j++) {
-            if (between(d, 0, 2) != 0)
-                continue;
-            if (listed)
-                fprintf(out, " %" PRId64, j);
-            else
-                fprintf(out, "; %" PRId64 ":%" PRId64, i, j);
-            listed = 1;
-        }
-    }
-    fprintf(out, ")");
-}
-
-static void draw_basic(const struct problem *p, struct draw *d, FILE *out)
-{
-    const int axes = axes_of(p);
-
-    switch (between(d, 0, axes > 0 ? 6 : 4)) {
-    case 0:
-        fprintf(out, "full");
-        break;
-    case 1:
-        fprintf(out, "causal");
-        break;
-    case 2: {
-        const int64_t left = between(d, -3, p->tokens), right = between(d, -(p->tokens / 4), p->tokens / 3);
-        if (between(d, 0, 5) == 0)
-            fprintf(out, "window(-,%" PRId64 ")", right);
-        else if (between(d, 0, 5) == 0)
-            fprintf(out, "window(%" PRId64 ",-)", left);
-        else
-            fprintf(out, "window(%" PRId64 ",%" PRId64 ")", left, right);
-        break;
-    }
-    case 3: {
-        const char *before = "docs(";
-        for (int64_t rest = p->tokens; rest > 0; before = ",") {
-            const int64_t length = between(d, rest < 20 ? rest : rest / 20, rest);
-            fprintf(out, "%s%" PRId64, before, length);
-            rest -= length;
-        }
-        fprintf(out, ")");
-        break;
-    }
-    case 4:
-        draw_blocks(p, d, out);
-        break;
-    default: {
-        const int near = (int)between(d, 0, 1);
-        fprintf(out, near ? "neighbourhood(" : "grid(");
-        for (int a = 0; a < axes; a++)
-            fprintf(out, "%s%" PRId64, a ? "," : "", between(d, near, near ? p->grid[a] + 1 : p->grid[a]));
-        fprintf(out, ")");
-    }
-    }
-}
-
-static void draw_mask(const struct problem *p, struct draw *d, FILE *out, int depth)
-{
-    const int64_t kind = between(d, 0, depth > 0 ? 9 : 3);
-    const int heads = p->head0 + p->heads;
-
-    if (kind < 5)
-        draw_basic(p, d, out);
-    else if (kind < 8) {
-        fprintf(out, "(");
-        draw_mask(p, d, out, depth - 1);
-        fprintf(out, kind < 7 ? ") & " : ") | ");
-        draw_mask(p, d, out, depth - 1);
-    } else {
-        int first = 0;
-        for (const char *before = "heads("; first < heads; before = "; ") {
-            const int last = (int)between(d, first, heads - 1);
-            fprintf(out, last > first ? "%s%d-%d: " : "%s%d: ", before, first, last);
-            draw_basic(p, d, out);
-            first = last + 1;
-        }
-        fprintf(out, ")");
-    }
-}
-
 /* Scales that leave the softmax soft enough: where one key takes a row's whole weight, gradients are
  * differences of equal numbers, and a relative error says nothing. */
 static void draw_scale(struct problem *p, struct draw *d)
@@ -527,33 +774,41 @@ static void draw_scale(struct problem *p, struct draw *d)
         p->scale = 2 * usual;
 }
 
+/* The name of an order, or a permutation in one problem of six. */
+static char *draw_order(const struct problem *p, struct draw *d)
+{
+    char *text = NULL;
+    size_t bytes;
+    FILE *out = open_memstream(&text, &bytes);
+
+    if (out == NULL)
+        return NULL;
+    if (between(d, 0, 5) == 0)
+        fprintf(out, "random:%" PRId64, between(d, 0, 999));
+    else
+        draw_name(d, p->grid, p->tokens, out);
+    return closed(out, &text);
+}
+
 int problem_draw(struct problem *out, uint64_t seed, uint64_t number)
 {
     static const hra_type drawn[] = {HRA_F64, HRA_F32, HRA_BF16, HRA_F16};
     struct problem p = PROBLEM_DEFAULT;
     struct draw d = {random_bits(seed, number), 0};
-    size_t bytes;
 
     p.seed = random_bits(d.series, UINT64_MAX) % 1000000;
     p.type = drawn[between(&d, 0, 3)];
-    p.shard = (hra_shard)between(&d, HRA_SHARD_AUTO, HRA_SHARD_ZIGZAG);
+    p.shard = (hra_shard)between(&d, HRA_SHARD_AUTO, HRA_SHARD_BALANCED);
     p.threads = (int)between(&d, 1, 3);
     p.dlse = (int)between(&d, 0, 1);
     draw_tokens(&p, &d);
     draw_sizes(&p, &d);
     draw_scale(&p, &d);
 
-    FILE *order = open_memstream(&p.order, &bytes);
-    if (order == NULL)
-        return -1;
-    draw_order(&p, &d, order);
-    if (fclose(order) != 0)
-        return -1;
-
-    FILE *mask = open_memstream(&p.mask, &bytes);
-    if (mask != NULL)
-        draw_mask(&p, &d, mask, 2);
-    if (mask == NULL || fclose(mask) != 0) {
+    const hra_domain domain = domain_of(&p);
+    p.order = draw_order(&p, &d);
+    p.mask = mask_random(&domain, random_bits(d.series, UINT64_MAX - 1));
+    if (p.order == NULL || p.mask == NULL) {
         problem_free(&p);
         return -1;
     }
@@ -576,9 +831,9 @@ char *problem_text(const struct problem *p)
     if (out == NULL)
         return NULL;
 
-    if (axes_of(p) == 0)
+    if (axes_of(p->grid) == 0)
         fprintf(out, "--tokens %" PRId64, p->tokens);
-    for (int a = 0; a < axes_of(p); a++)
+    for (int a = 0; a < axes_of(p->grid); a++)
         fprintf(out, "%s%" PRId64, a == 0 ? "--grid " : "x", p->grid[a]);
     fprintf(out, " --order %s --mask '%s' --heads %d --kv-heads %d", p->order, p->mask, p->heads,
             p->heads_kv);
@@ -596,10 +851,5 @@ char *problem_text(const struct problem *p)
     if (p->dlse)
         fprintf(out, " --dlse");
     fprintf(out, " --seed %" PRIu64, p->seed);
-
-    if (fclose(out) != 0) {
-        free(text);
-        return NULL;
-    }
-    return text;
+    return closed(out, &text);
 }

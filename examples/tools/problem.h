@@ -89,6 +89,13 @@ void setup_destroy(struct setup *s);
  * order, mask, type, shard, layout. 0, or -1 where there is no memory. */
 int problem_draw(struct problem *out, uint64_t seed, uint64_t number);
 
+/* A mask of any form that hra_mask_parse reads, for a domain of at most 2^40 tokens, drawn from `seed`:
+ * its text, which parses where the parser is given an order of that domain. Every mask, with parameters
+ * that matter for the domain, and combinations of them up to three deep; a text of some thousand
+ * characters at most, but for heads() and batches() of many. The caller's to free, NULL where there is
+ * no memory. */
+char *mask_random(const hra_domain *domain, uint64_t seed);
+
 /* The options that make p, one line without its end, for a shell; the caller's to free, NULL where
  * there is no memory. */
 char *problem_text(const struct problem *p);

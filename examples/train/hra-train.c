@@ -306,7 +306,7 @@ static void make_plan(struct job *j)
     end_if(status != HRA_OK, EXIT_FAILED, text_of(status));
     status = hra_order_create(&order, &domain, j->o.order);
     if (status == HRA_OK)
-        status = hra_mask_parse(&mask, &domain, j->o.mask);
+        status = hra_mask_parse(&mask, &domain, order, j->o.mask);
     if (status == HRA_OK && !image) /* whoever sees the next byte need not learn to foretell it */
         status = hra_mask_causal(&causal, &domain);
     if (status == HRA_OK && !image)

@@ -14,8 +14,9 @@
  * of a rank are the slots that it owns, in slot order, counted from 0. A *tile* is a block of at most
  * HRA_TILE x HRA_TILE pairs of slots.
  *
- * Formulas, natural logarithms throughout, for query i and key j that the mask allows:
- *     s_ij   = scale * q_i . k_j
+ * Formulas, natural logarithms throughout, for query i and key j that the mask allows c_ij times
+ * (c_ij = 1, but in mixtures):
+ *     s_ij   = scale * q_i . k_j + ln c_ij
  *     LSE_i  = ln sum_j exp(s_ij)
  *     O_i    = sum_j exp(s_ij - LSE_i) v_j
  * and with P = exp(s - LSE), Delta_i = dO_i . O_i - dLSE_i:
@@ -165,8 +166,8 @@ HRA_API hra_status hra_order_get_info(const hra_order *order, hra_order_info *in
 /* Accepts NULL. */
 HRA_API void hra_order_destroy(hra_order *order);
 
-/* Which pairs attend. Immutable. docs/masks.md has each mask with its formula. The whole meaning of
- * a mask is hra_mask_count; indices are tokens, never slots. */
+/* Which pairs attend, and how often. Immutable. docs/masks.md has each mask with its formula and a
+ * picture. The whole meaning of a mask is hra_mask_count; its indices are tokens, never slots. */
 typedef struct hra_mask hra_mask;
 
 /* Make a mask from its text, such as "causal & window(4095,0)":
@@ -174,17 +175,36 @@ typedef struct hra_mask hra_mask;
  *     causal                 j <= i
  *     window(left,right)     i - left <= j <= i + right; either may be negative, `-` is without end
  *     grid(r0,r1[,r2])       |coordinate difference| <= radius in every axis
- *     neighbourhood(n0,n1[,n2])  per axis of length L the n keys from clamp(i - n/2, 0, L - n);
- *                            n is clipped to L
+ *     neighbourhood(n0,n1[,n2][; s0,s1[,s2]])  per axis of length L the n keys from
+ *                            clamp(c - n/2, 0, L - n), c the middle query of i's group of s queries,
+ *                            min(s (i/s) + s/2, L - 1); s defaults to 1; n is clipped to L
  *     docs(len,len,...)      i and j in the same document; the lengths add up to the tokens
+ *     dilated(S,r[,o[,mode]])  i and j in the same segment of S tokens, and with t = index mod S:
+ *                            keys (the default) t_j = o (mod r); both t_i = t_j = o (mod r);
+ *                            residue t_i = t_j (mod r). o: 0 (the default) to r - 1, or `head` for
+ *                            head mod r
+ *     global(n)              i < n or j < n
  *     blocks(size; i:j j j; i:j ...)  query block i attends to the key blocks j listed for it
+ *     local_blocks(size,w)   |I - J| <= w, for I and J the blocks of `size` tokens of i and j
+ *     strided_blocks(size,stride,w)  |I - J| <= w or I - J a multiple of stride
+ *     global_blocks(size,g,w)  |I - J| <= w or I < g or J < g
+ *     random_blocks(size,n,seed)  I = J, and n further blocks J for each I, drawn as docs/masks.md says
+ *     hierarchical_blocks(size,w,levels)  |I - J| <= w, or for an l of 1 .. levels |I - J| <= w 2^l and
+ *                            J a multiple of 2^l
+ *     slots([ORDER;] M)      M with slots of ORDER for tokens, except that causal stays with tokens;
+ *                            ORDER is a name that hra_order_create knows; without it `order` is taken
  *     heads(0-3: M; 4-7: M)  a mask for each range of query heads; the ranges cover every head once
- *     A & B, A | B, (A)      and, or; & binds tighter; white space anywhere
- * i and j are query and key token; sizes are in tokens. The mask is the caller's, to be given to
- * hra_mask_destroy; plans and combinations made with it keep what they need.
+ *     batches(0: M; 1-2: M)  the same for the sequences of a batch
+ *     mix(M; M; ...)         every branch, the counts added: softmax over the multiset union
+ *     longnet(S:r, S:r, ...)  mix(dilated(S,r,head,both); ...)
+ *     !M, A & B, A | B, (A)  not, and, or; binding tightest first; white space anywhere
+ * i and j are query and key token; sizes are in tokens. `order` is what slots(M) reads; NULL where the
+ * text has none. The mask is the caller's, to be given to hra_mask_destroy; plans and combinations made
+ * with it keep what they need, and it keeps what it needs of `order`.
  * HRA_ERR_ARG: a NULL pointer, a text that does not parse or does not fit the domain (the message
  * says at which character), a grid mask without a grid. HRA_ERR_MEMORY. */
-HRA_API hra_status hra_mask_parse(hra_mask **out, const hra_domain *domain, const char *text);
+HRA_API hra_status hra_mask_parse(hra_mask **out, const hra_domain *domain, const hra_order *order,
+                                  const char *text);
 
 /* The same masks without text. Arrays are copied. */
 HRA_API hra_status hra_mask_full(hra_mask **out, const hra_domain *domain);
@@ -193,32 +213,71 @@ HRA_API hra_status hra_mask_causal(hra_mask **out, const hra_domain *domain);
 HRA_API hra_status hra_mask_window(hra_mask **out, const hra_domain *domain, int64_t left, int64_t right);
 /* radius [axes of the grid], tokens, >= 0. */
 HRA_API hra_status hra_mask_grid(hra_mask **out, const hra_domain *domain, const int64_t *radius);
-/* extent [axes of the grid], tokens, >= 1. */
-HRA_API hra_status hra_mask_neighbourhood(hra_mask **out, const hra_domain *domain, const int64_t *extent);
+/* extent [axes of the grid], tokens, >= 1; stride [axes], tokens, 1 to extent, or NULL: all 1. */
+HRA_API hra_status hra_mask_neighbourhood(hra_mask **out, const hra_domain *domain, const int64_t *extent,
+                                          const int64_t *stride);
 /* length [count], tokens, >= 1 each, their sum the tokens of the domain. */
 HRA_API hra_status hra_mask_docs(hra_mask **out, const hra_domain *domain, const int64_t *length,
                                  int64_t count);
+
+typedef enum hra_dilation {
+    HRA_DILATED_KEYS = 0, /* every query attends to every rate-th key of its segment */
+    HRA_DILATED_BOTH,     /* every rate-th query to every rate-th key; the other queries to none */
+    HRA_DILATED_RESIDUE   /* every query to the keys that are a multiple of rate away */
+} hra_dilation;
+
+/* The offset that is head mod rate. */
+#define HRA_OFFSET_HEAD (-1)
+
+/* segment, rate >= 1, tokens; offset 0 to rate - 1 or HRA_OFFSET_HEAD, and 0 for HRA_DILATED_RESIDUE. */
+HRA_API hra_status hra_mask_dilated(hra_mask **out, const hra_domain *domain, int64_t segment, int64_t rate,
+                                    int64_t offset, hra_dilation mode);
+/* The first `count` tokens, >= 1, attend to all and all to them. */
+HRA_API hra_status hra_mask_global(hra_mask **out, const hra_domain *domain, int64_t count);
 /* Blocks of `block_tokens` tokens, the last one perhaps shorter. query_block, key_block [count]: the
  * pairs that attend, in any order; one listed twice counts once. */
 HRA_API hra_status hra_mask_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
                                    const int64_t *query_block, const int64_t *key_block, int64_t count);
-/* HRA_ERR_ARG where a and b were made for different domains. */
+/* Blocks by rule. block_tokens, stride >= 1; width, global, count >= 0 blocks; levels 1 to 62. */
+HRA_API hra_status hra_mask_local_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                         int64_t width);
+HRA_API hra_status hra_mask_strided_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                           int64_t stride, int64_t width);
+HRA_API hra_status hra_mask_global_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                          int64_t global, int64_t width);
+HRA_API hra_status hra_mask_random_blocks(hra_mask **out, const hra_domain *domain, int64_t block_tokens,
+                                          int64_t count, uint64_t seed);
+HRA_API hra_status hra_mask_hierarchical_blocks(hra_mask **out, const hra_domain *domain,
+                                                int64_t block_tokens, int64_t width, int levels);
+/* `mask` reading slots of `order`, which was made for the same tokens and grid. HRA_ERR_ARG where mask
+ * has a grid(), neighbourhood() or slots() in it. */
+HRA_API hra_status hra_mask_slots(hra_mask **out, const hra_order *order, const hra_mask *mask);
+/* HRA_ERR_ARG where a and b were made for different domains, and for mixtures: `not` and `or` take none,
+ * `and` at most one (A & mix(B; C) is mix(A & B; A & C)). */
+HRA_API hra_status hra_mask_not(hra_mask **out, const hra_mask *a);
 HRA_API hra_status hra_mask_and(hra_mask **out, const hra_mask *a, const hra_mask *b);
 HRA_API hra_status hra_mask_or(hra_mask **out, const hra_mask *a, const hra_mask *b);
 /* mask[n] holds for heads first[n] .. last[n], all [count]; together they cover each head of the
  * domain once. */
 HRA_API hra_status hra_mask_heads(hra_mask **out, const int *first, const int *last,
                                   const hra_mask *const *mask, int count);
+/* The same for the sequences of a batch: masks that differ from sequence to sequence. */
+HRA_API hra_status hra_mask_batches(hra_mask **out, const int *first, const int *last,
+                                    const hra_mask *const *mask, int count);
+/* All of mask [count], count >= 1, their counts added; none is itself a mixture. */
+HRA_API hra_status hra_mask_mix(hra_mask **out, const hra_mask *const *mask, int count);
 
-/* How often `query` attends to `key`: 0 or 1. `head` is a query head of the whole model. Indices
- * outside the domain count 0. */
+/* How often `query` attends to `key`: 0, 1, or in a mixture the number of branches in which it does.
+ * `head` is a query head of the whole model. Indices outside the domain count 0. */
 HRA_API int hra_mask_count(const hra_mask *mask, int64_t batch, int64_t head, int64_t query, int64_t key);
 
 /* hra_mask_count(...) > 0 */
 HRA_API int hra_mask_allows(const hra_mask *mask, int64_t batch, int64_t head, int64_t query, int64_t key);
 
 /* Write the mask's text, which parses back to the same mask, into out [bytes], cut to fit and ended
- * by '\0' (out may be NULL where bytes is 0). Returns the bytes of the whole text without its '\0'. */
+ * by '\0' (out may be NULL where bytes is 0). slots() of a permutation of the caller's is written
+ * without its order, which must then be given to the parser. Returns the bytes of the whole text without
+ * its '\0'. */
 HRA_API size_t hra_mask_print(const hra_mask *mask, char *out, size_t bytes);
 
 /* Accepts NULL. */
@@ -288,9 +347,12 @@ typedef struct hra_problem {
     }
 
 typedef enum hra_shard {
-    HRA_SHARD_AUTO = 0,   /* the one whose busiest rank has the fewest live tiles; contiguous if equal */
+    HRA_SHARD_AUTO = 0,   /* contiguous if that is even to 3 %; else, of all that come within 3 % of the
+                             least work of a busiest rank, the one whose ranks need fewest keys of others */
     HRA_SHARD_CONTIGUOUS, /* rank r owns the r-th of `ranks` runs of slots */
-    HRA_SHARD_ZIGZAG      /* rank r owns runs r and 2 ranks - 1 - r of 2 ranks: even work for causal masks */
+    HRA_SHARD_ZIGZAG,     /* rank r owns runs r and 2 ranks - 1 - r of 2 ranks: even work for causal masks */
+    HRA_SHARD_BALANCED    /* whole tiles, their number as even as can be, in as few runs a rank as make the
+                             work even to max(1.03, hra_plan_info.balance_bound) where that is possible */
 } hra_shard;
 
 typedef enum hra_schedule_kind {
@@ -337,11 +399,15 @@ typedef struct hra_plan_info {
     size_t size;            /* bytes of this struct as the caller knows it */
     size_t workspace_bytes; /* that hra_forward and hra_backward need on this rank */
     size_t saved_bytes;     /* kept from a forward to its backward; 0 on the CPU */
-    size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator */
+    size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator, which
+                               takes it once for all plans of such a problem, whatever their masks */
     size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
-    int64_t pairs_live;     /* (query, key) pairs that attend */
+    int64_t pairs_live;     /* (query, key) pairs that attend, each once */
+    int64_t pairs_counted;  /* the same, each as often as hra_mask_count says: more only in a mixture */
+    int64_t pairs_in_tiles; /* pairs in live tiles, whether they attend or not; a tile of a mixture
+                               once for each branch that it is in */
     int64_t pairs_all;      /* batch x heads x tokens x tokens */
-    int64_t tiles_full;     /* tiles of HRA_TILE^2 pairs that all attend */
+    int64_t tiles_full;     /* tiles of HRA_TILE^2 pairs that all attend; of a mixture, once a branch */
     int64_t tiles_partial;  /* other tiles with a pair that attends */
     int64_t bitmaps;        /* distinct bit matrices of partial tiles, on this rank */
     int patterns;           /* distinct masks over batch and heads */
@@ -352,6 +418,9 @@ typedef struct hra_plan_info {
     int64_t bytes_least;          /* least that a forward can move: K/V rows that live tiles need elsewhere */
     int64_t bytes_least_backward; /* the same rows as K/V in and dK/dV sums out */
     double balance;               /* live tiles of the busiest rank / mean over the ranks; 1 is even */
+    double balance_bound;         /* live tiles of the heaviest row of tiles x ranks / all: no sharding by
+                                     whole tiles is more even than that */
+    int pieces;                   /* runs of slots that one rank owns, over all ranks */
     hra_shard shard;              /* the one chosen */
     int blocking;                 /* 1: forward and backward return when done; 0: they enqueue */
     int threads;                  /* CPU threads of this rank */

@@ -122,7 +122,7 @@ static void job_open(struct job *j, hra_comm *comm, hra_generator generate)
     hra_plan_info info = {.size = sizeof(info)};
 
     CHECK_OK(hra_order_create(&j->order, &j->domain, j->order_name));
-    CHECK_OK(hra_mask_parse(&j->mask, &j->domain, j->mask_text));
+    CHECK_OK(hra_mask_parse(&j->mask, &j->domain, j->order, j->mask_text));
     CHECK_OK(hra_plan_create_with(&j->plan, comm, p, j->order, j->mask, &j->options, generate));
     if (failures > 0)
         MPI_Abort(MPI_COMM_WORLD, 1);
@@ -325,7 +325,7 @@ static hra_status direct(struct hra_schedule *s, const struct hra_work *work, in
 static void test_direct(const char *argument)
 {
     static const char *const masks[] = {"full", "causal", "window(150,-20) | docs(90,210,311)",
-                                        "blocks(100; 3:1; 0:5)"};
+                                        "blocks(100; 3:1; 0:5)", "mix(causal; slots(window(99,99)))"};
     hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
 
     (void)argument;
@@ -436,6 +436,41 @@ static void test_together(const char *argument)
     MPI_Comm_free(&some);
 }
 
+/* Packed documents, others at every step: the communicator takes memory once, however the documents fall and whatever
+ * the sharding, and every answer is right. */
+static void test_packed(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    struct hra_arena *arena = NULL;
+    char text[4096];
+    uint64_t draws = 0;
+
+    (void)argument;
+    for (int step = 0; step < 40; step++) {
+        const int64_t tokens = 1900;
+        const int longest = step % 4 == 0 ? 1900 : step % 4 == 1 ? 40 : 700;
+        size_t used = (size_t)snprintf(text, sizeof(text), "causal & docs(");
+        for (int64_t left = tokens, length; left > 0; left -= length) {
+            length = 1 + (int64_t)(random_bits(77, draws++) % (uint64_t)longest);
+            length = length < left ? length : left;
+            used += (size_t)snprintf(text + used, sizeof(text) - used, left > length ? "%d," : "%d)",
+                                     (int)length);
+        }
+        struct job j = job_of(tokens, "identity", text);
+        j.options.shard = (hra_shard)(HRA_SHARD_AUTO + step / 4 % (HRA_SHARD_BALANCED + 1));
+        if (step >= 36) {
+            run_and_compare(&j, comm, NULL);
+        } else {
+            job_open(&j, comm, NULL);
+            job_close(&j);
+        }
+        CHECK(arena == NULL || comm->arena == arena, "step %d took other memory", step);
+        arena = comm->arena;
+    }
+    CHECK(arena != NULL, "no plan needed any");
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
 /* ---- Disagreement ---- */
 
 /* One way in which the last rank plans something else. */
@@ -492,7 +527,7 @@ static void test_disagree(const char *argument)
         if (rank == ranks - 1)
             differ(&j, way);
         CHECK_OK(hra_order_create(&j.order, &j.domain, j.order_name));
-        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.mask_text));
+        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.order, j.mask_text));
         hra_status status = hra_plan_create(&j.plan, comm, &j.problem, j.order, j.mask, &j.options);
         CHECK(status == wanted[way].status, "way %d: %s: %s", way, hra_status_name(status), hra_last_error());
         CHECK(strstr(hra_last_error(), wanted[way].says) != NULL, "way %d: %s", way, hra_last_error());
@@ -577,7 +612,7 @@ static void test_gone(const char *argument)
     hra_status status = HRA_OK;
     if (strcmp(when, "plan") == 0) {
         CHECK_OK(hra_order_create(&j.order, &j.domain, j.order_name));
-        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.mask_text));
+        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.order, j.mask_text));
         status = hra_plan_create(&j.plan, comm, &j.problem, j.order, j.mask, &j.options);
     } else {
         status = strcmp(when, "forward") == 0 ? job_forward(&j) : job_backward(&j);
@@ -607,9 +642,9 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(const char *argument);
     } tests[] = {
-        {"direct", test_direct},     {"cut", test_cut},           {"threads", test_threads},
-        {"together", test_together}, {"disagree", test_disagree}, {"refused", test_refused},
-        {"gone", test_gone},
+        {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
+        {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
+        {"refused", test_refused},   {"gone", test_gone},
     };
     int found = 0;
 
