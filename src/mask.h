@@ -47,9 +47,12 @@ size_t hra_points_bytes(const hra_mask *mask);
 void hra_points_fill(struct hra_points *points, const hra_mask *mask, const hra_order *order, int64_t slot0,
                      int count);
 
-/* The box around the tokens of slots slot0 .. slot0 + count - 1 of `order`, and the smallest box around two. */
+/* The box around the tokens of slots slot0 .. slot0 + count - 1 of `order`. */
 struct hra_box hra_box_of(const hra_mask *mask, const hra_order *order, int64_t slot0, int64_t count);
-struct hra_box hra_box_join(const struct hra_box *a, const struct hra_box *b);
+
+/* *box = the smallest box around two. */
+void hra_box_join(struct hra_box *box, const hra_mask *mask, const struct hra_box *a,
+                  const struct hra_box *b);
 
 /* bits[r] bit c = 1 where the r-th query attends to the c-th key; all other bits are 0. Points keep what is found
  * out about them on the way. */
@@ -116,7 +119,8 @@ struct hra_mask {
     int by_batch, by_head; /* it differs from sequence to sequence, from head to head */
     int mixture;           /* a mix() */
     int on_grid;           /* a mask that reads coordinates of the grid */
-    hra_order *order[HRA_MASK_ORDERS]; /* [orders] that slots() name, each once, a reference held on each; of a
+    hra_order
+        *order[HRA_MASK_ORDERS]; /* [orders] that slots() name, each once, a reference held on each; of a
                                           SLOTS mask order[0] is its own and only one */
     int orders;
 

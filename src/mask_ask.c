@@ -329,43 +329,73 @@ static void stretch(struct hra_box *box, int coordinate, int64_t low, int64_t hi
     box->high[coordinate] = high > box->high[coordinate] ? high : box->high[coordinate];
 }
 
+/* Can boxes be made of an order's patches: are the grids the same? */
+static int fits_patches(const hra_mask *mask, const hra_order *order)
+{
+    return order->patch != NULL && (!mask->on_grid || (order->on_grid && memcmp(order->grid, mask->space.grid,
+                                                                                sizeof(order->grid)) == 0));
+}
+
+/* Stretch a box around slots first .. last - 1, token by token. */
+static void stretch_tokens(struct hra_box *box, const hra_mask *mask, const hra_order *order, int64_t first,
+                           int64_t last)
+{
+    for (int64_t s = first; s < last; s++) {
+        const int64_t token = order->slot_to_token[s];
+        int64_t at[3];
+
+        stretch(box, HRA_TOKEN, token, token);
+        if (!mask->on_grid)
+            continue;
+        coordinates(at, &mask->space, token);
+        for (int a = 0; a < mask->space.axes; a++)
+            stretch(box, HRA_AXIS + a, at[a], at[a]);
+    }
+}
+
 struct hra_box hra_box_of(const hra_mask *mask, const hra_order *order, int64_t slot0, int64_t count)
 {
-    const int64_t *token = order->slot_to_token + slot0;
+    const int64_t end = slot0 + count;
+    int64_t from = (slot0 + HRA_PATCH - 1) / HRA_PATCH, to = end / HRA_PATCH; /* whole patches */
     struct hra_box box;
 
     for (int c = 0; c < HRA_COORDINATES; c++) {
         box.low[c] = INT64_MAX;
         box.high[c] = INT64_MIN;
     }
-    if (order->identity)
-        stretch(&box, HRA_TOKEN, slot0, slot0 + count - 1);
-    for (int64_t r = 0; r < count && !order->identity; r++)
-        stretch(&box, HRA_TOKEN, token[r], token[r]);
-    for (int64_t r = 0; r < count && mask->on_grid; r++) {
-        int64_t at[3];
-        coordinates(at, &mask->space, token[r]);
-        for (int a = 0; a < mask->space.axes; a++)
-            stretch(&box, HRA_AXIS + a, at[a], at[a]);
+    if (order->identity && !mask->on_grid) {
+        stretch(&box, HRA_TOKEN, slot0, end - 1);
+    } else if (!fits_patches(mask, order) || from > to) {
+        stretch_tokens(&box, mask, order, slot0, end);
+    } else {
+        stretch_tokens(&box, mask, order, slot0, from * HRA_PATCH);
+        for (; from < to; from++) {
+            const struct hra_patch *p = &order->patch[from];
+            stretch(&box, HRA_TOKEN, p->first, p->last);
+            for (int a = 0; a < mask->space.axes; a++)
+                stretch(&box, HRA_AXIS + a, p->low[a], p->high[a]);
+        }
+        stretch_tokens(&box, mask, order, to * HRA_PATCH, end);
     }
     for (int n = 0; n < mask->orders; n++) {
         const int64_t *slot = mask->order[n]->token_to_slot;
         if (mask->order[n]->hash == order->hash)
-            stretch(&box, HRA_SLOT + n, slot0, slot0 + count - 1);
+            stretch(&box, HRA_SLOT + n, slot0, end - 1);
         else
-            for (int64_t r = 0; r < count; r++)
-                stretch(&box, HRA_SLOT + n, slot[token[r]], slot[token[r]]);
+            for (int64_t s = slot0; s < end; s++)
+                stretch(&box, HRA_SLOT + n, slot[order->slot_to_token[s]], slot[order->slot_to_token[s]]);
     }
     return box;
 }
 
-struct hra_box hra_box_join(const struct hra_box *a, const struct hra_box *b)
+void hra_box_join(struct hra_box *box, const hra_mask *mask, const struct hra_box *a, const struct hra_box *b)
 {
-    struct hra_box box = *a;
-
-    for (int c = 0; c < HRA_COORDINATES; c++)
-        stretch(&box, c, b->low[c], b->high[c]);
-    return box;
+    for (int c = 0; c < HRA_SLOT + mask->orders; c++) {
+        if (c > HRA_TOKEN && c < HRA_SLOT && !mask->on_grid)
+            continue;
+        box->low[c] = a->low[c] < b->low[c] ? a->low[c] : b->low[c];
+        box->high[c] = a->high[c] > b->high[c] ? a->high[c] : b->high[c];
+    }
 }
 
 /* Queries `q` reach from `early` (the keys of the first) to `late` (those of the last), both ends growing. */
@@ -621,21 +651,37 @@ static void read_coordinate(int64_t *out, const struct hra_points *p, int coordi
 static void sort_rows(unsigned char *place, const int64_t *x, int count)
 {
     static const int gaps[] = {57, 23, 10, 4, 1}; /* Shell's sort with Ciura's gaps (2001) */
-
+    enum { NEAR = 2 * HRA_TILE };
+    unsigned char before[NEAR + 1] = {0};
+    int64_t low = x[0], high = x[0];
     int sorted = 1;
+
     for (int r = 0; r < count; r++) {
         place[r] = (unsigned char)r;
         sorted &= r == 0 || x[r - 1] <= x[r];
+        low = x[r] < low ? x[r] : low;
+        high = x[r] > high ? x[r] : high;
     }
-    for (size_t g = 0; !sorted && g < sizeof(gaps) / sizeof(gaps[0]); g++)
+    if (sorted)
+        return;
+    if (high - low < NEAR) { /* coordinates of a grid: count them */
+        for (int r = 0; r < count; r++)
+            before[x[r] - low + 1]++;
+        for (int v = 0; v < NEAR; v++)
+            before[v + 1] = (unsigned char)(before[v + 1] + before[v]);
+        for (int r = 0; r < count; r++)
+            place[before[x[r] - low]++] = (unsigned char)r;
+        return;
+    }
+    for (size_t g = 0; g < sizeof(gaps) / sizeof(gaps[0]); g++)
         for (int r = gaps[g]; r < count; r++) {
             const unsigned char moved = place[r];
             int at = r;
             for (; at >= gaps[g]; at -= gaps[g]) {
-                const unsigned char before = place[at - gaps[g]];
-                if (x[before] < x[moved] || (x[before] == x[moved] && before < moved))
+                const unsigned char other = place[at - gaps[g]];
+                if (x[other] < x[moved] || (x[other] == x[moved] && other < moved))
                     break;
-                place[at] = before;
+                place[at] = other;
             }
             place[at] = moved;
         }

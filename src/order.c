@@ -449,16 +449,48 @@ static hra_status fill(hra_order *o, const char *name)
     return HRA_OK;
 }
 
+/* Draw the patches of a filled order. */
+static hra_status find_patches(hra_order *o)
+{
+    void *memory;
+
+    if (o->identity && !o->on_grid)
+        return HRA_OK;
+    HRA_TRY(
+        hra_alloc(&memory, (o->tokens - 1) / HRA_PATCH + 1, sizeof(*o->patch), "the patches of an order"));
+    o->patch = memory;
+    for (int64_t s = 0; s < o->tokens; s++) {
+        struct hra_patch *p = &o->patch[s / HRA_PATCH];
+        const int64_t token = o->slot_to_token[s];
+        int64_t at[3] = {0, 0, 0};
+
+        coordinates(at, o, token);
+        if (s % HRA_PATCH == 0) {
+            *p = (struct hra_patch){token, token, {at[0], at[1], at[2]}, {at[0], at[1], at[2]}};
+            continue;
+        }
+        p->first = token < p->first ? token : p->first;
+        p->last = token > p->last ? token : p->last;
+        for (int a = 0; a < 3; a++) {
+            p->low[a] = at[a] < p->low[a] ? at[a] : p->low[a];
+            p->high[a] = at[a] > p->high[a] ? at[a] : p->high[a];
+        }
+    }
+    return HRA_OK;
+}
+
 /* Give a filled order to the caller, or take down one that could not be filled. */
 static hra_status finish(hra_order **out, hra_order *o, hra_status status)
 {
+    o->identity = status == HRA_OK;
+    for (int64_t s = 0; s < o->tokens && o->identity; s++)
+        o->identity = o->slot_to_token[s] == s;
+    if (status == HRA_OK)
+        status = find_patches(o);
     if (status != HRA_OK) {
         hra_order_destroy(o);
         return status;
     }
-    o->identity = 1;
-    for (int64_t s = 0; s < o->tokens && o->identity; s++)
-        o->identity = o->slot_to_token[s] == s;
     o->hash = hra_hash_words(HRA_HASH_BEGIN, o->slot_to_token, (size_t)o->tokens * sizeof(int64_t));
     o->hash = hra_hash_words(o->hash, o->cut, (size_t)o->cuts * sizeof(int64_t));
     hra_log(HRA_LOG_INFO, "order %s: %s", o->name, o->curve);
@@ -589,5 +621,6 @@ void hra_order_destroy(hra_order *order)
     free(order->slot_to_token);
     free(order->token_to_slot);
     free(order->cut);
+    free(order->patch);
     free(order);
 }

@@ -15,6 +15,14 @@ struct hra_space {
 /* Check a caller's domain. HRA_ERR_ARG with the values where numbers do not agree. */
 hra_status hra_space_read(struct hra_space *out, const hra_domain *domain);
 
+/* The tokens and their coordinates in HRA_PATCH slots, bounds inclusive. */
+struct hra_patch {
+    int64_t first, last;     /* tokens */
+    int64_t low[3], high[3]; /* in the grid that the order runs over */
+};
+
+#define HRA_PATCH 32
+
 struct hra_order {
     int references; /* atomic; hra_order_destroy takes one off */
     int64_t tokens;
@@ -22,6 +30,9 @@ struct hra_order {
     int64_t *token_to_slot; /* [tokens] */
     int64_t *cut; /* [cuts] slots where a tile should begin, ascending from 0; NULL: nowhere in particular */
     int64_t cuts;
+    struct hra_patch
+        *patch;    /* [ceil(tokens / HRA_PATCH)], so that no plan need look at every token again; NULL for
+                                the identity without a grid */
     uint64_t hash; /* of slot_to_token and cut: equal for orders with equal contents, whatever their names */
     int identity;  /* 1: slot = token everywhere, whatever the name */
     int on_grid;   /* 1: the domain had a grid, which `grid` is */

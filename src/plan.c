@@ -209,7 +209,8 @@ static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, con
         plan->order = hra_order_keep(order);
         return HRA_OK;
     }
-    const hra_domain domain = {.size = sizeof(domain), .tokens = p->tokens};
+    hra_domain domain = {.size = sizeof(domain), .tokens = p->tokens};
+    memcpy(domain.grid, space->grid, (size_t)space->axes * sizeof(domain.grid[0]));
     return hra_order_create(&plan->order, &domain, "identity");
 }
 
@@ -326,9 +327,21 @@ static hra_status share_records(struct candidate *c, hra_comm *comm, hra_status 
     return status;
 }
 
-/* The live tiles of query tiles first .. last - 1 of a layout for one rank, into work. Local. */
-static hra_status survey_rows(int64_t *work, const hra_plan *plan, const struct hra_layout *whole, int first,
-                              int last)
+/* How many tiles are live in each row of tiles, before anything is shared out. */
+struct census {
+    struct hra_layout *whole; /* the layout for one rank */
+    int64_t *work;            /* [whole->tiles], and room for what the last rank has less than the others */
+};
+
+static void drop_census(struct census *c)
+{
+    hra_layout_destroy(c->whole);
+    free(c->work);
+}
+
+/* The part of the census that covers query tiles first .. last - 1, into work. Local. */
+static hra_status count_rows(int64_t *work, const hra_plan *plan, const struct hra_layout *whole, int first,
+                             int last)
 {
     const hra_problem *p = &plan->problem;
     struct hra_tiles *tiles = NULL;
@@ -340,105 +353,135 @@ static hra_status survey_rows(int64_t *work, const hra_plan *plan, const struct 
     return HRA_OK;
 }
 
-/* The layout that makes work even. Each rank looks at an equal part of the rows of tiles, then all know all. Collective,
- * but the status is this rank's own. */
-static hra_status balance(struct hra_layout **out, hra_plan *plan)
+/* Each rank looks at an equal part of the rows of tiles, then all know all. Collective. */
+static hra_status take_census(struct census *c, hra_plan *plan)
 {
     hra_comm *comm = plan->comm;
     const int alone = comm->transport->allgather == NULL; /* a model: we look at everything */
-    struct hra_layout *whole = NULL;
-    int64_t *all = NULL, *mine = NULL;
+    int64_t *mine = NULL;
     int each = 0;
 
-    hra_status status = hra_layout_create(&whole, plan->order, 1, HRA_SHARD_CONTIGUOUS);
+    hra_status status = hra_layout_create(&c->whole, plan->order, 1, HRA_SHARD_CONTIGUOUS);
     if (status == HRA_OK) {
-        each = alone ? whole->tiles : (whole->tiles - 1) / comm->ranks + 1;
-        status = hra_alloc((void **)&all, (int64_t)each * (alone ? 1 : comm->ranks), sizeof(*all), "work");
+        each = alone ? c->whole->tiles : (c->whole->tiles - 1) / comm->ranks + 1;
+        status =
+            hra_alloc((void **)&c->work, (int64_t)each * (alone ? 1 : comm->ranks), sizeof(*c->work), "work");
     }
     if (status == HRA_OK)
         status = hra_alloc((void **)&mine, each, sizeof(*mine), "work");
     if (status == HRA_OK) {
         const int64_t begin = alone ? 0 : (int64_t)comm->rank * each;
-        const int first = begin < whole->tiles ? (int)begin : whole->tiles;
-        const int last = first + each < whole->tiles ? first + each : whole->tiles;
-        status = survey_rows(alone ? all : mine, plan, whole, first, last);
+        const int first = begin < c->whole->tiles ? (int)begin : c->whole->tiles;
+        const int last = first + each < c->whole->tiles ? first + each : c->whole->tiles;
+        status = count_rows(alone ? c->work : mine, plan, c->whole, first, last);
     }
     status = hra_comm_agree(comm, status);
     if (status == HRA_OK && !alone)
-        status = hra_comm_allgather(comm, all, mine, (size_t)each * sizeof(*mine));
-    if (status == HRA_OK)
-        status = hra_layout_balanced(out, plan->order, comm->ranks, all);
-    hra_layout_destroy(whole);
-    free(all);
+        status = hra_comm_allgather(comm, c->work, mine, (size_t)each * sizeof(*mine));
     free(mine);
     return status;
 }
 
-/* Survey one way to shard. Collective. */
-static hra_status survey(struct candidate *c, hra_plan *plan)
+/* The work of the busiest rank of a layout by the census; a row of tiles that a piece cuts counts by its slots. load
+ * [ranks] is scratch. */
+static double busiest(const struct hra_layout *l, const struct census *c, double *load)
 {
-    hra_status status = c->shard == HRA_SHARD_BALANCED
-                            ? balance(&c->layout, plan)
-                            : hra_layout_create(&c->layout, plan->order, plan->comm->ranks, c->shard);
-    if (status == HRA_OK)
-        status = write_records(c, plan, 0);
-    return share_records(c, plan->comm, status);
-}
+    double most = 0;
+    int row = 0;
 
-/* Work of the busiest rank, of all, and the rows of K/V that ranks need of each other. */
-struct weight {
-    int64_t busiest, all, rows;
-};
-
-static struct weight weigh(const struct candidate *c)
-{
-    struct weight w = {0, 0, 0};
-
-    for (int r = 0; r < c->layout->ranks; r++) {
-        const struct hra_rank_stats *s = record_stats(c, r);
-        w.busiest = s->work > w.busiest ? s->work : w.busiest;
-        w.all += s->work;
-        w.rows += s->rows_needed;
-    }
-    return w;
-}
-
-/* Is `a` at most 3 % more than `b`? */
-static int about(int64_t a, int64_t b)
-{
-    return (double)a <= 1.03 * (double)b;
-}
-
-/* Survey each way to shard and keep one, by hra_shard's rule. Collective. */
-static hra_status choose_shard(struct candidate *best, hra_plan *plan)
-{
-    const int ranks = plan->comm->ranks;
-    struct candidate c[3] = {
-        {.shard = HRA_SHARD_CONTIGUOUS}, {.shard = HRA_SHARD_ZIGZAG}, {.shard = HRA_SHARD_BALANCED}};
-    struct weight w[3];
-    int64_t least = INT64_MAX;
-    hra_status status = HRA_OK;
-    int count = 0, chosen = -1;
-
-    for (; status == HRA_OK && count < 3; count++) {
-        status = survey(&c[count], plan);
-        if (status != HRA_OK)
-            break;
-        w[count] = weigh(&c[count]);
-        least = w[count].busiest < least ? w[count].busiest : least;
-        if (count == 0 && about(w[0].busiest * ranks, w[0].all)) {
-            count++;
-            break;
+    memset(load, 0, (size_t)l->ranks * sizeof(*load));
+    for (int i = 0; i < l->pieces; i++) {
+        const int64_t begin = l->piece[i].slot0, end = begin + l->piece[i].rows;
+        for (; row < c->whole->tiles && c->whole->slot0[row] < end; row++) {
+            const int64_t first = c->whole->slot0[row], last = first + c->whole->tile[row].rows;
+            const int64_t slots = (last < end ? last : end) - (first > begin ? first : begin);
+            load[l->piece[i].rank] += (double)c->work[row] * (double)slots / (double)(last - first);
+            if (last > end) /* the next piece has the rest of the row */
+                break;
         }
     }
-    for (int i = 0; status == HRA_OK && i < count; i++)
-        if (about(w[i].busiest, least) && (chosen < 0 || w[i].rows < w[chosen].rows))
+    for (int r = 0; r < l->ranks; r++)
+        most = load[r] > most ? load[r] : most;
+    return most;
+}
+
+static hra_status lay_out(struct candidate *c, const hra_plan *plan, const struct census *census)
+{
+    return c->shard == HRA_SHARD_BALANCED
+               ? hra_layout_balanced(&c->layout, plan->order, plan->comm->ranks, census->work)
+               : hra_layout_create(&c->layout, plan->order, plan->comm->ranks, c->shard);
+}
+
+static int same_pieces(const struct hra_layout *a, const struct hra_layout *b)
+{
+    int same = a->pieces == b->pieces;
+
+    for (int i = 0; i < a->pieces && same; i++)
+        same = a->piece[i].slot0 == b->piece[i].slot0 && a->piece[i].rank == b->piece[i].rank;
+    return same;
+}
+
+/* Rows of K/V that ranks need of each other. */
+static int64_t rows_needed(const struct candidate *c)
+{
+    int64_t rows = 0;
+
+    for (int r = 0; r < c->layout->ranks; r++)
+        rows += record_stats(c, r)->rows_needed;
+    return rows;
+}
+
+enum { SHARDS = 3 }; /* contiguous, zigzag, balanced */
+
+/* Lay out each way to shard that is worth a look, by hra_shard's rule; the others stay without a layout. Local. */
+static hra_status pick(struct candidate c[SHARDS], const hra_plan *plan, const struct census *census)
+{
+    double *load = NULL, most[SHARDS], least = INFINITY, all = 0;
+
+    HRA_TRY(hra_alloc((void **)&load, plan->comm->ranks, sizeof(*load), "work"));
+    hra_status status = HRA_OK;
+    for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
+        status = lay_out(&c[i], plan, census);
+        most[i] = status == HRA_OK ? busiest(c[i].layout, census, load) : 0;
+        least = most[i] < least ? most[i] : least;
+    }
+    for (int r = 0; r < plan->comm->ranks && status == HRA_OK; r++) /* of the last one: the same for all */
+        all += load[r];
+    const int even = status == HRA_OK && most[0] * plan->comm->ranks <= 1.03 * all;
+    for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
+        int drop = even ? i > 0 : most[i] > 1.03 * least;
+        for (int j = 0; j < i && !drop; j++)
+            drop = c[j].layout != NULL && same_pieces(c[i].layout, c[j].layout);
+        if (drop)
+            drop_candidate(&c[i]);
+    }
+    free(load);
+    return status;
+}
+
+/* Choose a way to shard, by the census, and by a survey of those between which it cannot decide. Collective. */
+static hra_status choose_shard(struct candidate *best, hra_plan *plan, const struct census *census)
+{
+    struct candidate c[SHARDS] = {
+        {.shard = HRA_SHARD_CONTIGUOUS}, {.shard = HRA_SHARD_ZIGZAG}, {.shard = HRA_SHARD_BALANCED}};
+    int count = 0, chosen = -1;
+
+    hra_status status = hra_comm_agree(plan->comm, pick(c, plan, census));
+    for (int i = 0; i < SHARDS; i++)
+        count += c[i].layout != NULL;
+    for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
+        if (c[i].layout == NULL)
+            continue;
+        if (count > 1)
+            status = share_records(&c[i], plan->comm, write_records(&c[i], plan, 0));
+        if (status == HRA_OK && (chosen < 0 || rows_needed(&c[i]) < rows_needed(&c[chosen])))
             chosen = i;
-    if (chosen >= 0) {
+    }
+    if (status == HRA_OK) {
         *best = c[chosen];
         c[chosen] = (struct candidate){.layout = NULL};
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < SHARDS; i++)
         drop_candidate(&c[i]);
     return status;
 }
@@ -446,17 +489,16 @@ static hra_status choose_shard(struct candidate *best, hra_plan *plan)
 /* The sharding that was asked for or chosen, compiled. Collective. */
 static hra_status compile(struct candidate *c, hra_plan *plan)
 {
+    struct census census = {.whole = NULL};
     hra_status status = HRA_OK;
 
     c->shard = plan->comm->ranks == 1 && plan->options.shard == HRA_SHARD_AUTO ? HRA_SHARD_CONTIGUOUS
                                                                                : plan->options.shard;
-    if (c->shard == HRA_SHARD_AUTO) {
-        HRA_TRY(choose_shard(c, plan));
-    } else {
-        status = c->shard == HRA_SHARD_BALANCED
-                     ? balance(&c->layout, plan)
-                     : hra_layout_create(&c->layout, plan->order, plan->comm->ranks, c->shard);
-    }
+    if (c->shard == HRA_SHARD_AUTO || c->shard == HRA_SHARD_BALANCED)
+        status = take_census(&census, plan);
+    if (status == HRA_OK)
+        status = c->shard == HRA_SHARD_AUTO ? choose_shard(c, plan, &census) : lay_out(c, plan, &census);
+    drop_census(&census);
     if (status == HRA_OK)
         status = write_records(c, plan, 1);
     return share_records(c, plan->comm, status);

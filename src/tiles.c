@@ -19,7 +19,7 @@ struct node {
 };
 
 /* Query tiles that are kept ready, at most: those that meet one key tile meet the next ones too, in most orders. */
-enum { READY = 1024 };
+enum { READY = 512 };
 
 struct compiler {
     const struct hra_layout *layout;
@@ -30,7 +30,7 @@ struct compiler {
     struct hra_question question;
     struct hra_tile_found *found; /* [count] of one pattern, in no order */
     int64_t count, capacity;
-    int kept;       /* query tiles that are kept ready: tile q at place q % kept, the key tile behind them */
+    int kept;       /* query tiles that are kept ready, the key tile behind them */
     int *kept_tile; /* [kept] which query tile, -1: none */
     char *points;   /* [kept + 1][point_bytes] */
     size_t point_bytes;
@@ -59,7 +59,7 @@ static void fill_tree(struct tree *t, struct node n, const struct compiler *c)
     if (n.b - n.a > 1) {
         fill_tree(t, left(n), c);
         fill_tree(t, right(n), c);
-        t->box[n.at] = hra_box_join(&t->box[left(n).at], &t->box[right(n).at]);
+        hra_box_join(&t->box[n.at], c->mask, &t->box[left(n).at], &t->box[right(n).at]);
         return;
     }
     const int tile = t->tile[n.a];
@@ -308,7 +308,8 @@ static struct hra_points *ready(const struct compiler *c, int at, int tile)
 /* The query tile, kept from earlier if it is still there. */
 static struct hra_points *ready_query(struct compiler *c, int query)
 {
-    const int at = query % c->kept;
+    /* Neighbours across a border of the curve are powers of two apart, so the place is scattered. */
+    const int at = (int)((uint64_t)((uint32_t)query * UINT32_C(2654435769)) * (uint64_t)c->kept >> 32);
 
     if (c->kept_tile[at] == query)
         return (struct hra_points *)(void *)(c->points + (size_t)at * c->point_bytes);
