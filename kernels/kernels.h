@@ -102,7 +102,9 @@ struct hra_backward_args {
 
 struct hra_backend {
     const char *name;
-    int blocking;                           /* 1: calls return when done */
+    int blocking;         /* 1: calls return when done */
+    double flop_per_byte; /* about what a rank multiplies while a byte comes from another one: how
+                                               plans weigh traffic against work */
     const struct hra_bit_layout *layout[2]; /* by hra_pass: how its kernels want bits */
 
     /* Prepare for a plan; HRA_ERR_UNSUPPORTED names what is lacking. Sets plan->threads to those it uses. close

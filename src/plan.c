@@ -421,35 +421,53 @@ static int same_pieces(const struct hra_layout *a, const struct hra_layout *b)
     return same;
 }
 
-/* Rows of K/V that ranks need of each other. */
-static int64_t rows_needed(const struct candidate *c)
+/* FLOP of one live tile, and bytes of one row of K/V of another rank, forward and backward together. */
+static double tile_flop(const hra_problem *p)
 {
-    int64_t rows = 0;
+    return (double)HRA_TILE * HRA_TILE * (8.0 * p->dim + 6.0 * p->dim_v);
+}
 
-    for (int r = 0; r < c->layout->ranks; r++)
-        rows += record_stats(c, r)->rows_needed;
-    return rows;
+static double row_bytes(const hra_problem *p)
+{
+    const double numbers = (double)p->batch * p->heads_kv * (p->dim + p->dim_v);
+    return numbers * (2.0 * (double)hra_type_bytes(p->type) + (double)hra_type_bytes(hra_type_sums(p->type)));
+}
+
+/* What the rank with most to do has to do, in FLOP: its products, and what the rows that it needs of others cost. */
+static double estimate(const struct candidate *c, const hra_plan *plan)
+{
+    const hra_problem *p = &plan->problem;
+    double most = 0;
+
+    for (int r = 0; r < c->layout->ranks; r++) {
+        const struct hra_rank_stats *s = record_stats(c, r);
+        const double cost = (double)s->work * tile_flop(p) +
+                            (double)s->rows_needed * row_bytes(p) * plan->backend->flop_per_byte;
+        most = cost > most ? cost : most;
+    }
+    return most;
 }
 
 enum { SHARDS = 3 }; /* contiguous, zigzag, balanced */
 
-/* Lay out each way to shard that is worth a look, by hra_shard's rule; the others stay without a layout. Local. */
-static hra_status pick(struct candidate c[SHARDS], const hra_plan *plan, const struct census *census)
+/* Lay out each way to shard that is worth a look; the others stay without a layout. most [SHARDS] receives the tiles of
+ * the busiest rank. Local. */
+static hra_status pick(struct candidate c[SHARDS], double most[SHARDS], const hra_plan *plan,
+                       const struct census *census)
 {
-    double *load = NULL, most[SHARDS], least = INFINITY, all = 0;
+    double *load = NULL, all = 0;
 
     HRA_TRY(hra_alloc((void **)&load, plan->comm->ranks, sizeof(*load), "work"));
     hra_status status = HRA_OK;
     for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
         status = lay_out(&c[i], plan, census);
         most[i] = status == HRA_OK ? busiest(c[i].layout, census, load) : 0;
-        least = most[i] < least ? most[i] : least;
     }
     for (int r = 0; r < plan->comm->ranks && status == HRA_OK; r++) /* of the last one: the same for all */
         all += load[r];
     const int even = status == HRA_OK && most[0] * plan->comm->ranks <= 1.03 * all;
-    for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
-        int drop = even ? i > 0 : most[i] > 1.03 * least;
+    for (int i = 1; i < SHARDS && status == HRA_OK; i++) {
+        int drop = even;
         for (int j = 0; j < i && !drop; j++)
             drop = c[j].layout != NULL && same_pieces(c[i].layout, c[j].layout);
         if (drop)
@@ -459,23 +477,28 @@ static hra_status pick(struct candidate c[SHARDS], const hra_plan *plan, const s
     return status;
 }
 
-/* Choose a way to shard, by the census, and by a survey of those between which it cannot decide. Collective. */
+/* Choose a way to shard by the census and, where several are worth it, by surveys. The last one first: it mostly has the
+ * least work, and spares the others a survey if their work alone is more than all that it costs. Collective. */
 static hra_status choose_shard(struct candidate *best, hra_plan *plan, const struct census *census)
 {
     struct candidate c[SHARDS] = {
         {.shard = HRA_SHARD_CONTIGUOUS}, {.shard = HRA_SHARD_ZIGZAG}, {.shard = HRA_SHARD_BALANCED}};
+    double most[SHARDS], least = INFINITY;
     int count = 0, chosen = -1;
 
-    hra_status status = hra_comm_agree(plan->comm, pick(c, plan, census));
+    hra_status status = hra_comm_agree(plan->comm, pick(c, most, plan, census));
     for (int i = 0; i < SHARDS; i++)
         count += c[i].layout != NULL;
-    for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
-        if (c[i].layout == NULL)
+    for (int i = SHARDS - 1; i >= 0 && status == HRA_OK; i--) {
+        if (c[i].layout == NULL || most[i] * tile_flop(&plan->problem) > least)
             continue;
         if (count > 1)
             status = share_records(&c[i], plan->comm, write_records(&c[i], plan, 0));
-        if (status == HRA_OK && (chosen < 0 || rows_needed(&c[i]) < rows_needed(&c[chosen])))
+        const double cost = status == HRA_OK && count > 1 ? estimate(&c[i], plan) : 0;
+        if (cost <= least) {
+            least = cost;
             chosen = i;
+        }
     }
     if (status == HRA_OK) {
         *best = c[chosen];
@@ -741,7 +764,6 @@ static hra_status prepare(hra_plan *plan)
     const int first = l->rank_tile[comm->rank];
     int64_t messages = 0;
 
-    plan->backend = &hra_backend_cpu;
     plan->kernel_plan = (struct hra_kernel_plan){.batch = p->batch,
                                                  .heads = p->heads,
                                                  .heads_kv = p->heads_kv,
@@ -843,6 +865,7 @@ hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_proble
     }
     plan->comm = comm;
     plan->generate = generate != NULL ? generate : hra_schedule_ring;
+    plan->backend = &hra_backend_cpu;
     comm->plans++;
     comm->made++;
     status = build(plan, problem, order, mask, options);

@@ -347,8 +347,9 @@ typedef struct hra_problem {
     }
 
 typedef enum hra_shard {
-    HRA_SHARD_AUTO = 0,   /* contiguous if that is even to 3 %; else, of all that come within 3 % of the
-                             least work of a busiest rank, the one whose ranks need fewest keys of others */
+    HRA_SHARD_AUTO = 0,   /* contiguous if its work is even to 3 %; else the one of those below whose
+                             busiest rank is estimated to have least to do: products of its live tiles, and
+                             K/V rows that it needs of others, as docs/design.md weighs them */
     HRA_SHARD_CONTIGUOUS, /* rank r owns the r-th of `ranks` runs of slots */
     HRA_SHARD_ZIGZAG,     /* rank r owns runs r and 2 ranks - 1 - r of 2 ranks: even work for causal masks */
     HRA_SHARD_BALANCED    /* whole tiles, their number as even as can be, in as few runs a rank as make the
