@@ -81,9 +81,9 @@ static struct range reach(const hra_mask *m, int axis, int64_t i)
 
     if (m->kind == HRA_MASK_GRID)
         return (struct range){minus(i, n), plus(i, n)};
-    /* The middle query of the group; then the window around it, shifted to stay inside. */
-    const int64_t middle = plus(i / s * s, s / 2), centre = middle < length ? middle : length - 1;
-    const int64_t first = centre - n / 2, latest = length - n;
+    /* The window around the middle query of the group, shifted to stay inside. (Formulas take the last query for a
+     * middle beyond the end; the shift comes to the same.) */
+    const int64_t first = plus(i / s * s, s / 2) - n / 2, latest = length - n;
     const int64_t low = first < 0 ? 0 : first > latest ? latest : first;
     return (struct range){low, low + n - 1};
 }

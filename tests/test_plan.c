@@ -7,6 +7,7 @@
 #include <criterion/parameterized.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -163,37 +164,103 @@ ParameterizedTest(struct cut *c, plan, ranks_share_all_slots)
 
 /* ---- Tiles and counts ------------------------------------------------------------------------- */
 
+/* Each is planned with every shard. */
 ParameterizedTestParameters(plan, tiles_equal_brute_force)
 {
     static struct shape rows[] = {
         {1, 1, 1, 0, 300, {0}, HRA_SHARD_AUTO, "identity", "causal"},
-        {3, 1, 2, 0, 700, {0}, HRA_SHARD_CONTIGUOUS, "identity", "window(150,-20)"},
-        {4, 2, 3, 2, 515, {0}, HRA_SHARD_ZIGZAG, "hilbert", "heads(0-1: full; 2-3: causal; 4: window(9,9))"},
-        {2, 1, 1, 0, 1024, {32, 32, 0}, HRA_SHARD_CONTIGUOUS, "hilbert", "grid(3,5)"},
-        {5, 1, 1, 0, 1020, {15, 17, 4}, HRA_SHARD_ZIGZAG, "boxes:4x4x4", "neighbourhood(3,5,3)"},
-        {17, 1, 1, 0, 600, {0}, HRA_SHARD_ZIGZAG, "snake", "docs(1,299,300) & causal"},
-        {9, 1, 1, 0, 4, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
-        {2, 2, 1, 0, 256, {0}, HRA_SHARD_CONTIGUOUS, "morton", "blocks(64)"},
-        {4, 1, 1, 0, 1024, {0}, HRA_SHARD_ZIGZAG, "identity", "full"},
+        {3, 1, 2, 0, 700, {0}, HRA_SHARD_AUTO, "identity", "window(150,-20)"},
+        {4, 2, 3, 2, 515, {0}, HRA_SHARD_AUTO, "hilbert", "heads(0-1: full; 2-3: causal; 4: window(9,9))"},
+        {2, 1, 1, 0, 1024, {32, 32, 0}, HRA_SHARD_AUTO, "hilbert", "grid(3,5)"},
+        {5, 1, 1, 0, 1020, {15, 17, 4}, HRA_SHARD_AUTO, "boxes:4x4x4", "neighbourhood(3,5,3)"},
+        {17, 1, 1, 0, 600, {0}, HRA_SHARD_AUTO, "snake", "docs(1,299,300) & causal"},
+        {9, 1, 1, 0, 4, {0}, HRA_SHARD_AUTO, "identity", "full"},
+        {2, 2, 1, 0, 256, {0}, HRA_SHARD_AUTO, "morton", "blocks(64)"},
+        {4, 1, 1, 0, 1024, {0}, HRA_SHARD_AUTO, "identity", "full"},
+        {2, 1, 1, 0, 500, {0}, HRA_SHARD_AUTO, "hilbert", "!window(30,200)"},
+        {3, 1, 4, 2, 384, {0}, HRA_SHARD_AUTO, "identity", "dilated(96,4,head)"},
+        {2, 3, 1, 0, 300, {0}, HRA_SHARD_AUTO, "snake", "batches(0: causal; 1-2: window(40,0))"},
+        /* pairs that attend more than once */
+        {3, 1, 2, 0, 400, {0}, HRA_SHARD_AUTO, "hilbert", "mix(full; slots(window(60,60)))"},
+        {4, 1, 3, 1, 512, {0}, HRA_SHARD_AUTO, "identity", "longnet(64:1, 128:2, 512:4)"},
+        {2, 1, 1, 0, 512, {0}, HRA_SHARD_AUTO, "identity", "mix(full; causal; full; window(3,3))"},
+        {5, 2, 2, 0, 260, {0}, HRA_SHARD_AUTO, "identity", "heads(0: mix(causal; causal); 1: docs(100,160))"},
+        {3,
+         2,
+         2,
+         0,
+         333,
+         {0},
+         HRA_SHARD_AUTO,
+         "morton",
+         "batches(0: heads(0: full; 1: causal); 1: mix(causal; full))"},
     };
     return cr_make_param_array(struct shape, rows, sizeof(rows) / sizeof(rows[0]));
 }
 
-/* Mark the pairs of one tile and check what it says of itself. */
-static void check_tile(const struct model *m, const hra_plan_tile *t, int b, int h, char *seen)
+/* What the tiles of all ranks add up to, and what the mask says of all pairs. */
+struct sums {
+    int64_t in_tiles, full, partial;
+    int64_t needed;        /* rows of K/V that the tiles of a rank need of others, over all ranks */
+    int64_t *work;         /* [ranks] tiles */
+    int64_t *row;          /* [tokens] tiles of the row of tiles that begins at this slot */
+    char *wanted;          /* [ranks][tokens] 1: the rank needs the key tile that begins at this slot */
+    int *owner;            /* [tokens] rank of each slot */
+    int bitmaps;           /* on our rank */
+    int64_t live, counted; /* pairs */
+    uint64_t *answers;     /* [batch * heads] a hash of all answers of the mask */
+};
+
+static struct sums begin_sums(const struct model *m)
 {
-    int64_t live = 0;
+    const size_t tokens = (size_t)m->s.tokens, ranks = (size_t)m->s.ranks;
+    struct sums sums = {.work = take(ranks * sizeof(*sums.work)),
+                        .row = take(tokens * sizeof(*sums.row)),
+                        .wanted = take(ranks * tokens),
+                        .owner = take(tokens * sizeof(*sums.owner)),
+                        .answers = take((size_t)(m->s.batch * m->s.heads) * sizeof(*sums.answers))};
+    const hra_piece *piece;
+    int pieces;
+
+    cr_assert(eq(int, hra_plan_pieces(m->plan, &piece, &pieces), HRA_OK));
+    cr_expect(eq(int, m->info.pieces, pieces));
+    for (int i = 0; i < pieces; i++)
+        for (int64_t r = 0; r < piece[i].rows; r++)
+            sums.owner[piece[i].slot0 + r] = piece[i].rank;
+    return sums;
+}
+
+static void end_sums(struct sums *sums)
+{
+    free(sums->work);
+    free(sums->row);
+    free(sums->wanted);
+    free(sums->owner);
+    free(sums->answers);
+}
+
+/* Mark the pairs of a tile, which stands `times` times in the list, once for each branch of a mixture that it is in, and
+ * check what it says of itself: all these together have each pair as often as it counts. */
+static void check_tile(const struct model *m, const hra_plan_tile *t, int times, int b, int h, char *seen)
+{
+    int64_t said = 0, counted = 0;
 
     cr_assert(t->query_rows > 0 && t->query_rows <= HRA_TILE && t->key_rows > 0 && t->key_rows <= HRA_TILE);
     for (int64_t q = t->query_slot0; q < t->query_slot0 + t->query_rows; q++)
         for (int64_t k = t->key_slot0; k < t->key_slot0 + t->key_rows; k++) {
+            const int pairs = count(m, b, h, q, k);
             cr_assert(seen[q * m->s.tokens + k]++ == 0, "slots %ld, %ld are in two tiles", (long)q, (long)k);
-            live += count(m, b, h, q, k);
+            cr_assert(pairs <= times, "slots %ld, %ld attend %d times, in %d tiles", (long)q, (long)k, pairs,
+                      times);
+            counted += pairs;
         }
-    cr_assert(t->live == live && live > 0, "tile at %ld, %ld: %ld pairs, brute force %ld",
-              (long)t->query_slot0, (long)t->key_slot0, (long)t->live, (long)live);
-    cr_assert(live == HRA_TILE * HRA_TILE ? t->bitmap == -1 : t->bitmap >= 0, "bitmap %d of %ld pairs",
-              t->bitmap, (long)live);
+    for (int n = 0; n < times; n++) {
+        cr_assert(t[n].live > 0 && (t[n].live == HRA_TILE * HRA_TILE ? t[n].bitmap == -1 : t[n].bitmap >= 0),
+                  "bitmap %d of %ld pairs", t[n].bitmap, (long)t[n].live);
+        said += t[n].live;
+    }
+    cr_assert(said == counted, "tile at %ld, %ld: %ld pairs, brute force %ld", (long)t->query_slot0,
+              (long)t->key_slot0, (long)said, (long)counted);
 }
 
 /* The order that hra.h promises. */
@@ -204,70 +271,158 @@ static int stands_before(const hra_plan_tile *a, const hra_plan_tile *b)
     return a->key_rank != b->key_rank ? a->key_rank < b->key_rank : a->key_slot0 < b->key_slot0;
 }
 
+static void add_tile(const struct model *m, struct sums *sums, int rank, const hra_plan_tile *t)
+{
+    char *wanted = &sums->wanted[rank * m->s.tokens + t->key_slot0];
+
+    sums->work[rank]++;
+    sums->row[t->query_slot0]++;
+    sums->in_tiles += (int64_t)t->query_rows * t->key_rows;
+    *(t->bitmap == -1 ? &sums->full : &sums->partial) += 1;
+    if (rank == hra_comm_rank(m->comm) && t->bitmap >= sums->bitmaps)
+        sums->bitmaps = t->bitmap + 1;
+    if (t->key_rank != rank && !*wanted)
+        sums->needed += t->key_rows;
+    *wanted = t->key_rank != rank;
+}
+
+/* The tiles of one (batch, head) on one rank. */
+static void check_tiles(const struct model *m, struct sums *sums, int rank, int b, int h, char *seen)
+{
+    const int *owner = sums->owner;
+    int64_t n;
+    hra_plan_tile *t = tiles_of(m, rank, b, h, &n);
+
+    for (int64_t i = 0, next; i < n; i = next) {
+        for (next = i;
+             next < n && t[next].query_slot0 == t[i].query_slot0 && t[next].key_slot0 == t[i].key_slot0;)
+            add_tile(m, sums, rank, &t[next++]);
+        check_tile(m, &t[i], (int)(next - i), b, h, seen);
+        cr_assert(i == 0 || stands_before(&t[i - 1], &t[i]), "tile %ld", (long)i);
+        cr_assert(owner[t[i].query_slot0] == rank && owner[t[i].query_slot0 + t[i].query_rows - 1] == rank);
+        cr_assert(owner[t[i].key_slot0] == t[i].key_rank &&
+                  owner[t[i].key_slot0 + t[i].key_rows - 1] == t[i].key_rank);
+    }
+    free(t);
+}
+
+/* All pairs of one (batch, head): those that attend are in a tile. */
+static void count_pairs(const struct model *m, struct sums *sums, int b, int h, const char *seen)
+{
+    uint64_t *answers = &sums->answers[b * m->s.heads + h];
+
+    for (int64_t q = 0; q < m->s.tokens; q++)
+        for (int64_t k = 0; k < m->s.tokens; k++, seen++) {
+            const int pairs = count(m, b, h, q, k);
+            cr_assert(pairs == 0 || *seen, "no tile has slots %ld, %ld", (long)q, (long)k);
+            sums->live += pairs > 0;
+            sums->counted += pairs;
+            *answers = (*answers ^ (unsigned)pairs) * UINT64_C(0x100000001b3) + 1;
+        }
+}
+
+static void check_info(const struct model *m, const struct sums *sums)
+{
+    const struct shape *s = &m->s;
+    const hra_plan_info *info = &m->info;
+    const int64_t row_bytes = s->batch * s->heads * (64 + 32) * 4, tiles = sums->full + sums->partial;
+    int64_t busiest = 0, heaviest = 0;
+    int patterns = 0;
+
+    cr_expect(info->pairs_live == sums->live && info->pairs_counted == sums->counted,
+              "%ld pairs, brute force %ld, counted %ld, brute force %ld", (long)info->pairs_live,
+              (long)sums->live, (long)info->pairs_counted, (long)sums->counted);
+    cr_expect(info->pairs_in_tiles == sums->in_tiles && sums->in_tiles >= sums->counted,
+              "%ld pairs in tiles, brute force %ld", (long)info->pairs_in_tiles, (long)sums->in_tiles);
+    cr_expect(info->pairs_all == s->batch * s->heads * s->tokens * s->tokens);
+    cr_expect(info->tiles_full == sums->full && info->tiles_partial == sums->partial,
+              "%ld full and %ld partial tiles", (long)info->tiles_full, (long)info->tiles_partial);
+    cr_expect(eq(i64, info->bitmaps, sums->bitmaps));
+    cr_expect(info->bytes_least == sums->needed * row_bytes, "%ld bytes, brute force %ld",
+              (long)info->bytes_least, (long)(sums->needed * row_bytes));
+    cr_expect(info->bytes_least_backward == 2 * sums->needed * row_bytes); /* sums are f32 as well */
+    cr_expect(info->bytes_forward >= info->bytes_least && info->bytes_backward >= info->bytes_least_backward);
+
+    for (int r = 0; r < s->ranks; r++)
+        busiest = sums->work[r] > busiest ? sums->work[r] : busiest;
+    for (int64_t q = 0; q < s->tokens; q++)
+        heaviest = sums->row[q] > heaviest ? sums->row[q] : heaviest;
+    const double mean = tiles > 0 ? (double)tiles / s->ranks : 1;
+    cr_expect(fabs(info->balance - (tiles > 0 ? (double)busiest / mean : 1)) < 1e-12, "balance %g",
+              info->balance);
+    cr_expect(fabs(info->balance_bound - (double)heaviest / mean) < 1e-12, "balance bound %g",
+              info->balance_bound);
+
+    for (int i = 0; i < s->batch * s->heads; i++) {
+        int first = 0;
+        while (sums->answers[first] != sums->answers[i])
+            first++;
+        patterns += first == i;
+    }
+    cr_expect(eq(int, info->patterns, patterns));
+}
+
 ParameterizedTest(struct shape *s, plan, tiles_equal_brute_force, .timeout = 120)
 {
-    struct model m = begin(s, s->ranks - 1);
-    int64_t pairs = 0, full = 0, partial = 0, needed = 0, busiest = 0;
-    int *owner = take((size_t)s->tokens * sizeof(*owner)), pieces;
-    const hra_piece *piece;
+    for (int shard = HRA_SHARD_AUTO; shard <= HRA_SHARD_BALANCED; shard++) {
+        s->shard = (hra_shard)shard;
+        struct model m = begin(s, s->ranks - 1);
+        struct sums sums = begin_sums(&m);
+        char *seen = take((size_t)(s->tokens * s->tokens));
 
-    cr_assert(eq(int, hra_plan_pieces(m.plan, &piece, &pieces), HRA_OK));
-    for (int i = 0; i < pieces; i++)
-        for (int64_t r = 0; r < piece[i].rows; r++)
-            owner[piece[i].slot0 + r] = piece[i].rank;
-    char *wanted = take((size_t)(s->ranks * s->tokens)); /* [ranks][tokens] key tiles that a rank needs */
-    int64_t *work = take((size_t)s->ranks * sizeof(*work));
-
-    for (int b = 0; b < s->batch; b++)
-        for (int h = 0; h < s->heads; h++) {
-            char *seen = take((size_t)(s->tokens * s->tokens));
-            for (int r = 0; r < s->ranks; r++) {
-                int64_t n;
-                hra_plan_tile *t = tiles_of(&m, r, b, h, &n);
-                for (int64_t i = 0; i < n; i++) {
-                    check_tile(&m, &t[i], b, h, seen);
-                    cr_assert(i == 0 || stands_before(&t[i - 1], &t[i]), "tile %ld", (long)i);
-                    cr_assert(owner[t[i].query_slot0] == r &&
-                              owner[t[i].query_slot0 + t[i].query_rows - 1] == r);
-                    cr_assert(owner[t[i].key_slot0] == t[i].key_rank &&
-                              owner[t[i].key_slot0 + t[i].key_rows - 1] == t[i].key_rank);
-                    *(t[i].bitmap == -1 ? &full : &partial) += 1;
-                    if (t[i].key_rank != r && !wanted[r * s->tokens + t[i].key_slot0]) {
-                        wanted[r * s->tokens + t[i].key_slot0] = 1;
-                        needed += t[i].key_rows;
-                    }
-                }
-                work[r] += n;
-                busiest = work[r] > busiest ? work[r] : busiest;
-                free(t);
+        cr_expect(shard == HRA_SHARD_AUTO ? m.info.shard != HRA_SHARD_AUTO : (int)m.info.shard == shard);
+        for (int b = 0; b < s->batch; b++)
+            for (int h = 0; h < s->heads; h++) {
+                memset(seen, 0, (size_t)(s->tokens * s->tokens));
+                for (int r = 0; r < s->ranks; r++)
+                    check_tiles(&m, &sums, r, b, h, seen);
+                count_pairs(&m, &sums, b, h, seen);
             }
-            for (int64_t q = 0; q < s->tokens; q++)
-                for (int64_t k = 0; k < s->tokens; k++) {
-                    const int live = count(&m, b, h, q, k);
-                    cr_assert(live <= seen[q * s->tokens + k], "no tile has slots %ld, %ld", (long)q,
-                              (long)k);
-                    pairs += live;
-                }
-            free(seen);
-        }
+        check_info(&m, &sums);
+        free(seen);
+        end_sums(&sums);
+        end(&m);
+    }
+}
 
-    const hra_plan_info *info = &m.info;
-    const int64_t row_bytes = s->batch * s->heads * (64 + 32) * 4;
-    cr_expect(info->pairs_live == pairs, "%ld pairs, brute force %ld", (long)info->pairs_live, (long)pairs);
-    cr_expect(info->pairs_all == s->batch * s->heads * s->tokens * s->tokens);
-    cr_expect(info->tiles_full == full && info->tiles_partial == partial, "%ld full and %ld partial tiles",
-              (long)info->tiles_full, (long)info->tiles_partial);
-    cr_expect(info->bytes_least == needed * row_bytes, "%ld bytes, brute force %ld", (long)info->bytes_least,
-              (long)(needed * row_bytes));
-    cr_expect(info->bytes_least_backward == 2 * needed * row_bytes); /* sums are f32 as well */
-    cr_expect(info->bytes_forward >= info->bytes_least && info->bytes_backward >= info->bytes_least_backward);
-    const double mean = (double)(full + partial) / s->ranks;
-    cr_expect(fabs(info->balance - (full + partial > 0 ? (double)busiest / mean : 1)) < 1e-12, "balance %g",
-              info->balance);
-    free(owner);
-    free(wanted);
-    free(work);
-    end(&m);
+/* A mixture's list is that of its branches, put together: each tile once for each branch that it is in, with the pairs
+ * that attend there. */
+Test(plan, mixtures_list_the_tiles_of_their_branches)
+{
+    static const char *const branch[] = {"full", "causal & slots(window(90,9))", "dilated(200,2,head,both)"};
+    const int branches = (int)(sizeof(branch) / sizeof(branch[0]));
+    struct shape s = {3, 1, 2, 1, 700, {0}, HRA_SHARD_CONTIGUOUS, "hilbert", ""};
+
+    snprintf(s.mask, sizeof(s.mask), "mix(%s; %s; %s)", branch[0], branch[1], branch[2]);
+    struct model mixture = begin(&s, 1);
+    for (int i = 0; i < s.ranks * s.heads; i++) {
+        const int rank = i / s.heads, head = i % s.heads;
+        int64_t all, parts = 0;
+        hra_plan_tile *whole = tiles_of(&mixture, rank, 0, head, &all);
+
+        for (int n = 0; n < branches; n++) {
+            int64_t of_branch;
+            strcpy(s.mask, branch[n]);
+            struct model m = begin(&s, 1);
+            hra_plan_tile *t = tiles_of(&m, rank, 0, head, &of_branch);
+            for (int64_t k = 0; k < of_branch; k++) {
+                int64_t at = 0;
+                while (at < all && (whole[at].query_slot0 != t[k].query_slot0 ||
+                                    whole[at].key_slot0 != t[k].key_slot0 || whole[at].live != t[k].live))
+                    at++;
+                cr_assert(at < all, "rank %d, head %d: no tile at %ld, %ld has the %ld pairs of branch %d",
+                          rank, head, (long)t[k].query_slot0, (long)t[k].key_slot0, (long)t[k].live, n);
+                whole[at].live = -1; /* taken */
+            }
+            parts += of_branch;
+            free(t);
+            end(&m);
+        }
+        cr_expect(parts == all, "rank %d, head %d: %ld tiles, the branches have %ld", rank, head, (long)all,
+                  (long)parts);
+        free(whole);
+    }
+    end(&mixture);
 }
 
 Test(plan, heads_with_one_mask_share_a_pattern)
@@ -441,6 +596,133 @@ Test(plan, zigzag_balances_causal_masks)
     end(&even);
 }
 
+/* A mask, and what HRA_SHARD_AUTO makes of it; HRA_SHARD_AUTO: what its rule says, whatever that is. */
+struct choice {
+    struct shape s;
+    hra_shard shard;
+};
+
+ParameterizedTestParameters(plan, auto_follows_its_rule)
+{
+    static struct choice rows[] = {
+        {{8, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "full"}, HRA_SHARD_CONTIGUOUS},
+        {{8, 1, 2, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "window(400,400)"}, HRA_SHARD_CONTIGUOUS},
+        {{4, 1, 1, 0, 4096, {0}, HRA_SHARD_AUTO, "identity", "causal"}, HRA_SHARD_ZIGZAG},
+        {{8, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "causal & window(4095,0)"}, HRA_SHARD_AUTO},
+        {{8, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "causal & window(1023,0)"}, HRA_SHARD_AUTO},
+        {{4, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "causal | window(0,1000)"}, HRA_SHARD_AUTO},
+        {{8, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "causal | window(0,1000)"}, HRA_SHARD_AUTO},
+        {{4, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "causal & docs(4096,2048,1024,512,512)"},
+         HRA_SHARD_AUTO},
+        {{4, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "docs(1024,1024,1024,1024,1024,1024,1024,1024)"},
+         HRA_SHARD_CONTIGUOUS},
+        {{4, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "docs(3072,128,128,128,640,4096)"},
+         HRA_SHARD_AUTO},
+        {{4, 1, 1, 0, 8192, {0}, HRA_SHARD_AUTO, "identity", "global(1024)"}, HRA_SHARD_AUTO},
+        {{4, 1, 1, 0, 16384, {128, 128, 0}, HRA_SHARD_AUTO, "hilbert", "grid(4,4)"}, HRA_SHARD_CONTIGUOUS},
+        {{4, 1, 1, 0, 16384, {128, 128, 0}, HRA_SHARD_AUTO, "boxes:8x16", "grid(8,8)"}, HRA_SHARD_AUTO},
+    };
+    return cr_make_param_array(struct choice, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+static struct model begin_with(struct shape s, hra_shard shard, int rank)
+{
+    s.shard = shard;
+    return begin(&s, rank);
+}
+
+static int by_number(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* What docs/design.md says that a rank has to do, in FLOP: its live tiles, forward and backward, and 20 FLOP for each byte
+ * of K/V that it needs of others and of dK/dV that go back. */
+static double cost_of_rank(const struct model *m, int rank)
+{
+    const hra_problem problem = problem_of(&m->s), *p = &problem;
+    const double bytes =
+        (double)p->batch * p->heads * (p->dim + p->dim_v) *
+        (2.0 * (double)hra_type_bytes(p->type) + (double)hra_type_bytes(hra_type_sums(p->type)));
+    int64_t *first = NULL, tiles = 0, keys = 0, rows = 0;
+
+    for (int n = 0; n < p->batch * p->heads; n++) {
+        int64_t count;
+        cr_assert(hra_plan_tiles(m->plan, rank, n / p->heads, n % p->heads, NULL, 0, &count) == HRA_OK);
+        hra_plan_tile *tile = calloc((size_t)count + 1, sizeof(*tile));
+        cr_assert(hra_plan_tiles(m->plan, rank, n / p->heads, n % p->heads, tile, count, &count) == HRA_OK);
+        first = realloc(first, (size_t)(keys + count + 1) * sizeof(*first));
+        for (int64_t i = 0; i < count; i++)
+            if (tile[i].key_rank != rank)
+                first[keys++] = tile[i].key_slot0 * 256 + tile[i].key_rows;
+        tiles += count;
+        free(tile);
+    }
+    qsort(first, (size_t)keys, sizeof(*first), by_number);
+    for (int64_t i = 0; i < keys; i++)
+        rows += i == 0 || first[i] != first[i - 1] ? first[i] % 256 : 0;
+    free(first);
+    return (double)tiles * HRA_TILE * HRA_TILE * (8.0 * p->dim + 6.0 * p->dim_v) + 20 * bytes * (double)rows;
+}
+
+/* Contiguous if that is even to 3 %; else the one whose busiest rank has least to do. Pieces end where tiles do, so that
+ * every shard has the same tiles. */
+ParameterizedTest(struct choice *c, plan, auto_follows_its_rule)
+{
+    const double near = 1 + 1e-12;
+    hra_plan_info info[HRA_SHARD_BALANCED + 1], *chosen;
+    double cost[HRA_SHARD_BALANCED + 1] = {0}, least = INFINITY;
+
+    for (int shard = HRA_SHARD_AUTO; shard <= HRA_SHARD_BALANCED; shard++) {
+        struct model m = begin_with(c->s, (hra_shard)shard, 0);
+        info[shard] = m.info;
+        for (int r = 0; r < c->s.ranks; r++)
+            cost[shard] = fmax(cost[shard], cost_of_rank(&m, r));
+        least = fmin(least, cost[shard]);
+        end(&m);
+    }
+    chosen = &info[info[HRA_SHARD_AUTO].shard];
+    cr_expect(c->shard == HRA_SHARD_AUTO || chosen->shard == c->shard, "shard %d, not %d", (int)chosen->shard,
+              (int)c->shard);
+    if (info[HRA_SHARD_CONTIGUOUS].balance <= 1.03 * near)
+        cr_expect(eq(int, chosen->shard, HRA_SHARD_CONTIGUOUS));
+    else
+        cr_expect(cost[chosen->shard] <= near * least, "%s: shard %d: %g FLOP, the least %g", c->s.mask,
+                  (int)chosen->shard, cost[chosen->shard], least);
+    cr_expect(info[HRA_SHARD_AUTO].balance == chosen->balance &&
+              info[HRA_SHARD_AUTO].pieces == chosen->pieces);
+
+    for (int rank = 1; rank < c->s.ranks; rank++) {
+        struct model m = begin_with(c->s, HRA_SHARD_AUTO, rank);
+        cr_expect(m.info.shard == chosen->shard && m.info.balance == chosen->balance &&
+                      m.info.pieces == chosen->pieces,
+                  "rank %d chooses shard %d, rank 0 %d", rank, (int)m.info.shard, (int)chosen->shard);
+        end(&m);
+    }
+}
+
+/* Each of 8 ranks keeps about an eighth of the tiles that one rank keeps, and where the lists of each key tile begin. */
+Test(plan, ranks_share_the_memory_of_tiles)
+{
+    const struct shape s = {
+        8, 1, 1, 0, 262144, {0}, HRA_SHARD_CONTIGUOUS, "identity", "causal & window(4095,0)"};
+    struct shape one = s;
+
+    one.ranks = 1;
+    struct model whole = begin(&one, 0);
+    const double share = (double)whole.info.plan_bytes / s.ranks;
+    const double keys = (double)(s.tokens / HRA_TILE + 1) * sizeof(int64_t);
+    cr_expect(whole.info.tiles_full == 31 * 2016 + 31 * 32 / 2 && whole.info.bitmaps == 2);
+    end(&whole);
+    for (int rank = 0; rank < s.ranks; rank++) {
+        struct model m = begin(&s, rank);
+        cr_expect(m.info.plan_bytes <= 1.5 * share + keys, "rank %d: %zu bytes, an eighth is %.0f", rank,
+                  m.info.plan_bytes, share);
+        end(&m);
+    }
+}
+
 Test(plan, memory_does_not_grow_with_ranks)
 {
     size_t first = 0;
@@ -460,19 +742,27 @@ Test(plan, memory_does_not_grow_with_ranks)
 /* All ranks know the same about the whole problem. */
 Test(plan, info_is_the_same_from_every_rank)
 {
-    const struct shape s = {5, 2, 2, 0, 1003, {0}, HRA_SHARD_AUTO, "hilbert", "causal & window(400,0)"};
-    struct model first = begin(&s, 0);
+    static const struct shape shapes[] = {
+        {5, 2, 2, 0, 1003, {0}, HRA_SHARD_AUTO, "hilbert", "causal & window(400,0)"},
+        {4, 2, 3, 1, 611, {0}, HRA_SHARD_BALANCED, "snake", "mix(causal; slots(dilated(99,2,head,both)))"},
+    };
 
-    for (int rank = 1; rank < s.ranks; rank++) {
-        struct model m = begin(&s, rank);
-        const hra_plan_info *a = &first.info, *b = &m.info;
-        cr_expect(a->pairs_live == b->pairs_live && a->tiles_full == b->tiles_full &&
-                  a->tiles_partial == b->tiles_partial && a->bytes_forward == b->bytes_forward &&
-                  a->bytes_backward == b->bytes_backward && a->bytes_least == b->bytes_least &&
-                  a->balance == b->balance && a->shard == b->shard);
-        end(&m);
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        struct model first = begin(&shapes[i], 0);
+        for (int rank = 1; rank < shapes[i].ranks; rank++) {
+            struct model m = begin(&shapes[i], rank);
+            const hra_plan_info *a = &first.info, *b = &m.info;
+            cr_expect(a->pairs_live == b->pairs_live && a->pairs_counted == b->pairs_counted &&
+                      a->pairs_in_tiles == b->pairs_in_tiles && a->tiles_full == b->tiles_full &&
+                      a->tiles_partial == b->tiles_partial && a->patterns == b->patterns);
+            cr_expect(a->bytes_forward == b->bytes_forward && a->bytes_backward == b->bytes_backward &&
+                      a->bytes_least == b->bytes_least && a->bytes_least_backward == b->bytes_least_backward);
+            cr_expect(a->balance == b->balance && a->balance_bound == b->balance_bound &&
+                      a->pieces == b->pieces && a->shard == b->shard);
+            end(&m);
+        }
+        end(&first);
     }
-    end(&first);
 }
 
 /* ---- Wrong use -------------------------------------------------------------------------------- */

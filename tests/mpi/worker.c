@@ -436,8 +436,40 @@ static void test_together(const char *argument)
     MPI_Comm_free(&some);
 }
 
+/* A plan on a model of as many ranks says the same of the whole problem. */
+static void expect_as_on_a_model(const struct job *j)
+{
+    hra_plan_info info[2] = {{.size = sizeof(info[0])}, {.size = sizeof(info[0])}};
+    const hra_piece *piece[2] = {NULL, NULL};
+    int pieces[2] = {0, 0};
+    hra_comm *comm = NULL;
+    hra_plan *plan = NULL;
+
+    CHECK_OK(hra_comm_create_model(&comm, rank, ranks));
+    CHECK_OK(hra_plan_create(&plan, comm, &j->problem, j->order, j->mask, &j->options));
+    for (int i = 0; i < 2; i++) {
+        CHECK_OK(hra_plan_get_info(i == 0 ? j->plan : plan, &info[i]));
+        CHECK_OK(hra_plan_pieces(i == 0 ? j->plan : plan, &piece[i], &pieces[i]));
+    }
+    CHECK(info[0].shard == info[1].shard && pieces[0] == pieces[1],
+          "shard %d in %d pieces, the model's %d in %d", (int)info[0].shard, pieces[0], (int)info[1].shard,
+          pieces[1]);
+    for (int i = 0; i < pieces[0] && i < pieces[1]; i++)
+        CHECK(piece[0][i].slot0 == piece[1][i].slot0 && piece[0][i].rank == piece[1][i].rank, "piece %d", i);
+    CHECK(info[0].pairs_live == info[1].pairs_live && info[0].pairs_in_tiles == info[1].pairs_in_tiles &&
+              info[0].tiles_full == info[1].tiles_full && info[0].tiles_partial == info[1].tiles_partial,
+          "%lld pairs, the model's %lld", (long long)info[0].pairs_live, (long long)info[1].pairs_live);
+    CHECK(info[0].bytes_forward == info[1].bytes_forward &&
+              info[0].bytes_backward == info[1].bytes_backward &&
+              info[0].bytes_least == info[1].bytes_least && info[0].balance == info[1].balance &&
+              info[0].balance_bound == info[1].balance_bound,
+          "%lld bytes, the model's %lld", (long long)info[0].bytes_forward, (long long)info[1].bytes_forward);
+    hra_plan_destroy(plan);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
 /* Packed documents, others at every step: the communicator takes memory once, however the documents fall and whatever
- * the sharding, and every answer is right. */
+ * the sharding, a model of the ranks plans alike, and every answer is right. */
 static void test_packed(const char *argument)
 {
     hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
@@ -462,6 +494,7 @@ static void test_packed(const char *argument)
             run_and_compare(&j, comm, NULL);
         } else {
             job_open(&j, comm, NULL);
+            expect_as_on_a_model(&j);
             job_close(&j);
         }
         CHECK(arena == NULL || comm->arena == arena, "step %d took other memory", step);
@@ -487,24 +520,47 @@ static void differ(struct job *j, int way)
         j->problem.type = HRA_F32;
         break;
     case 3:
-        j->mask_text = "window(3,4)";
-        break;
-    case 4:
         j->order_name = "snake";
         break;
-    case 5:
+    case 4:
         j->options.shard = HRA_SHARD_ZIGZAG;
         break;
-    case 6:
+    case 5:
         j->problem.dim = 6;
         break;
-    case 7:
+    case 6:
         j->problem.dim = 300; /* wrong on this rank alone */
         break;
-    case 8:
+    case 7:
         j->problem.softcap = 1;
         break;
     }
+}
+
+/* All ranks but the last plan `mask`, the last one plans `other`, which the message names. */
+static const struct {
+    const char *mask, *other;
+} masks_that_differ[] = {
+    {"causal", "window(3,4)"},
+    {"random_blocks(16,2,7)", "random_blocks(16,2,8)"},
+    {"slots(hilbert; window(9,9))", "slots(morton; window(9,9))"},
+    {"heads(0-1: causal; 2-3: full)", "heads(0-2: causal; 3: full)"},
+    {"batches(0: causal; 1: full)", "batches(0: full; 1: causal)"},
+    {"mix(causal; full)", "mix(causal; causal)"},
+    {"longnet(64:1, 200:4)", "mix(dilated(64,1,head,both); dilated(200,2,head,both))"},
+};
+
+/* The status that every rank gets for a job which is another on the last rank, and what the message says. */
+static void expect_disagreement(hra_comm *comm, struct job *j, hra_status wanted, const char *says)
+{
+    CHECK_OK(hra_order_create(&j->order, &j->domain, j->order_name));
+    CHECK_OK(hra_mask_parse(&j->mask, &j->domain, j->order, j->mask_text));
+    hra_status status = hra_plan_create(&j->plan, comm, &j->problem, j->order, j->mask, &j->options);
+    CHECK(status == wanted, "%s: %s: %s", says, hra_status_name(status), hra_last_error());
+    CHECK(strstr(hra_last_error(), says) != NULL, "%s: %s", says, hra_last_error());
+    CHECK(j->plan == NULL, "%s gave a plan", says);
+    hra_order_destroy(j->order);
+    hra_mask_destroy(j->mask);
 }
 
 static void test_disagree(const char *argument)
@@ -513,27 +569,24 @@ static void test_disagree(const char *argument)
         hra_status status;
         const char *says;
     } wanted[] = {
-        {HRA_ERR_MISMATCH, "heads_kv"},   {HRA_ERR_MISMATCH, "scale"},
-        {HRA_ERR_MISMATCH, "type"},       {HRA_ERR_MISMATCH, "window(3,4)"},
-        {HRA_ERR_MISMATCH, "snake"},      {HRA_ERR_MISMATCH, "shard"},
-        {HRA_ERR_MISMATCH, "dim"},        {HRA_ERR_ARG, "problem.dim is 300"},
-        {HRA_ERR_UNSUPPORTED, "softcap"},
+        {HRA_ERR_MISMATCH, "heads_kv"},      {HRA_ERR_MISMATCH, "scale"},      {HRA_ERR_MISMATCH, "type"},
+        {HRA_ERR_MISMATCH, "snake"},         {HRA_ERR_MISMATCH, "shard"},      {HRA_ERR_MISMATCH, "dim"},
+        {HRA_ERR_ARG, "problem.dim is 300"}, {HRA_ERR_UNSUPPORTED, "softcap"},
     };
     hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    const int last = rank == ranks - 1;
 
     (void)argument;
     for (int way = 0; way < (int)(sizeof(wanted) / sizeof(wanted[0])); way++) {
         struct job j = job_of(200, "hilbert", "causal");
-        if (rank == ranks - 1)
+        if (last)
             differ(&j, way);
-        CHECK_OK(hra_order_create(&j.order, &j.domain, j.order_name));
-        CHECK_OK(hra_mask_parse(&j.mask, &j.domain, j.order, j.mask_text));
-        hra_status status = hra_plan_create(&j.plan, comm, &j.problem, j.order, j.mask, &j.options);
-        CHECK(status == wanted[way].status, "way %d: %s: %s", way, hra_status_name(status), hra_last_error());
-        CHECK(strstr(hra_last_error(), wanted[way].says) != NULL, "way %d: %s", way, hra_last_error());
-        CHECK(j.plan == NULL, "way %d gave a plan", way);
-        hra_order_destroy(j.order);
-        hra_mask_destroy(j.mask);
+        expect_disagreement(comm, &j, wanted[way].status, wanted[way].says);
+    }
+    for (size_t n = 0; n < sizeof(masks_that_differ) / sizeof(masks_that_differ[0]); n++) {
+        const char *mask = masks_that_differ[n].mask, *other = masks_that_differ[n].other;
+        struct job j = job_of(200, "snake", last ? other : mask);
+        expect_disagreement(comm, &j, HRA_ERR_MISMATCH, other);
     }
     CHECK_OK(hra_comm_get_status(comm));
     struct job after = job_of(200, "hilbert", "causal"); /* none of this has hurt the communicator */
