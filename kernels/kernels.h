@@ -52,6 +52,8 @@ struct hra_kernel_plan {
     const int *pattern;                /* [batch][heads] which list */
     int patterns;
     const struct hra_tile_list *list; /* [patterns] */
+    int chunk_tiles;                  /* key tiles of the largest chunk */
+    const int64_t *token;             /* [rows] token of each row */
     int bitmaps;
     const struct hra_bit_layout
         *layout[2];        /* by hra_pass; what the backend's table asks for, checked at each launch */
@@ -72,6 +74,20 @@ struct hra_chunk {
 struct hra_poll {
     void (*poll)(void *state); /* may be NULL */
     void *state;
+};
+
+/* What a chunk of a run will be, told when the plan is made, so that a backend can lay out its work beforehand. */
+struct hra_shape {
+    int run; /* ascending */
+    int query0, query1;
+    int key_tile0, key_tile1;
+    int head0, head1; /* K/V heads */
+};
+
+struct hra_shapes {
+    const struct hra_shape *shape; /* [count] the chunks of each run in their order */
+    int count, runs;
+    const int *first, *last; /* as in hra_run_args */
 };
 
 /* One run of a schedule: query tiles query0 .. query1 - 1 against the chunks, in their order. first[head][q] and
@@ -102,8 +118,11 @@ struct hra_backward_args {
 
 struct hra_backend {
     const char *name;
-    int blocking;         /* 1: calls return when done */
-    double flop_per_byte; /* about what a rank multiplies while a byte comes from another one: how
+    const char *method;      /* how it computes gradients */
+    int blocking;            /* 1: calls return when done */
+    size_t alignment;        /* of the workspace, bytes */
+    size_t tensor_alignment; /* of data and strides of tensors, bytes; 1: that of their type */
+    double flop_per_byte;    /* about what a rank multiplies while a byte comes from another one: how
                                                plans weigh traffic against work */
     const struct hra_bit_layout *layout[2]; /* by hra_pass: how its kernels want bits */
 
@@ -111,6 +130,9 @@ struct hra_backend {
      * accepts NULL. */
     hra_status (*open)(void **out, struct hra_kernel_plan *plan);
     void (*close)(void *state);
+
+    /* Lay out the work of both passes, by hra_pass. NULL: nothing to lay out. */
+    hra_status (*prepare)(void *state, const struct hra_shapes shapes[2]);
 
     /* Scratch of one pass: running sums between runs, and delta. The same for every call. */
     size_t (*workspace_bytes)(const struct hra_kernel_plan *plan, hra_pass pass);
@@ -141,5 +163,6 @@ struct hra_backend {
 };
 
 extern const struct hra_backend hra_backend_cpu;
+extern const struct hra_backend hra_backend_cuda; /* in builds with HRA_CUDA */
 
 #endif

@@ -10,7 +10,7 @@
 
 /* ---- What ranks must agree on ---- */
 
-enum { FIELDS = 13 };
+enum { FIELDS = 15 };
 
 static const char *const field_name[FIELDS] = {"batch",
                                                "heads",
@@ -24,6 +24,8 @@ static const char *const field_name[FIELDS] = {"batch",
                                                "options.shard",
                                                "options.schedule",
                                                "options.backend",
+                                               "options.backward",
+                                               "options.saved",
                                                "a mask for so many heads:"};
 
 /* Everything that all ranks must plan alike. */
@@ -51,6 +53,8 @@ static struct signature sign(const hra_plan *plan)
                                   plan->options.shard,
                                   plan->options.schedule,
                                   plan->options.backend,
+                                  plan->options.backward,
+                                  plan->options.saved,
                                   hra_mask_space(plan->mask)->heads};
     memcpy(s.field, field, sizeof(field));
     s.mask = hra_mask_hash(plan->mask);
@@ -78,17 +82,21 @@ static hra_status compare(const struct signature *all, int ranks)
     return HRA_OK;
 }
 
-static hra_status check_alike(hra_plan *plan)
+/* Do all ranks plan the same? Collective: `status` is what this rank has come to so far. */
+static hra_status check_alike(hra_plan *plan, hra_status status)
 {
-    struct signature mine = sign(plan), *all = NULL;
     hra_comm *comm = plan->comm;
+    struct signature *all = NULL;
 
     if (comm->transport->allgather == NULL)
-        return HRA_OK;
-    hra_status status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "agreement");
-    status = hra_comm_agree(comm, status);
+        return status;
     if (status == HRA_OK)
+        status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "agreement");
+    status = hra_comm_agree(comm, status);
+    if (status == HRA_OK) {
+        const struct signature mine = sign(plan);
         status = hra_comm_allgather(comm, all, &mine, sizeof(mine));
+    }
     if (status == HRA_OK)
         status = compare(all, comm->ranks);
     free(all);
@@ -175,9 +183,48 @@ static hra_status check_options(const hra_options *o)
     if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_RING)
         return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
                         (int)o->schedule);
-    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_CPU)
+    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_CUDA)
         return HRA_FAIL(HRA_ERR_ARG, "options.backend is %d, which is no hra_backend_kind", (int)o->backend);
+    if (o->backward < HRA_BACKWARD_AUTO || o->backward > HRA_BACKWARD_CUBLAS)
+        return HRA_FAIL(HRA_ERR_ARG, "options.backward is %d, which is no hra_backward_kind",
+                        (int)o->backward);
+    if (o->saved < HRA_SAVED_NOTHING || o->saved > HRA_SAVED_QKV)
+        return HRA_FAIL(HRA_ERR_ARG, "options.saved is %d, which is no hra_saved_kind", (int)o->saved);
     return HRA_OK;
+}
+
+/* Has the backend what the options ask of it? */
+static hra_status check_methods(const hra_plan *plan)
+{
+    const hra_options *o = &plan->options;
+
+    if (o->backward == HRA_BACKWARD_FUSED ||
+        (o->backward == HRA_BACKWARD_CUBLAS && strcmp(plan->backend->method, "cublas") != 0))
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backward is %s; the %s backend has only %s",
+                        o->backward == HRA_BACKWARD_FUSED ? "fused" : "cublas", plan->backend->name,
+                        plan->backend->method);
+    if (o->saved == HRA_SAVED_QKV)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.saved is qkv; the %s backend keeps nothing",
+                        plan->backend->name);
+    return HRA_OK;
+}
+
+/* The table of the backend that was asked for. */
+static hra_status find_backend(hra_plan *plan)
+{
+    plan->backend = &hra_backend_cpu;
+    if (plan->options.backend != HRA_BACKEND_CUDA)
+        return HRA_OK;
+#ifdef HRA_CUDA
+    plan->backend = &hra_backend_cuda;
+    if (plan->comm->ranks > 1 && plan->comm->transport->start != NULL)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "options.backend is cuda on %d ranks; the %s transport does not reach device memory",
+                        plan->comm->ranks, plan->comm->transport->name);
+    return HRA_OK;
+#else
+    return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is cuda; this library was built without CUDA");
+#endif
 }
 
 /* Read and check all arguments into the plan. Local: nothing is sent. */
@@ -192,6 +239,8 @@ static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, con
     HRA_TRY(check_problem(p, plan->comm));
     HRA_TRY(hra_copy_sized(&plan->options, sizeof(plan->options), options, "options"));
     HRA_TRY(check_options(&plan->options));
+    HRA_TRY(find_backend(plan));
+    HRA_TRY(check_methods(plan));
 
     const struct hra_space *space = hra_mask_space(mask);
     if (space->tokens != p->tokens || space->batch != p->batch || space->heads < p->head0 + p->heads)
@@ -339,20 +388,6 @@ static void drop_census(struct census *c)
     free(c->work);
 }
 
-/* The part of the census that covers query tiles first .. last - 1, into work. Local. */
-static hra_status count_rows(int64_t *work, const hra_plan *plan, const struct hra_layout *whole, int first,
-                             int last)
-{
-    const hra_problem *p = &plan->problem;
-    struct hra_tiles *tiles = NULL;
-
-    HRA_TRY(hra_tiles_survey(&tiles, whole, plan->order, plan->mask, 0, first, last, p->batch, p->head0,
-                             p->heads));
-    memcpy(work, tiles->row_work, (size_t)(last - first) * sizeof(*work));
-    hra_tiles_destroy(tiles);
-    return HRA_OK;
-}
-
 /* Each rank looks at an equal part of the rows of tiles, then all know all. Collective. */
 static hra_status take_census(struct census *c, hra_plan *plan)
 {
@@ -373,7 +408,8 @@ static hra_status take_census(struct census *c, hra_plan *plan)
         const int64_t begin = alone ? 0 : (int64_t)comm->rank * each;
         const int first = begin < c->whole->tiles ? (int)begin : c->whole->tiles;
         const int last = first + each < c->whole->tiles ? first + each : c->whole->tiles;
-        status = count_rows(alone ? c->work : mine, plan, c->whole, first, last);
+        status = hra_tiles_census(alone ? c->work : mine, c->whole, plan->order, plan->mask, first, last,
+                                  plan->problem.batch, plan->problem.head0, plan->problem.heads);
     }
     status = hra_comm_agree(comm, status);
     if (status == HRA_OK && !alone)
@@ -551,7 +587,7 @@ static hra_status take_candidate(hra_plan *plan, struct candidate *c)
                                    .rank_tile = plan->layout->rank_tile,
                                    .live = plan->live};
     const int64_t rows = plan->layout->rows[plan->comm->rank];
-    HRA_TRY(hra_alloc((void **)&plan->token, rows, sizeof(*plan->token), "rows"));
+    HRA_TRY(hra_alloc_unset((void **)&plan->token, rows, sizeof(*plan->token), "rows"));
     return hra_plan_row_index(plan, plan->comm->rank, NULL, plan->token);
 }
 
@@ -755,6 +791,59 @@ static hra_status model_received(hra_plan *plan, int rank)
     return HRA_OK;
 }
 
+/* Tell the backend what it will be asked to compute. Local. */
+static hra_status tell_shapes(hra_plan *plan)
+{
+    struct hra_shape *shape[2] = {NULL, NULL};
+    struct hra_shapes all[2];
+    hra_status status = HRA_OK;
+
+    if (plan->backend->prepare == NULL)
+        return HRA_OK;
+    for (int which = 0; which < 2 && status == HRA_OK; which++) {
+        const struct hra_pass_plan *pass = &plan->pass[which];
+        const struct hra_schedule *s = &pass->schedule;
+
+        status = hra_alloc((void **)&shape[which], s->sources, sizeof(*shape[which]), "runs");
+        for (int r = 0; r < s->runs && status == HRA_OK; r++)
+            for (int c = s->run[r].source0; c < s->run[r].source1; c++) {
+                const struct hra_part *part = &s->part[s->source[c].part];
+                shape[which][c] = (struct hra_shape){.run = r,
+                                                     .query0 = s->run[r].query0,
+                                                     .query1 = s->run[r].query1,
+                                                     .key_tile0 = part->key_tile0,
+                                                     .key_tile1 = part->key_tile1,
+                                                     .head0 = part->head0,
+                                                     .head1 = part->head1};
+            }
+        all[which] = (struct hra_shapes){.shape = shape[which],
+                                         .count = s->sources,
+                                         .runs = s->runs,
+                                         .first = pass->first,
+                                         .last = pass->last};
+    }
+    if (status == HRA_OK)
+        status = plan->backend->prepare(plan->kernels, all);
+    free(shape[0]);
+    free(shape[1]);
+    return status;
+}
+
+/* Key tiles of the largest part that a run computes against. */
+static int largest_chunk(const hra_plan *plan)
+{
+    int most = 0;
+
+    for (int which = 0; which < 2; which++) {
+        const struct hra_schedule *s = &plan->pass[which].schedule;
+        for (int c = 0; c < s->sources; c++) {
+            const struct hra_part *part = &s->part[s->source[c].part];
+            most = part->key_tile1 - part->key_tile0 > most ? part->key_tile1 - part->key_tile0 : most;
+        }
+    }
+    return most;
+}
+
 /* Schedules, workspace, arena, and the backend. Local. */
 static hra_status prepare(hra_plan *plan)
 {
@@ -780,6 +869,7 @@ static hra_status prepare(hra_plan *plan)
                                                  .pattern = plan->tiles->pattern,
                                                  .patterns = plan->tiles->patterns,
                                                  .list = plan->tiles->list,
+                                                 .token = plan->token,
                                                  .bitmaps = plan->tiles->dictionary.count};
     for (int i = 0; i < 2; i++) {
         const struct hra_bit_layout *layout = plan->backend->layout[i];
@@ -792,8 +882,9 @@ static hra_status prepare(hra_plan *plan)
     HRA_TRY(prepare_pass(plan, HRA_BACKWARD, &messages));
     HRA_TRY(find_reserve(plan));
 
+    plan->kernel_plan.chunk_tiles = largest_chunk(plan);
     const size_t forward = plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD);
-    plan->kernel_bytes = align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 128);
+    plan->kernel_bytes = align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 256);
     const struct hra_part own = {.owner = comm->rank,
                                  .key_tile0 = first,
                                  .key_tile1 = l->rank_tile[comm->rank + 1],
@@ -810,23 +901,24 @@ static hra_status prepare(hra_plan *plan)
     if (comm->transport->reserve != NULL)
         HRA_TRY(comm->transport->reserve(comm->state, messages));
     HRA_TRY(hra_arena_join(&plan->arena, comm, plan->arena_bytes, plan->arena_reserve));
-    return plan->backend->open(&plan->kernels, &plan->kernel_plan);
+    HRA_TRY(plan->backend->open(&plan->kernels, &plan->kernel_plan));
+    return tell_shapes(plan);
 }
 
-/* Every rank learns how much the others receive. Collective. */
-static hra_status share_received(hra_plan *plan)
+/* Every rank learns how much the others receive. Collective: `status` is what this rank has come to so far. */
+static hra_status share_received(hra_plan *plan, hra_status status)
 {
     hra_comm *comm = plan->comm;
     struct hra_rank_stats *all = NULL;
 
-    if (comm->transport->allgather == NULL)
-        return HRA_OK;
-    hra_status status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "plan");
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "plan");
     status = hra_comm_agree(comm, status);
-    if (status == HRA_OK)
+    if (status == HRA_OK && comm->transport->allgather != NULL) {
         status = hra_comm_allgather(comm, all, &plan->stats[comm->rank], sizeof(*all));
-    if (status == HRA_OK)
-        memcpy(plan->stats, all, (size_t)comm->ranks * sizeof(*all));
+        if (status == HRA_OK)
+            memcpy(plan->stats, all, (size_t)comm->ranks * sizeof(*all));
+    }
     free(all);
     return status;
 }
@@ -836,16 +928,14 @@ static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_or
 {
     struct candidate best = {.layout = NULL};
 
-    HRA_TRY(hra_comm_agree(plan->comm, read_arguments(plan, problem, order, mask, options)));
-    HRA_TRY(check_alike(plan));
+    HRA_TRY(check_alike(plan, read_arguments(plan, problem, order, mask, options)));
     hra_status status = compile(&best, plan);
     if (status == HRA_OK)
         status = take_candidate(plan, &best);
     drop_candidate(&best);
     if (status == HRA_OK)
         status = prepare(plan);
-    HRA_TRY(hra_comm_agree(plan->comm, status));
-    return share_received(plan);
+    return share_received(plan, status);
 }
 
 hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_problem *problem,
@@ -865,7 +955,6 @@ hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_proble
     }
     plan->comm = comm;
     plan->generate = generate != NULL ? generate : hra_schedule_ring;
-    plan->backend = &hra_backend_cpu;
     comm->plans++;
     comm->made++;
     status = build(plan, problem, order, mask, options);
@@ -952,6 +1041,7 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         .backend = plan->backend->name,
         .transport = plan->comm->transport->name,
         .schedule = "ring",
+        .backward = plan->backend->method,
     };
     for (int r = 0; r < plan->comm->ranks; r++) {
         const struct hra_rank_stats *s = &plan->stats[r];

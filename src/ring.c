@@ -255,13 +255,22 @@ static hra_status check_tensor(const hra_plan *plan, const hra_tensor *t, const 
         return HRA_FAIL(HRA_ERR_ARG, "%s is NULL", name);
     if (rows == 0)
         return HRA_OK;
-    if (t->data == NULL || (uintptr_t)t->data % hra_type_bytes(type) != 0)
+    const size_t bytes = hra_type_bytes(type), wanted = plan->backend->tensor_alignment;
+    const size_t alignment = bytes > wanted ? bytes : wanted;
+    if (t->data == NULL || (uintptr_t)t->data % alignment != 0)
         return HRA_FAIL(HRA_ERR_ARG, "%s.data is %p; it must be %zu-byte aligned memory", name, t->data,
-                        hra_type_bytes(type));
+                        alignment);
     if (t->stride_batch < 0 || t->stride_row < 0 || t->stride_head < 0)
         return HRA_FAIL(HRA_ERR_ARG,
                         "%s has strides %lld, %lld, %lld (batch, row, head); none may be negative", name,
                         (long long)t->stride_batch, (long long)t->stride_row, (long long)t->stride_head);
+    if (((size_t)t->stride_batch | (size_t)t->stride_row | (size_t)t->stride_head) * bytes % wanted != 0)
+        return HRA_FAIL(
+            HRA_ERR_ARG,
+            "%s has strides %lld, %lld, %lld (batch, row, head); the %s backend wants multiples of "
+            "%zu elements",
+            name, (long long)t->stride_batch, (long long)t->stride_row, (long long)t->stride_head,
+            plan->backend->name, wanted / bytes);
     if (output && overlaps_itself(t, count, dim))
         return HRA_FAIL(
             HRA_ERR_ARG,
@@ -273,7 +282,7 @@ static hra_status check_tensor(const hra_plan *plan, const hra_tensor *t, const 
 
 static hra_status check_stream(const hra_plan *plan, const char *call, const void *stream)
 {
-    if (stream != NULL)
+    if (stream != NULL && plan->backend->blocking)
         return HRA_FAIL(HRA_ERR_ARG, "%s: stream is %p; the %s backend has none: NULL", call, stream,
                         plan->backend->name);
     return HRA_OK;
@@ -298,9 +307,10 @@ static hra_status check_call(const hra_plan *plan, const char *call, const void 
     if (plan->comm->transport->start == NULL)
         return HRA_FAIL(HRA_ERR_STATE, "%s: the plan was made on a model of %d ranks, which cannot compute",
                         call, plan->comm->ranks);
-    if ((workspace == NULL && plan->workspace_bytes > 0) || (uintptr_t)workspace % 64 != 0)
-        return HRA_FAIL(HRA_ERR_ARG, "%s: workspace is %p; it must be %zu bytes, 64-byte aligned", call,
-                        workspace, plan->workspace_bytes);
+    if ((workspace == NULL && plan->workspace_bytes > 0) ||
+        (uintptr_t)workspace % plan->backend->alignment != 0)
+        return HRA_FAIL(HRA_ERR_ARG, "%s: workspace is %p; it must be %zu bytes, %zu-byte aligned", call,
+                        workspace, plan->workspace_bytes, plan->backend->alignment);
     return check_stream(plan, call, stream);
 }
 

@@ -47,7 +47,7 @@ const char *hra_status_name(hra_status status)
     return name[status];
 }
 
-hra_status hra_alloc(void **out, int64_t count, size_t bytes, const char *what)
+hra_status hra_alloc_unset(void **out, int64_t count, size_t bytes, const char *what)
 {
     const size_t line = 64;
     size_t total = 0;
@@ -59,8 +59,14 @@ hra_status hra_alloc(void **out, int64_t count, size_t bytes, const char *what)
     void *memory = aligned_alloc(line, total);
     if (memory == NULL)
         return HRA_FAIL(HRA_ERR_MEMORY, "%s: no memory for %zu bytes", what, total);
-    memset(memory, 0, total);
     *out = memory;
+    return HRA_OK;
+}
+
+hra_status hra_alloc(void **out, int64_t count, size_t bytes, const char *what)
+{
+    HRA_TRY(hra_alloc_unset(out, count, bytes, what));
+    memset(*out, 0, (size_t)count * bytes);
     return HRA_OK;
 }
 

@@ -22,6 +22,9 @@ HRA_API hra_status hra_fail(hra_status status, const char *fmt, ...) __attribute
  * overflows. Free with free(). */
 hra_status hra_alloc(void **out, int64_t count, size_t bytes, const char *what);
 
+/* The same with undefined contents, for what is large and written before it is read. */
+hra_status hra_alloc_unset(void **out, int64_t count, size_t bytes, const char *what);
+
 enum hra_log_level { HRA_LOG_WARN, HRA_LOG_INFO, HRA_LOG_TRACE };
 
 /* To stderr, one line; the environment variable HRA_LOG (warn, info, trace; default none) chooses. A

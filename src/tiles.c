@@ -30,9 +30,11 @@ struct compiler {
     struct hra_question question;
     struct hra_tile_found *found; /* [count] of one pattern, in no order */
     int64_t count, capacity;
-    int kept;       /* query tiles that are kept ready, the key tile behind them */
-    int *kept_tile; /* [kept] which query tile, -1: none */
-    char *points;   /* [kept + 1][point_bytes] */
+    int64_t *census; /* a census counts here, by query tile of the range, and keeps no tiles; else NULL */
+    int uses;        /* how often the pattern counts there */
+    int kept;        /* query tiles that are kept ready, the key tile behind them */
+    int *kept_tile;  /* [kept] which query tile, -1: none */
+    char *points;    /* [kept + 1][point_bytes] */
     size_t point_bytes;
 };
 
@@ -70,8 +72,8 @@ static hra_status make_tree(struct tree *t, const int *tile, int count, const st
 {
     t->tile = tile;
     t->count = count;
-    HRA_TRY(hra_alloc((void **)&t->box, count == 0 ? 0 : 2 * (int64_t)count - 1, sizeof(*t->box),
-                      "boxes of tiles"));
+    HRA_TRY(hra_alloc_unset((void **)&t->box, count == 0 ? 0 : 2 * (int64_t)count - 1, sizeof(*t->box),
+                            "boxes of tiles"));
     if (count > 0)
         fill_tree(t, (struct node){0, 0, count}, c);
     return HRA_OK;
@@ -85,7 +87,7 @@ static hra_status grow(void **array, int64_t *capacity, int64_t least, size_t by
     void *larger = NULL;
     const int64_t wanted = 2 * *capacity > least ? 2 * *capacity : least;
 
-    HRA_TRY(hra_alloc(&larger, wanted, bytes, what));
+    HRA_TRY(hra_alloc_unset(&larger, wanted, bytes, what));
     if (*capacity > 0)
         memcpy(larger, *array, (size_t)*capacity * bytes);
     free(*array);
@@ -115,6 +117,11 @@ static hra_status descend(struct compiler *c, struct node q, struct node k)
 
     if (answer == HRA_NONE)
         return HRA_OK;
+    if (c->census != NULL && (answer == HRA_ALL || (q.b - q.a == 1 && k.b - k.a == 1))) {
+        for (int i = q.a; i < q.b; i++)
+            c->census[c->queries.tile[i] - c->tiles->first_query] += (int64_t)c->uses * (k.b - k.a);
+        return HRA_OK;
+    }
     if (answer == HRA_ALL || (q.b - q.a == 1 && k.b - k.a == 1)) {
         for (int i = q.a; i < q.b; i++)
             for (int j = k.a; j < k.b; j++)
@@ -171,28 +178,44 @@ static hra_status find_patterns(struct hra_tiles *t, const hra_mask *mask)
     return HRA_OK;
 }
 
-/* The tiles of every pattern into t->found; own [queries] is scratch that lives as long as the trees. */
-static hra_status survey(struct compiler *c, int *own)
+/* Ask about one pattern in all its branches. */
+static hra_status descend_branches(struct compiler *c, int pattern)
+{
+    const struct hra_tiles *t = c->tiles;
+    const int branches = hra_mask_branches(c->mask, t->batch_of[pattern], t->head_of[pattern]);
+
+    c->uses = t->uses[pattern];
+    for (int branch = 0; branch < branches; branch++) {
+        c->question = (struct hra_question){c->mask, t->batch_of[pattern], t->head_of[pattern], branch};
+        HRA_TRY(descend(c, (struct node){0, 0, t->queries}, (struct node){0, 0, t->keys}));
+    }
+    return HRA_OK;
+}
+
+/* Patterns and trees; own [queries] is scratch that lives as long as the trees. */
+static hra_status begin(struct compiler *c, int *own)
 {
     struct hra_tiles *t = c->tiles;
 
     HRA_TRY(find_patterns(t, c->mask));
+    for (int q = 0; q < t->queries; q++) /* tiles of one rank are in slot order already */
+        own[q] = t->first_query + q;
+    HRA_TRY(make_tree(&c->queries, own, t->queries, c));
+    return make_tree(&c->keys, c->layout->by_slot, t->keys, c);
+}
+
+/* The tiles of every pattern into t->found. */
+static hra_status survey(struct compiler *c, int *own)
+{
+    struct hra_tiles *t = c->tiles;
+
+    HRA_TRY(begin(c, own));
     HRA_TRY(hra_alloc((void **)&t->found, t->patterns, sizeof(*t->found), "tiles"));
     HRA_TRY(hra_alloc((void **)&t->found_count, t->patterns, sizeof(*t->found_count), "tiles"));
     HRA_TRY(hra_alloc((void **)&t->row_work, t->queries, sizeof(*t->row_work), "tiles"));
     HRA_TRY(hra_alloc((void **)&t->column_work, t->keys, sizeof(*t->column_work), "tiles"));
-
-    for (int q = 0; q < t->queries; q++) /* tiles of one rank are in slot order already */
-        own[q] = t->first_query + q;
-    HRA_TRY(make_tree(&c->queries, own, t->queries, c));
-    HRA_TRY(make_tree(&c->keys, c->layout->by_slot, t->keys, c));
     for (int p = 0; p < t->patterns && t->queries > 0; p++) {
-        const int branches = hra_mask_branches(c->mask, t->batch_of[p], t->head_of[p]);
-
-        for (int branch = 0; branch < branches; branch++) {
-            c->question = (struct hra_question){c->mask, t->batch_of[p], t->head_of[p], branch};
-            HRA_TRY(descend(c, (struct node){0, 0, t->queries}, (struct node){0, 0, t->keys}));
-        }
+        HRA_TRY(descend_branches(c, p));
         t->found[p] = c->found;
         t->found_count[p] = c->count;
         c->found = NULL;
@@ -202,36 +225,72 @@ static hra_status survey(struct compiler *c, int *own)
     return HRA_OK;
 }
 
+static hra_status count_rows(struct compiler *c, int *own)
+{
+    HRA_TRY(begin(c, own));
+    memset(c->census, 0, (size_t)c->tiles->queries * sizeof(*c->census));
+    for (int p = 0; p < c->tiles->patterns && c->tiles->queries > 0; p++)
+        HRA_TRY(descend_branches(c, p));
+    return HRA_OK;
+}
+
+/* A survey with `row_work` NULL, else a census into it. */
+static hra_status explore(struct hra_tiles *t, int64_t *row_work, const struct hra_layout *layout,
+                          const hra_order *order, const hra_mask *mask)
+{
+    struct compiler c = {.layout = layout, .order = order, .mask = mask, .tiles = t, .census = row_work};
+    int *own = NULL;
+
+    hra_status status = hra_alloc((void **)&own, t->queries, sizeof(*own), "tiles");
+    if (status == HRA_OK)
+        status = row_work == NULL ? survey(&c, own) : count_rows(&c, own);
+    free(own);
+    free(c.queries.box);
+    free(c.keys.box);
+    free(c.found);
+    return status;
+}
+
+static struct hra_tiles empty(const struct hra_layout *layout, int rank, int query0, int query1, int batch,
+                              int head0, int heads)
+{
+    return (struct hra_tiles){.rank = rank,
+                              .first_query = query0,
+                              .queries = query1 - query0,
+                              .keys = layout->tiles,
+                              .batch = batch,
+                              .heads = heads,
+                              .head0 = head0};
+}
+
 hra_status hra_tiles_survey(struct hra_tiles **out, const struct hra_layout *layout, const hra_order *order,
                             const hra_mask *mask, int rank, int query0, int query1, int batch, int head0,
                             int heads)
 {
     struct hra_tiles *t = NULL;
-    int *own = NULL;
 
     HRA_TRY(hra_alloc((void **)&t, 1, sizeof(*t), "tiles"));
-    t->rank = rank;
-    t->first_query = query0;
-    t->queries = query1 - query0;
-    t->keys = layout->tiles;
-    t->batch = batch;
-    t->heads = heads;
-    t->head0 = head0;
-
-    struct compiler c = {.layout = layout, .order = order, .mask = mask, .tiles = t};
-    hra_status status = hra_alloc((void **)&own, t->queries, sizeof(*own), "tiles");
-    if (status == HRA_OK)
-        status = survey(&c, own);
-    free(own);
-    free(c.queries.box);
-    free(c.keys.box);
-    free(c.found);
+    *t = empty(layout, rank, query0, query1, batch, head0, heads);
+    hra_status status = explore(t, NULL, layout, order, mask);
     if (status != HRA_OK) {
         hra_tiles_destroy(t);
         return status;
     }
     *out = t;
     return HRA_OK;
+}
+
+/* Free what tiles hold, not the struct. */
+static void clear(struct hra_tiles *t);
+
+hra_status hra_tiles_census(int64_t *row_work, const struct hra_layout *layout, const hra_order *order,
+                            const hra_mask *mask, int query0, int query1, int batch, int head0, int heads)
+{
+    struct hra_tiles t = empty(layout, 0, query0, query1, batch, head0, heads);
+    hra_status status = explore(&t, row_work, layout, order, mask);
+
+    clear(&t);
+    return status;
 }
 
 /* ---- The dictionary ---- */
@@ -407,18 +466,25 @@ static int64_t count_union(const struct hra_tiles *t, const struct hra_tile_list
 static void count_pairs(struct hra_tiles *t, int pattern, const struct hra_layout *l)
 {
     const struct hra_tile_list *list = &t->list[pattern];
-    const int uses = t->uses[pattern];
+    int64_t live = 0, counted = 0, inside = 0, full = 0; /* in registers, not behind t */
 
-    for (int q = 0; q < t->queries; q++)
-        for (int64_t i = list->row_start[q], next; i < list->row_start[q + 1]; i = next) {
-            for (next = i; next < list->row_start[q + 1] && list->key[next] == list->key[i]; next++) {
-                t->pairs_counted += uses * hra_tiles_live(t, list, next);
-                t->pairs_in_tiles +=
-                    (int64_t)uses * l->tile[t->first_query + q].rows * l->tile[list->key[i]].rows;
-                *(list->bitmap[next] == HRA_FULL ? &t->tiles_full : &t->tiles_partial) += uses;
+    for (int q = 0; q < t->queries; q++) {
+        const int64_t end = list->row_start[q + 1], rows = l->tile[t->first_query + q].rows;
+
+        for (int64_t i = list->row_start[q], next; i < end; i = next) {
+            for (next = i; next < end && list->key[next] == list->key[i]; next++) {
+                counted += hra_tiles_live(t, list, next);
+                inside += rows * l->tile[list->key[i]].rows;
+                full += list->bitmap[next] == HRA_FULL;
             }
-            t->pairs_live += uses * count_union(t, list, i, next);
+            live += count_union(t, list, i, next);
         }
+    }
+    t->pairs_live += t->uses[pattern] * live;
+    t->pairs_counted += t->uses[pattern] * counted;
+    t->pairs_in_tiles += t->uses[pattern] * inside;
+    t->tiles_full += t->uses[pattern] * full;
+    t->tiles_partial += t->uses[pattern] * (list->row_start[t->queries] - full);
 }
 
 /* Finish one pattern: look into what it found, in the order of key tiles, and make both forms of its list. sorted
@@ -435,10 +501,10 @@ static hra_status make_list(struct compiler *c, int pattern, struct hra_tile_fou
     sort_by(list->column_start, t->keys, sorted, found, n, 1);
     c->question = (struct hra_question){c->mask, t->batch_of[pattern], t->head_of[pattern], 0};
     HRA_TRY(look(c, sorted, &n));
-    HRA_TRY(hra_alloc((void **)&list->key, n, sizeof(int), "tile list"));
-    HRA_TRY(hra_alloc((void **)&list->bitmap, n, sizeof(int), "tile list"));
-    HRA_TRY(hra_alloc((void **)&list->query, n, sizeof(int), "tile list"));
-    HRA_TRY(hra_alloc((void **)&list->column_bitmap, n, sizeof(int), "tile list"));
+    HRA_TRY(hra_alloc_unset((void **)&list->key, n, sizeof(int), "tile list"));
+    HRA_TRY(hra_alloc_unset((void **)&list->bitmap, n, sizeof(int), "tile list"));
+    HRA_TRY(hra_alloc_unset((void **)&list->query, n, sizeof(int), "tile list"));
+    HRA_TRY(hra_alloc_unset((void **)&list->column_bitmap, n, sizeof(int), "tile list"));
 
     sort_by(list->row_start, t->queries, found, sorted, n, 0);
     for (int64_t i = 0; i < n; i++) {
@@ -465,12 +531,13 @@ static hra_status finish(struct compiler *c)
     HRA_TRY(hra_alloc((void **)&t->list, t->patterns, sizeof(*t->list), "tile lists"));
     c->kept = t->queries < READY ? t->queries : READY;
     HRA_TRY(hra_alloc((void **)&c->kept_tile, c->kept, sizeof(*c->kept_tile), "tiles"));
-    HRA_TRY(hra_alloc((void **)&c->points, c->kept + 1, c->point_bytes, "tiles"));
+    HRA_TRY(hra_alloc_unset((void **)&c->points, c->kept + 1, c->point_bytes, "tiles"));
     for (int at = 0; at < c->kept; at++)
         c->kept_tile[at] = -1;
     for (int p = 0; p < t->patterns; p++) {
         struct hra_tile_found *sorted = NULL;
-        hra_status status = hra_alloc((void **)&sorted, t->found_count[p], sizeof(*sorted), "tile list");
+        hra_status status =
+            hra_alloc_unset((void **)&sorted, t->found_count[p], sizeof(*sorted), "tile list");
 
         if (status == HRA_OK)
             status = make_list(c, p, sorted);
@@ -512,10 +579,8 @@ hra_status hra_tiles_compile(struct hra_tiles **out, const struct hra_layout *la
     return HRA_OK;
 }
 
-void hra_tiles_destroy(struct hra_tiles *t)
+static void clear(struct hra_tiles *t)
 {
-    if (t == NULL)
-        return;
     for (int p = 0; p < t->patterns; p++) {
         if (t->found != NULL)
             free(t->found[p]);
@@ -541,6 +606,13 @@ void hra_tiles_destroy(struct hra_tiles *t)
     free(t->dictionary.live);
     free(t->dictionary.hash);
     free(t->dictionary.slot);
+}
+
+void hra_tiles_destroy(struct hra_tiles *t)
+{
+    if (t == NULL)
+        return;
+    clear(t);
     free(t);
 }
 

@@ -55,6 +55,11 @@ hra_status hra_tiles_survey(struct hra_tiles **out, const struct hra_layout *lay
                             const hra_mask *mask, int rank, int query0, int query1, int batch, int head0,
                             int heads);
 
+/* What hra_tiles_survey says of row_work, [query1 - query0], without the tiles: in time that follows the rows of tiles and
+ * the border between what is dropped, kept and unseen. */
+hra_status hra_tiles_census(int64_t *row_work, const struct hra_layout *layout, const hra_order *order,
+                            const hra_mask *mask, int query0, int query1, int batch, int head0, int heads);
+
 /* Second half: look into the tiles that nobody has seen, drop the empty ones, and make the lists. layout, order and
  * mask are the survey's. On failure the tiles can only be destroyed. */
 hra_status hra_tiles_finish(struct hra_tiles *tiles, const struct hra_layout *layout, const hra_order *order,

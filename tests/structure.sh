@@ -35,7 +35,7 @@ report "libhra needs no MPI" "$(readelf -d "$build/libhra.so" | grep -i 'NEEDED.
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-for header in include/hra/hra.h $(ls src/*.h kernels/*.h kernels/cpu/{number,pool,cpu}.h comm/*.h); do
+for header in include/hra/hra.h $(ls src/*.h kernels/*.h kernels/cpu/{number,pool,cpu}.h kernels/cuda/blocks.h comm/*.h); do
     echo "#include \"$header\"" >"$scratch/one.c"
     report "$header compiles alone" "$(cc -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -I. -fsyntax-only "$scratch/one.c" 2>&1)"
 done

@@ -916,16 +916,30 @@ Test(plan, refuses_wrong_options)
         {offsetof(hra_options, shard), INT, -1, "options.shard is -1"},
         {offsetof(hra_options, schedule), INT, 2, "options.schedule is 2, which is no hra_schedule_kind"},
         {offsetof(hra_options, schedule), INT, -5, "options.schedule is -5"},
-        {offsetof(hra_options, backend), INT, 2, "options.backend is 2, which is no hra_backend_kind"},
+        {offsetof(hra_options, backend), INT, 3, "options.backend is 3, which is no hra_backend_kind"},
         {offsetof(hra_options, backend), INT, -1, "options.backend is -1"},
+        {offsetof(hra_options, backward), INT, 3, "options.backward is 3, which is no hra_backward_kind"},
+        {offsetof(hra_options, backward), INT, -1, "options.backward is -1"},
+        {offsetof(hra_options, saved), INT, 2, "options.saved is 2, which is no hra_saved_kind"},
+        {offsetof(hra_options, saved), INT, -1, "options.saved is -1"},
     };
     struct args a = right();
+    hra_options lacking = a.options;
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         hra_options o = a.options;
         set((char *)&o + rows[i].field, rows[i].kind, rows[i].value);
         expect_refused(&a, &a.problem, &o, HRA_ERR_ARG, rows[i].says);
     }
+    lacking.backward = HRA_BACKWARD_FUSED;
+    expect_refused(&a, &a.problem, &lacking, HRA_ERR_UNSUPPORTED,
+                   "options.backward is fused; the cpu backend");
+    lacking.backward = HRA_BACKWARD_CUBLAS;
+    expect_refused(&a, &a.problem, &lacking, HRA_ERR_UNSUPPORTED,
+                   "options.backward is cublas; the cpu backend");
+    lacking.backward = HRA_BACKWARD_AUTO;
+    lacking.saved = HRA_SAVED_QKV;
+    expect_refused(&a, &a.problem, &lacking, HRA_ERR_UNSUPPORTED, "options.saved is qkv; the cpu backend");
     expect_accepted(&a, &a.problem, NULL);
     done(&a);
 }

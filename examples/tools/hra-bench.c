@@ -1,5 +1,7 @@
-/* hra-bench.c - times forward and backward on one rank, beside a matrix product of the same BLAS with the
- * same threads in the same run; with --plan, the making of orders, masks and plans on any number of ranks. */
+/* hra-bench.c - times forward and backward on one rank, beside a matrix product in the same run: of the same BLAS
+ * with the same threads, or of cuBLAS on the same GPU. With --reorder, the way into the plan's order and back beside
+ * a copy; with --plan, the making of orders, masks and plans on any number of ranks. */
+#include "examples/tools/device.h"
 #include "examples/tools/problem.h"
 
 #include <cblas.h>
@@ -12,23 +14,31 @@
 #ifdef HRA_HAVE_MPI
 #include <hra/mpi.h>
 #endif
+#ifdef HRA_HAVE_CUDA
+#include <cublas_v2.h>
+#endif
 
-enum { SGEMM = 2048, REPEAT_MAX = 1000 };
+enum { REPEAT_MAX = 1000 };
 
 /* ---- The ranks ----------------------------------------------------------------------------- */
 
 /* Who this process is; does not change after the start. */
 static struct {
     int rank, ranks;
-} world = {0, 1};
+    int local; /* number among the ranks of this machine */
+} world = {0, 1, 0};
 
 static void world_start(int *argc, char ***argv)
 {
 #ifdef HRA_HAVE_MPI
+    MPI_Comm machine;
     int level;
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &world.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &world.ranks);
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
+    MPI_Comm_rank(machine, &world.local);
+    MPI_Comm_free(&machine);
 #else
     (void)argc;
     (void)argv;
@@ -106,6 +116,23 @@ static void demand(hra_status status)
     exit(world_end(2));
 }
 
+/* The same of the backend's memory and of what was enqueued there. */
+static void need(int status)
+{
+    if (status == 0)
+        return;
+    fprintf(stderr, "hra-bench: %s\n", device_error());
+    world_abort();
+}
+
+/* `bytes` where the backend computes. */
+static void *take_there(size_t bytes)
+{
+    void *memory = device_alloc(bytes);
+    need(memory == NULL ? -1 : 0);
+    return memory;
+}
+
 static double now_s(clockid_t clock)
 {
     struct timespec t;
@@ -137,127 +164,359 @@ static double median(const struct times *t)
 
 /* ---- Forward and backward ------------------------------------------------------------------ */
 
-/* A tensor [batch][rows][heads][dim] of normal random numbers; series 0: uninitialised. */
+/* Numbers drawn of a tensor; a longer one repeats them. It is prime, so that no two rows or heads are equal. */
+enum { DRAWN = 4194301 };
+
+/* `count` normal random numbers of a type, where the backend computes; series 0: uninitialised. */
+static void *numbers(hra_type type, int64_t count, uint64_t series)
+{
+    const size_t size = hra_type_bytes(type);
+    const int64_t drawn = count < DRAWN ? count : DRAWN;
+    char *memory = take_there((size_t)count * size);
+
+    if (series == 0)
+        return memory;
+    double *x = take(drawn, sizeof(*x));
+    char *rounded = take(drawn, size);
+    for (int64_t i = 0; i < drawn; i++)
+        x[i] = random_normal(series, (uint64_t)i);
+    demand(hra_convert(rounded, type, x, HRA_F64, drawn));
+    for (int64_t i = 0; i < count; i += drawn)
+        need(device_write(memory + (size_t)i * size, rounded,
+                          (size_t)(count - i < drawn ? count - i : drawn) * size));
+    free(x);
+    free(rounded);
+    return memory;
+}
+
+/* A tensor [batch][rows][heads][dim], with strides of whole 16 bytes, as GPUs want them. */
 static hra_tensor tensor(const hra_problem *p, int64_t rows, int heads, int dim, uint64_t series)
 {
-    const int64_t count = p->batch * rows * heads * dim;
-    hra_tensor t = {.data = take(count, hra_type_bytes(p->type)),
-                    .stride_batch = rows * heads * dim,
-                    .stride_row = (int64_t)heads * dim,
-                    .stride_head = dim};
-    for (int64_t i = 0; series != 0 && i < count; i++) {
-        const double x = random_normal(series, (uint64_t)i);
-        demand(hra_convert((char *)t.data + (size_t)i * hra_type_bytes(p->type), p->type, &x, HRA_F64, 1));
-    }
-    return t;
+    const int64_t unit = 16 / (int64_t)hra_type_bytes(p->type), head = (dim + unit - 1) / unit * unit;
+    return (hra_tensor){.data = numbers(p->type, p->batch * rows * heads * head, series),
+                        .stride_batch = rows * heads * head,
+                        .stride_row = heads * head,
+                        .stride_head = head};
 }
 
-/* Operands of the matrix product. */
+/* The matrix product C = A B^T of square matrices, beside which all is timed. */
 struct product {
-    float *a, *b, *c;
+    const char *name;
+    int64_t n;
+    void *a, *b, *c;
+#ifdef HRA_HAVE_CUDA
+    cublasHandle_t cublas; /* NULL on the host */
+#endif
 };
 
-static void time_product(struct times *t, struct product *g)
+#ifdef HRA_HAVE_CUDA
+static void need_cublas(cublasStatus_t status)
 {
-    const double begin = now_s(CLOCK_MONOTONIC);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, SGEMM, SGEMM, SGEMM, 1, g->a, SGEMM, g->b, SGEMM, 0,
-                g->c, SGEMM);
-    t->s[t->count++] = now_s(CLOCK_MONOTONIC) - begin;
+    if (status == CUBLAS_STATUS_SUCCESS)
+        return;
+    fprintf(stderr, "hra-bench: cuBLAS: %s\n", cublasGetStatusString(status));
+    world_abort();
+}
+#endif
+
+static struct product product_open(int on_gpu, uint64_t seed)
+{
+    struct product g = {.name = "sgemm 2048^3", .n = 2048};
+    hra_type type = HRA_F32;
+
+#ifdef HRA_HAVE_CUDA
+    if (on_gpu) {
+        g.name = "bf16 8192^3";
+        g.n = 8192;
+        type = HRA_BF16;
+        need_cublas(cublasCreate(&g.cublas));
+        need_cublas(cublasSetStream(g.cublas, device_stream()));
+    }
+#endif
+    (void)on_gpu;
+    g.a = numbers(type, g.n * g.n, seed + 5);
+    g.b = numbers(type, g.n * g.n, seed + 6);
+    g.c = numbers(type, g.n * g.n, 0);
+    return g;
 }
 
-/* Everything is timed in turn, so that a drift of the machine falls on all alike. */
-static void measure(hra_plan *plan, const hra_plan_info *info, const hra_problem *p, uint64_t seed,
-                    int repeat, struct times time[3])
+static void product_run(const struct product *g)
 {
-    const int64_t rows = hra_plan_rows(plan, 0);
-    const hra_tensor q = tensor(p, rows, p->heads, p->dim, seed + 1),
-                     k = tensor(p, rows, p->heads_kv, p->dim, seed + 2);
-    const hra_tensor v = tensor(p, rows, p->heads_kv, p->dim_v, seed + 3);
-    const hra_tensor g = tensor(p, rows, p->heads, p->dim_v, seed + 4),
-                     o = tensor(p, rows, p->heads, p->dim_v, 0);
-    const hra_tensor dq = tensor(p, rows, p->heads, p->dim, 0), dk = tensor(p, rows, p->heads_kv, p->dim, 0);
-    const hra_tensor dv = tensor(p, rows, p->heads_kv, p->dim_v, 0);
-    void *lse = take((int64_t)p->batch * p->heads * rows, hra_type_bytes(hra_type_sums(p->type)));
-    void *workspace = take((int64_t)info->workspace_bytes, 1);
-    struct product product = {take(SGEMM * SGEMM, sizeof(float)), take(SGEMM * SGEMM, sizeof(float)),
-                              take(SGEMM * SGEMM, sizeof(float))};
+    const int n = (int)g->n;
+#ifdef HRA_HAVE_CUDA
+    const float one = 1, zero = 0;
+    if (g->cublas != NULL) {
+        need_cublas(cublasGemmEx(g->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, n, n, &one, g->a, CUDA_R_16BF, n,
+                                 g->b, CUDA_R_16BF, n, &zero, g->c, CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
+                                 CUBLAS_GEMM_DEFAULT));
+        return;
+    }
+#endif
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1, g->a, n, g->b, n, 0, g->c, n);
+}
 
-    for (int64_t i = 0; i < SGEMM * SGEMM; i++) {
-        product.a[i] = (float)random_normal(seed + 5, (uint64_t)i);
-        product.b[i] = (float)random_normal(seed + 6, (uint64_t)i);
-    }
-    openblas_set_num_threads(info->threads);
-    for (int i = -1; i < repeat; i++) { /* the first time warms up */
-        if (i == 0)
-            time[0].count = time[1].count = time[2].count = 0;
-        time_product(&time[0], &product);
-        /* OpenBLAS's own threads go on spinning for some 20 ms after a product, on cores that ours then lack. */
-        nanosleep(&(struct timespec){0, 100000000}, NULL);
-        const double begin = now_s(CLOCK_MONOTONIC);
-        demand(hra_forward(plan, &q, &k, &v, &o, lse, workspace, NULL, NULL));
-        const double middle = now_s(CLOCK_MONOTONIC);
-        demand(hra_backward(plan, &q, &k, &v, &o, lse, &g, NULL, &dq, &dk, &dv, workspace, NULL, NULL));
-        time[1].s[time[1].count++] = middle - begin;
-        time[2].s[time[2].count++] = now_s(CLOCK_MONOTONIC) - middle;
-    }
-    void *const all[] = {q.data,  k.data, v.data,    g.data,    o.data,    dq.data,  dk.data,
-                         dv.data, lse,    workspace, product.a, product.b, product.c};
+static void product_close(struct product *g)
+{
+#ifdef HRA_HAVE_CUDA
+    if (g->cublas != NULL)
+        cublasDestroy(g->cublas);
+#endif
+    device_free(g->a);
+    device_free(g->b);
+    device_free(g->c);
+}
+
+/* A plan with everything that its calls read and write. */
+struct layer {
+    hra_plan *plan;
+    hra_plan_info info;
+    hra_tensor q, k, v, g, o, dq, dk, dv; /* g: gradient of o */
+    void *lse, *workspace, *saved;
+};
+
+static void layer_open(struct layer *l, hra_comm *comm, const struct setup *s, uint64_t seed)
+{
+    const hra_problem *p = &s->problem;
+
+    l->info.size = sizeof(l->info);
+    demand(hra_plan_create(&l->plan, comm, p, s->order, s->mask, &s->options));
+    demand(hra_plan_get_info(l->plan, &l->info));
+    const int64_t rows = hra_plan_rows(l->plan, 0);
+    l->q = tensor(p, rows, p->heads, p->dim, seed + 1);
+    l->k = tensor(p, rows, p->heads_kv, p->dim, seed + 2);
+    l->v = tensor(p, rows, p->heads_kv, p->dim_v, seed + 3);
+    l->g = tensor(p, rows, p->heads, p->dim_v, seed + 4);
+    l->o = tensor(p, rows, p->heads, p->dim_v, 0);
+    l->dq = tensor(p, rows, p->heads, p->dim, 0);
+    l->dk = tensor(p, rows, p->heads_kv, p->dim, 0);
+    l->dv = tensor(p, rows, p->heads_kv, p->dim_v, 0);
+    l->lse = numbers(hra_type_sums(p->type), p->batch * p->heads * rows, 0);
+    l->workspace = take_there(l->info.workspace_bytes);
+    l->saved = l->info.saved_bytes > 0 ? take_there(l->info.saved_bytes) : NULL;
+}
+
+static void layer_forward(struct layer *l)
+{
+    demand(hra_forward(l->plan, &l->q, &l->k, &l->v, &l->o, l->lse, l->workspace, l->saved, device_stream()));
+}
+
+static void layer_backward(struct layer *l)
+{
+    demand(hra_backward(l->plan, &l->q, &l->k, &l->v, &l->o, l->lse, &l->g, NULL, &l->dq, &l->dk, &l->dv,
+                        l->workspace, l->saved, device_stream()));
+}
+
+static void layer_close(struct layer *l)
+{
+    void *const all[] = {l->q.data,  l->k.data,  l->v.data, l->g.data,    l->o.data, l->dq.data,
+                         l->dk.data, l->dv.data, l->lse,    l->workspace, l->saved};
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-        free(all[i]);
+        device_free(all[i]);
+    hra_plan_destroy(l->plan);
 }
 
-static void report(const hra_plan_info *info, const hra_problem *p, struct times time[3], int json,
-                   const char *text)
+enum { PRODUCT, FORWARD, BACKWARD, PASSES };
+
+/* The clock of the GPU while it does what was timed: for about half a second, which nvidia-smi takes to ask. -1: not
+ * known. */
+static int clock_at_work(struct layer *l, double step_s)
 {
-    static const char *const name[3] = {"sgemm 2048^3", "forward", "backward"};
-    const double tiles = (double)(info->tiles_full + info->tiles_partial);
-    const double pairs[3] = {0, (double)info->pairs_live, (double)info->pairs_live};
-    /* FLOP of a pair: 2 products of dim and dim_v channels forward, 5 backward, 2 FLOP each. */
-    const double flop[3] = {2.0 * SGEMM * SGEMM * SGEMM, 2.0 * (p->dim + p->dim_v),
-                            2.0 * (3 * p->dim + 2 * p->dim_v)};
-
-    for (int i = 0; i < 3; i++)
-        sort_times(&time[i]);
-    const double peak = flop[0] / median(&time[0]);
-
-    if (!json)
-        printf("%s\n%d thread%s, density %.4f, tiles %lld full + %lld partial\n\n%-14s %12s %12s %12s %12s "
-               "%12s %8s\n",
-               text, info->threads, info->threads == 1 ? "" : "s",
-               (double)info->pairs_live / (double)info->pairs_all, (long long)info->tiles_full,
-               (long long)info->tiles_partial, "", "median ms", "least ms", "most ms", "GFLOP/s", "us/tile",
-               "of sgemm");
-    for (int i = 0; i < 3; i++) {
-        const double s = median(&time[i]), rate = (i == 0 ? flop[0] : flop[i] * pairs[i]) / s;
-        if (json)
-            printf(
-                "{\"what\": \"%s\", \"problem\": \"%s\", \"threads\": %d, \"runs\": %d, \"median_s\": %.6g, "
-                "\"min_s\": %.6g, \"max_s\": %.6g, \"gflops_live_pairs\": %.4g, \"live_tiles\": %.0f, "
-                "\"us_per_tile\": %.4g, \"share_of_sgemm\": %.4g}\n",
-                name[i], text, info->threads, time[i].count, s, time[i].s[0], time[i].s[time[i].count - 1],
-                rate * 1e-9, i == 0 ? 0 : tiles, i == 0 ? 0 : s / tiles * 1e6, rate / peak);
-        else if (i == 0)
-            printf("%-14s %12.3f %12.3f %12.3f %12.1f %12s %8s\n", name[i], s * 1e3, time[i].s[0] * 1e3,
-                   time[i].s[time[i].count - 1] * 1e3, rate * 1e-9, "", "");
-        else
-            printf("%-14s %12.3f %12.3f %12.3f %12.1f %12.2f %8.3f\n", name[i], s * 1e3, time[i].s[0] * 1e3,
-                   time[i].s[time[i].count - 1] * 1e3, rate * 1e-9, tiles > 0 ? s / tiles * 1e6 : 0,
-                   rate / peak);
+    if (device_name()[0] == '\0')
+        return -1;
+    for (double s = 0; s < 0.5; s += step_s + 1e-5) {
+        layer_forward(l);
+        layer_backward(l);
     }
+    const int clock = device_clock_mhz();
+    need(device_wait());
+    return clock;
+}
+
+/* Everything is timed in turn, so that a drift of the machine falls on all alike. A GPU is not waited for within a
+ * turn: the product hides what it costs to enqueue the rest, and leaves none of its tensors in the caches. */
+static void measure(struct layer *l, const struct product *g, int repeat, struct times time[PASSES])
+{
+    const int on_gpu = device_name()[0] != '\0';
+
+    for (int i = on_gpu ? -5 : -1; i < repeat; i++) { /* the first times warm up */
+        if (i == 0)
+            time[PRODUCT].count = time[FORWARD].count = time[BACKWARD].count = 0;
+        need(device_mark(0));
+        product_run(g);
+        need(device_mark(1));
+        /* OpenBLAS's own threads go on spinning for some 20 ms after a product, on cores that ours then lack. */
+        if (!on_gpu)
+            nanosleep(&(struct timespec){0, 100000000}, NULL);
+        need(device_mark(2));
+        layer_forward(l);
+        need(device_mark(3));
+        layer_backward(l);
+        need(device_mark(4));
+        need(device_wait());
+        const int from[PASSES] = {0, 2, 3};
+        for (int pass = 0; pass < PASSES; pass++) {
+            struct times *t = &time[pass];
+            need(device_between(&t->s[t->count], from[pass], from[pass] + 1));
+            t->count++;
+        }
+    }
+    for (int pass = 0; pass < PASSES; pass++)
+        sort_times(&time[pass]);
+}
+
+/* What one pass came to. */
+struct rates {
+    const char *name;
+    double live, tiles;    /* FLOP/s over pairs that attend, and over all pairs of live tiles */
+    double us, of_product; /* a live tile; share of the product's rate */
+};
+
+static struct rates rate(const struct layer *l, const hra_problem *p, const struct product *g, int pass,
+                         const struct times time[PASSES])
+{
+    static const char *const name[PASSES] = {NULL, "forward", "backward"};
+    /* FLOP of a pair: 2 products of dim and dim_v channels forward, 5 backward, 2 FLOP each. */
+    const double flop[PASSES] = {0, 2.0 * (p->dim + p->dim_v), 2.0 * (3 * p->dim + 2 * p->dim_v)};
+    const double tiles = (double)(l->info.tiles_full + l->info.tiles_partial), n = (double)g->n;
+    const double peak = 2 * n * n * n / median(&time[PRODUCT]), s = median(&time[pass]);
+
+    if (pass == PRODUCT)
+        return (struct rates){g->name, peak, peak, 0, 1};
+    const double live = flop[pass] * (double)l->info.pairs_live / s;
+    return (struct rates){name[pass], live, flop[pass] * (double)l->info.pairs_in_tiles / s,
+                          tiles > 0 ? s / tiles * 1e6 : 0, live / peak};
+}
+
+static void print_json(const struct layer *l, const struct rates *r, const struct times *t, int clock,
+                       const char *text)
+{
+    const hra_plan_info *info = &l->info;
+
+    printf("{\"what\": \"%s\", \"problem\": \"%s\", \"backend\": \"%s\", \"backward\": \"%s\", "
+           "\"device\": \"%s\", \"sm_mhz\": %d, \"threads\": %d, \"runs\": %d, \"median_s\": %.6g, "
+           "\"min_s\": %.6g, \"max_s\": %.6g, \"gflops_live_pairs\": %.4g, \"gflops_live_tiles\": %.4g, "
+           "\"live_tiles\": %" PRId64 ", \"us_per_tile\": %.4g, \"share_of_product\": %.4g, "
+           "\"workspace_bytes\": %zu, \"saved_bytes\": %zu, \"arena_bytes\": %zu, \"plan_bytes\": %zu}\n",
+           r->name, text, info->backend, info->backward, device_name(), clock, info->threads, t->count,
+           median(t), t->s[0], t->s[t->count - 1], r->live * 1e-9, r->tiles * 1e-9,
+           r->us > 0 ? info->tiles_full + info->tiles_partial : INT64_C(0), r->us, r->of_product,
+           info->workspace_bytes, info->saved_bytes, info->arena_bytes, info->plan_bytes);
+}
+
+static void print_head(const struct layer *l, int clock, const char *text)
+{
+    const hra_plan_info *info = &l->info;
+    const int on_gpu = device_name()[0] != '\0';
+    char mhz[16] = "?";
+
+    if (clock >= 0)
+        snprintf(mhz, sizeof(mhz), "%d", clock);
+    printf("%s\n", text);
+    if (on_gpu)
+        printf("%s, SM clock at work %s MHz, backward %s", device_name(), mhz, info->backward);
+    else
+        printf("%d thread%s", info->threads, info->threads == 1 ? "" : "s");
+    printf(", density %.4f, tiles %" PRId64 " full + %" PRId64 " partial\n",
+           (double)info->pairs_live / (double)info->pairs_all, info->tiles_full, info->tiles_partial);
+    printf("MiB: workspace %.1f, saved %.1f, arena %.1f, plan on the host %.1f\n\n",
+           (double)info->workspace_bytes * 0x1p-20, (double)info->saved_bytes * 0x1p-20,
+           (double)info->arena_bytes * 0x1p-20, (double)info->plan_bytes * 0x1p-20);
+    printf("%-14s %12s %12s %12s %12s %12s %12s %11s\n", "", "median ms", "least ms", "most ms",
+           on_gpu ? "TFLOP/s" : "GFLOP/s", "in tiles", "us/tile", "of product");
 }
 
 static void bench_attention(const struct setup *s, uint64_t seed, int repeat, int json, const char *text)
 {
-    static struct times time[3];
+    static struct times time[PASSES];
+    struct layer l = {.plan = NULL};
     hra_comm *comm;
-    hra_plan *plan;
-    hra_plan_info info = {.size = sizeof(info)};
 
     demand(connect(&comm));
-    demand(hra_plan_create(&plan, comm, &s->problem, s->order, s->mask, &s->options));
-    demand(hra_plan_get_info(plan, &info));
-    measure(plan, &info, &s->problem, seed, repeat, time);
-    report(&info, &s->problem, time, json, text);
+    layer_open(&l, comm, s, seed);
+    const double unit = device_name()[0] != '\0' ? 1e-12 : 1e-9;
+    openblas_set_num_threads(l.info.threads);
+    struct product g = product_open(device_name()[0] != '\0', seed);
+    measure(&l, &g, repeat, time);
+    const int clock = clock_at_work(&l, median(&time[FORWARD]) + median(&time[BACKWARD]));
+    if (!json)
+        print_head(&l, clock, text);
+    for (int pass = 0; pass < PASSES; pass++) {
+        const struct rates r = rate(&l, &s->problem, &g, pass, time);
+        const struct times *t = &time[pass];
+        if (json)
+            print_json(&l, &r, t, clock, text);
+        else
+            printf("%-14s %12.3f %12.3f %12.3f %12.1f %12.1f %12.2f %11.3f\n", r.name, median(t) * 1e3,
+                   t->s[0] * 1e3, t->s[t->count - 1] * 1e3, r.live * unit, r.tiles * unit, r.us,
+                   r.of_product);
+    }
+    product_close(&g);
+    layer_close(&l);
+    demand(hra_comm_destroy(comm));
+}
+
+/* ---- Reordering ---------------------------------------------------------------------------- */
+
+enum { COPY, GATHER, SCATTER, WAYS };
+
+static void print_ways(const struct times time[WAYS], double bytes, int json, const char *text)
+{
+    static const char *const name[WAYS] = {"copy", "gather", "scatter"};
+
+    if (!json)
+        printf("--reorder %s\n%s: %.1f MiB, read and written once\n\n%-14s %12s %12s %12s %12s %11s\n", text,
+               device_name()[0] != '\0' ? device_name() : "host", bytes * 0x1p-20, "", "median ms",
+               "least ms", "most ms", "GB/s", "of copy");
+    for (int way = 0; way < WAYS; way++) {
+        const struct times *t = &time[way];
+        const double rate = 2e-9 * bytes / median(t), share = median(&time[COPY]) / median(t);
+        if (json)
+            printf(
+                "{\"what\": \"%s\", \"problem\": \"%s\", \"device\": \"%s\", \"runs\": %d, \"bytes\": %.0f, "
+                "\"median_s\": %.6g, \"min_s\": %.6g, \"max_s\": %.6g, \"gbytes_per_s\": %.4g, "
+                "\"share_of_copy\": %.4g}\n",
+                name[way], text, device_name(), t->count, bytes, median(t), t->s[0], t->s[t->count - 1], rate,
+                share);
+        else
+            printf("%-14s %12.3f %12.3f %12.3f %12.1f %11.3f\n", name[way], median(t) * 1e3, t->s[0] * 1e3,
+                   t->s[t->count - 1] * 1e3, rate, share);
+    }
+}
+
+/* All tokens of q become the plan's rows and come back, in turn with a copy of as many bytes. */
+static void bench_reorder(const struct setup *s, uint64_t seed, int repeat, int json, const char *text)
+{
+    static struct times time[WAYS];
+    const hra_problem *p = &s->problem;
+    hra_plan *plan;
+    hra_comm *comm;
+
+    demand(connect(&comm));
+    demand(hra_plan_create(&plan, comm, p, s->order, s->mask, &s->options));
+    const hra_tensor whole = tensor(p, p->tokens, p->heads, p->dim, seed + 1);
+    const hra_tensor rows = tensor(p, p->tokens, p->heads, p->dim, 0);
+    const size_t bytes = (size_t)(p->batch * whole.stride_batch) * hra_type_bytes(p->type);
+    for (int i = -1; i < repeat; i++) { /* the first time warms up */
+        for (int way = 0; i == 0 && way < WAYS; way++)
+            time[way].count = 0;
+        need(device_mark(COPY));
+        need(device_copy(rows.data, whole.data, bytes));
+        need(device_mark(GATHER));
+        demand(hra_reorder(plan, HRA_GATHER, p->type, p->heads, p->dim, &whole, &rows, device_stream()));
+        need(device_mark(SCATTER));
+        demand(hra_reorder(plan, HRA_SCATTER, p->type, p->heads, p->dim, &whole, &rows, device_stream()));
+        need(device_mark(WAYS));
+        need(device_wait());
+        for (int way = 0; way < WAYS; way++) {
+            struct times *t = &time[way];
+            need(device_between(&t->s[t->count++], way, way + 1));
+        }
+    }
+    for (int way = 0; way < WAYS; way++)
+        sort_times(&time[way]);
+    print_ways(time, (double)bytes, json, text);
+    device_free(whole.data);
+    device_free(rows.data);
     hra_plan_destroy(plan);
     demand(hra_comm_destroy(comm));
 }
@@ -486,8 +745,11 @@ static void print_plans_json(const struct planning *p, int64_t packed, const cha
 struct arguments {
     struct problem problem;
     int64_t packed; /* tokens of a document in the mean; 0 without documents */
-    int repeat, json, plan;
+    int repeat, json, plan, reorder;
 };
+
+/* Options beside those of a problem. */
+enum { OWN_OPTIONS = 5 };
 
 static int usage(const char *why)
 {
@@ -501,8 +763,14 @@ static void help(const struct option *options, int count)
     printf(
         "usage: hra-bench [OPTION VALUE]...\n"
         "       [mpirun -n RANKS] hra-bench --plan [OPTION VALUE]...\n"
-        "Times forward and backward on one rank, beside a product of two 2048 x 2048 f32 matrices. Rates\n"
-        "count the pairs that attend: 2 (dim + dim_v) FLOP a pair forward, 2 (3 dim + 2 dim_v) backward.\n"
+        "Times forward and backward on one rank, beside a product of two 2048 x 2048 f32 matrices, or with\n"
+        "--backend cuda of two 8192 x 8192 bf16 matrices by cuBLAS. Rates count the pairs that attend:\n"
+        "2 (dim + dim_v) FLOP a pair forward, 2 (3 dim + 2 dim_v) backward; in tiles: all pairs of live "
+        "tiles.\n"
+        "On a GPU times are those of events on the stream, after five turns that are not counted; the "
+        "product\n"
+        "before each forward has emptied the caches of its tensors.\n"
+        "With --reorder: q from token order to the plan's and back, beside a copy of as many bytes.\n"
         "With --plan: the making of the order (once only where it takes a second), of the mask, and of a\n"
         "plan on a communicator that has had one. Times are those of the slowest rank, CPU of the one that\n"
         "used most. Where heads or sequences share a mask it is compiled once and its tiles count for each:\n"
@@ -517,8 +785,11 @@ static void bench(const struct arguments *a)
     char *text = problem_text(&a->problem);
     const char *shown = text == NULL ? "" : text;
 
+    need(device_open(a->problem.backend, world.local));
     demand(setup_create(&s, &a->problem));
-    if (!a->plan)
+    if (a->reorder)
+        bench_reorder(&s, a->problem.seed, a->repeat, a->json, shown);
+    else if (!a->plan)
         bench_attention(&s, a->problem.seed, a->repeat, a->json, shown);
     else {
         measure_plans(&planning, &s, &a->problem, a->packed, a->repeat);
@@ -528,41 +799,44 @@ static void bench(const struct arguments *a)
             print_plans(&planning, a->packed, shown);
     }
     setup_destroy(&s);
+    device_close();
     free(text);
 }
 
 /* Everything between MPI's start and end. Returns the exit status. */
 static int run(int argc, char **argv, struct arguments *a)
 {
-    struct option options[PROBLEM_OPTIONS + 4];
+    struct option options[PROBLEM_OPTIONS + OWN_OPTIONS];
     const int shared = problem_options(options, &a->problem);
-    const struct option own[] = {
-        {"repeat", "N", "times that are counted, after one that is not (default 7)", OPTION_INT, &a->repeat,
-         1, REPEAT_MAX - 1, NULL, 0},
+    const struct option own[OWN_OPTIONS] = {
+        {"repeat", "N", "times that are counted, after those that warm up (default 7)", OPTION_INT,
+         &a->repeat, 1, REPEAT_MAX - 1, NULL, 0},
         {"json", NULL, "one line of JSON for each row instead of the table", OPTION_FLAG, &a->json, 0, 0,
          NULL, 0},
         {"plan", NULL, "time the making of plans, on any number of ranks", OPTION_FLAG, &a->plan, 0, 0, NULL,
          0},
+        {"reorder", NULL, "time the gathering and scattering of q instead, beside a copy", OPTION_FLAG,
+         &a->reorder, 0, 0, NULL, 0},
         {"packed", "MEAN", "with --plan: other documents of MEAN tokens for each plan, & --mask",
          OPTION_INT64, &a->packed, 1, INT64_C(1) << 40, NULL, 0},
     };
     char why[512];
 
     memcpy(options + shared, own, sizeof(own));
-    const int parsed = options_parse(options, shared + 4, argc, argv, why, sizeof(why));
+    const int parsed = options_parse(options, shared + OWN_OPTIONS, argc, argv, why, sizeof(why));
     if (parsed == 1) {
         if (world.rank == 0)
-            help(options, shared + 4);
+            help(options, shared + OWN_OPTIONS);
         return 0;
     }
     if (parsed != 0 || problem_complete(&a->problem, why, sizeof(why)) != 0)
         return usage(why);
     if (a->packed > 0 && !a->plan)
         return usage("--packed: documents are for --plan, which is not given");
+    if (a->reorder && a->plan)
+        return usage("--reorder: --plan is given too, and only one of them can be timed");
     if (world.ranks > 1 && !a->plan) {
-        snprintf(why, sizeof(why),
-                 "here are %d ranks; forward and backward are timed on one, only --plan on more",
-                 world.ranks);
+        snprintf(why, sizeof(why), "here are %d ranks; all but --plan is timed on one", world.ranks);
         return usage(why);
     }
     bench(a);

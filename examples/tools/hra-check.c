@@ -2,8 +2,9 @@
  *
  * Every rank makes all of q k v dO dLSE in token order from the seed, each number a function of the
  * seed, the tensor and its index, so that the problem is the same on any number of ranks. It gives
- * the library its own rows, computes its share of the oracle and of the plain evaluation, and rank 0
- * gathers all three and judges. */
+ * the library its own rows in memory of the backend, computes its share of the oracle and of the plain
+ * evaluation, and rank 0 gathers all three and judges. */
+#include "examples/tools/device.h"
 #include "examples/tools/npy.h"
 #include "examples/tools/oracle.h"
 #include "examples/tools/problem.h"
@@ -23,17 +24,22 @@
 
 struct world {
     int rank, ranks;
+    int local; /* number among the ranks of this machine */
     hra_comm *comm;
 };
 
 static void world_start(struct world *w, int *argc, char ***argv)
 {
-    *w = (struct world){0, 1, NULL};
+    *w = (struct world){0, 1, 0, NULL};
 #ifdef HRA_HAVE_MPI
+    MPI_Comm machine;
     int level;
     MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &w->rank);
     MPI_Comm_size(MPI_COMM_WORLD, &w->ranks);
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
+    MPI_Comm_rank(machine, &w->local);
+    MPI_Comm_free(&machine);
 #else
     (void)argc;
     (void)argv;
@@ -129,15 +135,50 @@ static int64_t count_of(const struct problem *p, int n, int64_t rows)
     return p->batch * rows * heads_of(p, n) * channels_of(p, n);
 }
 
-/* Tensor n with `rows` rows of a sequence; seq_first: (seq, batch, head, dim) in memory. */
-static hra_tensor layout(const struct problem *p, int n, int64_t rows, int seq_first, void *data)
+/* How our rows of a tensor lie in memory. */
+struct form {
+    int seq_first; /* 1: (seq, batch, head, dim) in memory, 0: (batch, seq, head, dim) */
+    size_t unit;   /* strides are multiples of this, bytes */
+    int gap;       /* units between the heads of a row and what follows */
+    size_t shift;  /* bytes from an aligned address to the first number */
+};
+
+/* Numbers without gaps, as all tokens are kept. */
+static const struct form whole_form = {0, 0, 0, 0};
+
+/* Every form that the backend allows, drawn from the problem's seed: a GPU wants multiples of 16 bytes, and for it
+ * tensors now and then lie as parts of a wider one. */
+static struct form draw_form(const struct problem *p)
 {
-    const int64_t heads = heads_of(p, n), channels = channels_of(p, n), row = heads * channels;
+    const uint64_t drawn = random_bits(p->seed, TENSORS);
+    const int cuda = p->backend == HRA_BACKEND_CUDA;
+    return (struct form){.seq_first = drawn & 1,
+                         .unit = cuda ? 16 : 0,
+                         .gap = cuda && (drawn >> 1) % 3 == 0 ? 3 : 0,
+                         .shift = cuda && (drawn >> 3) % 3 == 0 ? 16 : 0};
+}
+
+/* Tensor n with `rows` rows of a sequence. */
+static hra_tensor layout(const struct problem *p, int n, int64_t rows, const struct form *f, void *data)
+{
+    const int64_t heads = heads_of(p, n), channels = channels_of(p, n);
+    const int64_t size = (int64_t)hra_type_bytes(type_of(p, n));
+    const int64_t unit = (int64_t)f->unit > size ? (int64_t)f->unit / size : 1;
+    const int64_t head = (channels + unit - 1) / unit * unit, row = heads * head + f->gap * unit;
+
     if (kinds[n].sums)
         return (hra_tensor){data, heads * rows, 1, rows};
-    if (seq_first)
-        return (hra_tensor){data, row, p->batch * row, channels};
-    return (hra_tensor){data, rows * row, row, channels};
+    if (f->seq_first)
+        return (hra_tensor){data, row, p->batch * row, head};
+    return (hra_tensor){data, rows * row, row, head};
+}
+
+/* Bytes from the first number of such a tensor to behind its last gap. */
+static size_t bytes_of(const struct problem *p, int n, int64_t rows, const struct form *f)
+{
+    const hra_tensor t = layout(p, n, rows, f, NULL);
+    const int64_t numbers = !kinds[n].sums && f->seq_first ? rows * t.stride_row : p->batch * t.stride_batch;
+    return (size_t)numbers * hra_type_bytes(type_of(p, n));
 }
 
 /* One problem's numbers in token order, and its verdict. NULL where there is no dlse. */
@@ -186,38 +227,46 @@ static void trial_free(struct trial *t)
 
 /* ---- The library's answer ------------------------------------------------------------------ */
 
-enum { GUARD = 64, GUARD_BYTE = 0x5a, UNWRITTEN = 0xff }; /* 0xff.. is NaN in every type */
+enum { GUARD = DEVICE_ALIGNMENT, GUARD_BYTE = 0x5a, UNWRITTEN = 0xff }; /* 0xff.. is NaN in every type */
 
-/* Memory between two guards of GUARD bytes, 64-byte aligned. */
+/* Stops where memory of the backend failed. */
+static void need(const struct world *w, int status)
+{
+    if (status != 0)
+        world_abort(w, "memory of the backend", device_error());
+}
+
+/* Memory of the backend between two guards. */
 struct fenced {
-    unsigned char *start;
-    size_t bytes; /* between the guards */
+    unsigned char *start; /* of the first guard */
+    unsigned char *data;  /* [bytes] */
+    size_t bytes;
 };
 
-static struct fenced fence(const struct world *w, size_t bytes)
+/* data: `shift` bytes, less than GUARD, behind an address of DEVICE_ALIGNMENT. */
+static struct fenced fence(const struct world *w, size_t bytes, size_t shift)
 {
-    struct fenced f = {NULL, bytes};
-    f.start = aligned_alloc(64, (bytes + 2 * GUARD + 63) / 64 * 64);
-    if (f.start == NULL)
-        world_abort(w, "no memory", "for the tensors of a rank");
-    memset(f.start, GUARD_BYTE, bytes + 2 * GUARD);
-    memset(f.start + GUARD, UNWRITTEN, bytes);
+    struct fenced f = {NULL, NULL, bytes};
+    f.start = device_alloc(shift + bytes + (size_t)2 * GUARD);
+    need(w, f.start == NULL ? -1 : 0);
+    f.data = f.start + shift + GUARD;
+    need(w, device_fill(f.start, GUARD_BYTE, shift + bytes + (size_t)2 * GUARD));
+    need(w, device_fill(f.data, UNWRITTEN, bytes));
     return f;
 }
 
-static int fence_broken(const struct fenced *f)
+static int fence_broken(const struct world *w, const struct fenced *f)
 {
-    for (size_t n = 0; n < GUARD; n++)
-        if (f->start[n] != GUARD_BYTE || f->start[GUARD + f->bytes + n] != GUARD_BYTE)
-            return 1;
-    return 0;
-}
+    const size_t before = (size_t)(f->data - f->start);
+    unsigned char guard[3 * GUARD];
+    int broken = 0;
 
-/* What one run of forward and backward reads and writes on this rank. */
-struct local {
-    struct fenced memory[TENSORS];
-    hra_tensor view[TENSORS];
-};
+    need(w, device_read(guard, f->start, before));
+    need(w, device_read(guard + before, f->data + f->bytes, GUARD));
+    for (size_t n = 0; n < before + GUARD; n++)
+        broken |= guard[n] != GUARD_BYTE;
+    return broken;
+}
 
 enum { TO_ROWS, TO_TOKENS };
 
@@ -225,7 +274,7 @@ enum { TO_ROWS, TO_TOKENS };
 static void move(const struct problem *p, int n, int way, double *whole, const hra_tensor *view,
                  const int64_t *token, int64_t rows)
 {
-    const hra_tensor all = layout(p, n, p->tokens, 0, whole);
+    const hra_tensor all = layout(p, n, p->tokens, &whole_form, whole);
     const hra_type type = type_of(p, n);
 
     for (int64_t b = 0; b < p->batch; b++)
@@ -242,82 +291,134 @@ static void move(const struct problem *p, int n, int way, double *whole, const h
             }
 }
 
+/* All numbers of our rows of tensor n become UNWRITTEN, and gaps stay. */
+static void erase(const struct problem *p, int n, const hra_tensor *view, int64_t rows)
+{
+    const size_t size = hra_type_bytes(type_of(p, n));
+
+    for (int64_t b = 0; b < p->batch; b++)
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t h = 0; h < heads_of(p, n); h++) {
+                const int64_t at = b * view->stride_batch + r * view->stride_row + h * view->stride_head;
+                memset((unsigned char *)view->data + (size_t)at * size, UNWRITTEN,
+                       (size_t)channels_of(p, n) * size);
+            }
+}
+
+/* The rows of a plan on this rank, and how their tensors lie. */
+struct rows {
+    int64_t count;
+    int64_t *token; /* [count] */
+    struct form form;
+};
+
+/* Tensor n as it must be before a run, [bytes_of], the caller's: inputs from all tokens, all else UNWRITTEN. */
+static unsigned char *image(const struct world *w, const struct trial *t, const struct rows *r, int n)
+{
+    const struct problem *p = &t->problem;
+    const size_t bytes = bytes_of(p, n, r->count, &r->form);
+    unsigned char *data = take(w, bytes);
+    const hra_tensor view = layout(p, n, r->count, &r->form, data);
+
+    memset(data, UNWRITTEN, bytes);
+    if (n < INPUTS && t->in[n] != NULL)
+        move(p, n, TO_ROWS, t->in[n], &view, r->token, r->count);
+    return data;
+}
+
 /* The first of these faults that a run showed; 0: none. */
 static const char *const faults[] = {NULL, "the library wrote outside its outputs or workspace",
                                      "the library changed its inputs",
                                      "the second run gave other bits than the first"};
 
-/* One forward and one backward into fresh memory. Returns the fault. */
-static int execute(const struct world *w, struct trial *t, hra_plan *plan, struct local *l,
-                   const int64_t *token)
+/* Reads tensor n after a run into out [bytes_of]. Returns the fault that it shows: an input is as it was, and of an
+ * output nothing but its numbers was written. */
+static int look(const struct world *w, const struct trial *t, const struct rows *r, int n,
+                const struct fenced *memory, unsigned char *out)
 {
     const struct problem *p = &t->problem;
-    const int64_t rows = hra_plan_rows(plan, w->rank);
-    const int seq_first = (int)(random_bits(p->seed, TENSORS) & 1);
+    unsigned char *before = image(w, t, r, n), *after = take(w, memory->bytes);
+    const hra_tensor view = layout(p, n, r->count, &r->form, after);
+
+    need(w, device_read(out, memory->data, memory->bytes));
+    memcpy(after, out, memory->bytes);
+    if (n >= INPUTS)
+        erase(p, n, &view, r->count);
+    const int changed = memcmp(before, after, memory->bytes) != 0;
+    free(before);
+    free(after);
+    if (fence_broken(w, memory) || (changed && n >= INPUTS))
+        return 1;
+    return changed ? 2 : 0;
+}
+
+/* One forward and one backward into fresh memory, on `stream`; out[n], [bytes_of], becomes tensor n. Returns the
+ * fault. */
+static int execute(const struct world *w, const struct trial *t, hra_plan *plan, const struct rows *r,
+                   unsigned char **out, void *stream)
+{
+    const struct problem *p = &t->problem;
     hra_plan_info info = {.size = sizeof(info)};
+    struct fenced memory[TENSORS];
+    hra_tensor v[TENSORS];
     int fault = 0;
 
     for (int n = 0; n < TENSORS; n++) {
-        l->memory[n] = fence(w, (size_t)count_of(p, n, rows) * hra_type_bytes(type_of(p, n)));
-        l->view[n] = layout(p, n, rows, seq_first, l->memory[n].start + GUARD);
-        if (n < INPUTS && t->in[n] != NULL)
-            move(p, n, TO_ROWS, t->in[n], &l->view[n], token, rows);
+        out[n] = image(w, t, r, n);
+        memory[n] = fence(w, bytes_of(p, n, r->count, &r->form), r->form.shift);
+        v[n] = layout(p, n, r->count, &r->form, memory[n].data);
+        need(w, device_write(memory[n].data, out[n], memory[n].bytes));
     }
     hra_plan_get_info(plan, &info);
-    struct fenced work = fence(w, info.workspace_bytes), saved = fence(w, info.saved_bytes);
-    void *save = info.saved_bytes > 0 ? saved.start + GUARD : NULL;
-    const hra_tensor *v = l->view;
+    struct fenced work = fence(w, info.workspace_bytes, 0), saved = fence(w, info.saved_bytes, 0);
+    void *save = info.saved_bytes > 0 ? saved.data : NULL;
 
-    if (hra_forward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, work.start + GUARD, save, NULL) != HRA_OK)
+    if (hra_forward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, work.data, save, stream) != HRA_OK)
         world_abort(w, "hra_forward", hra_last_error());
-    memset(work.start + GUARD, UNWRITTEN, work.bytes); /* nothing may be kept in it */
+    need(w, device_fill(work.data, UNWRITTEN, work.bytes)); /* nothing may be kept in it */
     if (hra_backward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, &v[DO], p->dlse ? v[DLSE].data : NULL,
-                     &v[DQ], &v[DK], &v[DV], work.start + GUARD, save, NULL) != HRA_OK)
+                     &v[DQ], &v[DK], &v[DV], work.data, save, stream) != HRA_OK)
         world_abort(w, "hra_backward", hra_last_error());
 
     for (int n = 0; n < TENSORS; n++) {
-        if (fence_broken(&l->memory[n]) || fence_broken(&work) || fence_broken(&saved))
-            fault = 1;
-        if (n >= INPUTS || t->in[n] == NULL)
-            continue;
-        struct fenced fresh = fence(w, l->memory[n].bytes);
-        const hra_tensor view = layout(p, n, rows, seq_first, fresh.start + GUARD);
-        move(p, n, TO_ROWS, t->in[n], &view, token, rows);
-        if (memcmp(fresh.start, l->memory[n].start, fresh.bytes + 2 * GUARD) != 0)
-            fault = fault ? fault : 2;
-        free(fresh.start);
+        const int shown = look(w, t, r, n, &memory[n], out[n]);
+        fault = fault ? fault : shown;
+        device_free(memory[n].start);
     }
-    free(work.start);
-    free(saved.start);
+    if (fence_broken(w, &work) || fence_broken(w, &saved))
+        fault = fault ? fault : 1;
+    device_free(work.start);
+    device_free(saved.start);
     return fault;
 }
 
-/* Both runs, and the gathering on rank 0. Returns the worst fault over the ranks. */
+/* Both runs, on a GPU the second on a stream that waits for no other, and the gathering on rank 0. Returns the worst
+ * fault over the ranks. */
 static int library(const struct world *w, struct trial *t, hra_plan *plan)
 {
     const struct problem *p = &t->problem;
-    const int64_t rows = hra_plan_rows(plan, w->rank);
-    int64_t *token = take(w, (size_t)rows * sizeof(*token));
-    struct local run[2];
+    struct rows r = {hra_plan_rows(plan, w->rank), NULL, draw_form(p)};
+    unsigned char *first[TENSORS], *second[TENSORS];
 
-    if (hra_plan_row_index(plan, w->rank, NULL, token) != HRA_OK)
+    r.token = take(w, (size_t)r.count * sizeof(*r.token));
+    if (hra_plan_row_index(plan, w->rank, NULL, r.token) != HRA_OK)
         world_abort(w, "hra_plan_row_index", hra_last_error());
-    int fault = execute(w, t, plan, &run[0], token);
-    const int again = execute(w, t, plan, &run[1], token);
+    int fault = execute(w, t, plan, &r, first, NULL);
+    const int again = execute(w, t, plan, &r, second, device_stream());
     fault = fault ? fault : again;
 
     for (int n = 0; n < TENSORS; n++) {
         if (n >= INPUTS) {
-            if (memcmp(run[0].memory[n].start + GUARD, run[1].memory[n].start + GUARD,
-                       run[0].memory[n].bytes) != 0)
+            const hra_tensor view = layout(p, n, r.count, &r.form, first[n]);
+            if (memcmp(first[n], second[n], bytes_of(p, n, r.count, &r.form)) != 0)
                 fault = fault ? fault : 3;
-            move(p, n, TO_TOKENS, t->got[n], &run[0].view[n], token, rows);
+            move(p, n, TO_TOKENS, t->got[n], &view, r.token, r.count);
             world_add(w, t->got[n], count_of(p, n, p->tokens));
         }
-        free(run[0].memory[n].start);
-        free(run[1].memory[n].start);
+        free(first[n]);
+        free(second[n]);
     }
-    free(token);
+    free(r.token);
     return world_max(w, fault);
 }
 
@@ -509,7 +610,7 @@ static struct verdict judge(const struct trial *t, int n)
     for (int64_t b = 0; b < p->batch; b++)
         for (int64_t h = 0; h < heads_of(p, n); h++)
             for (int64_t token = 0; token < p->tokens; token++) {
-                const hra_tensor at = layout(p, n, p->tokens, 0, NULL);
+                const hra_tensor at = layout(p, n, p->tokens, &whole_form, NULL);
                 const int64_t first = b * at.stride_batch + token * at.stride_row + h * at.stride_head;
                 const int empty = empty_row(t, n, b, h, token);
                 for (int64_t i = first; i < first + channels; i++) {
@@ -558,6 +659,19 @@ static int report(const struct trial *t, int fault, int loud)
 }
 
 /* ---- The runs ------------------------------------------------------------------------------ */
+
+/* One number that depends on every bit of every output (FNV-1a: Fowler, Noll and Vo 1991). */
+static uint64_t bits_of(const struct trial *t)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (int n = INPUTS; n < TENSORS; n++) {
+        const unsigned char *byte = (const unsigned char *)t->got[n];
+        const size_t count = (size_t)count_of(&t->problem, n, t->problem.tokens) * sizeof(double);
+        for (size_t i = 0; i < count; i++)
+            hash = (hash ^ byte[i]) * UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
 
 static int dump(const struct trial *t, const char *folder)
 {
@@ -615,9 +729,10 @@ static int check(const struct world *w, struct problem *p, int loud, const char 
     hra_plan_get_info(plan, &info);
     if (loud && w->rank == 0) {
         const double all = (double)info.pairs_all;
-        printf("%d rank%s, transport %s, backend %s, schedule %s, %d thread%s on rank 0\n", w->ranks,
-               w->ranks == 1 ? "" : "s", info.transport, info.backend, info.schedule, info.threads,
-               info.threads == 1 ? "" : "s");
+        printf("%d rank%s, transport %s, backend %s%s%s, backward %s, schedule %s, %d thread%s on rank 0\n",
+               w->ranks, w->ranks == 1 ? "" : "s", info.transport, info.backend,
+               device_name()[0] != '\0' ? " on " : "", device_name(), info.backward, info.schedule,
+               info.threads, info.threads == 1 ? "" : "s");
         printf("density %.4f, %.4f as counted, %.4f in live tiles\n", (double)info.pairs_live / all,
                (double)info.pairs_counted / all, (double)info.pairs_in_tiles / all);
     }
@@ -629,6 +744,8 @@ static int check(const struct world *w, struct problem *p, int loud, const char 
     int failed = 0;
     if (w->rank == 0) {
         failed = !report(&t, fault, loud);
+        if (loud)
+            printf("bits %016" PRIx64 "\n", bits_of(&t));
         if (folder != NULL && dump(&t, folder) != 0)
             failed = 1;
     }
@@ -637,14 +754,17 @@ static int check(const struct world *w, struct problem *p, int loud, const char 
     return world_max(w, failed);
 }
 
-/* `count` problems of the series `seed`, one line each. */
-static int check_series(const struct world *w, uint64_t seed, int count)
+/* `count` problems of the series of wanted->seed for the wanted backend, one line each. */
+static int check_series(const struct world *w, const struct problem *wanted, int count)
 {
     int failures = 0;
     for (int n = 0; n < count; n++) {
         struct problem p;
         char *text = NULL, why[256];
-        if (problem_draw(&p, seed, (uint64_t)n) != 0 || (text = problem_text(&p)) == NULL)
+        if (problem_draw(&p, wanted->seed, (uint64_t)n, wanted->backend) != 0)
+            world_abort(w, "no memory", "for a problem");
+        p.backward = wanted->backward;
+        if ((text = problem_text(&p)) == NULL)
             world_abort(w, "no memory", "for a problem");
         if (problem_complete(&p, why, sizeof(why)) != 0)
             world_abort(w, text, why);
@@ -691,8 +811,21 @@ static void help(const struct option *options, int count)
         "\nLimits: f64 1e-12 relative; others twice the error of the plain evaluation plus two roundings.\n"
         "With up to %d query rows the plain error is the largest of %d orders of summation.\n"
         "--dump writes q k v do o lse dq dk dv in token order; bf16, which NumPy lacks, as f32.\n"
-        "--random draws whole problems from --seed; each line has the options that repeat one.\n",
+        "--random draws whole problems from --seed, for --backend and --backward; each line has the\n"
+        "options that repeat one. `bits` stands for all outputs: equal where every bit of them is.\n"
+        "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
+        "last.\n",
         FEW_ROWS, ORDERS);
+}
+
+/* 1: an option that says which problems are drawn, or where they run. */
+static int may_stand_beside_random(const char *name)
+{
+    static const char *const names[] = {"random", "seed", "transport", "backend", "backward"};
+    for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
+        if (strcmp(name, names[n]) == 0)
+            return 1;
+    return 0;
 }
 
 static hra_status connect(struct world *w, int transport)
@@ -729,8 +862,7 @@ static int run(struct world *w, int argc, char **argv, struct arguments *a)
     if (parsed != 0)
         return usage(w, why);
     for (int n = 0; a->count > 0 && n < shared + 3; n++)
-        if (options[n].given && strcmp(options[n].name, "seed") != 0 &&
-            strcmp(options[n].name, "random") != 0 && strcmp(options[n].name, "transport") != 0) {
+        if (options[n].given && !may_stand_beside_random(options[n].name)) {
             snprintf(why, sizeof(why), "--%s: --random draws the whole problem", options[n].name);
             return usage(w, why);
         }
@@ -745,13 +877,15 @@ static int run(struct world *w, int argc, char **argv, struct arguments *a)
         return usage(w, "--transport: 'mpi' is not in this build, which was made without MPI");
 #endif
 
+    if (device_open(a->problem.backend, w->local) != 0)
+        world_abort(w, "--backend", device_error());
     const hra_status status = connect(w, a->transport);
     if (status != HRA_OK)
         return refused(w, "communicator", status);
 
     int result;
     if (a->count > 0)
-        result = check_series(w, a->problem.seed, a->count);
+        result = check_series(w, &a->problem, a->count);
     else {
         char *text = problem_text(&a->problem);
         if (w->rank == 0 && text != NULL)
@@ -763,6 +897,7 @@ static int run(struct world *w, int argc, char **argv, struct arguments *a)
     if (w->rank == 0 && result < 2)
         printf("%s\n", result == 0 ? "ok" : "FAIL");
     hra_comm_destroy(w->comm);
+    device_close();
     return result;
 }
 

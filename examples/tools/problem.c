@@ -44,7 +44,11 @@ static const struct option_choice shards[] = {{"auto", HRA_SHARD_AUTO},
 static const struct option_choice schedules[] = {
     {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {NULL, 0}};
 static const struct option_choice backends[] = {
-    {"auto", HRA_BACKEND_AUTO}, {"cpu", HRA_BACKEND_CPU}, {NULL, 0}};
+    {"auto", HRA_BACKEND_AUTO}, {"cpu", HRA_BACKEND_CPU}, {"cuda", HRA_BACKEND_CUDA}, {NULL, 0}};
+static const struct option_choice backwards[] = {
+    {"auto", HRA_BACKWARD_AUTO}, {"fused", HRA_BACKWARD_FUSED}, {"cublas", HRA_BACKWARD_CUBLAS}, {NULL, 0}};
+static const struct option_choice saveds[] = {
+    {"nothing", HRA_SAVED_NOTHING}, {"qkv", HRA_SAVED_QKV}, {NULL, 0}};
 
 int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
 {
@@ -72,6 +76,10 @@ int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
         {"shard", NULL, "which slots a rank owns (default auto)", OPTION_CHOICE, &p->shard, 0, 0, shards, 0},
         {"schedule", NULL, "how K/V travel (default auto)", OPTION_CHOICE, &p->schedule, 0, 0, schedules, 0},
         {"backend", NULL, "what computes (default auto)", OPTION_CHOICE, &p->backend, 0, 0, backends, 0},
+        {"backward", NULL, "how a GPU computes gradients (default auto)", OPTION_CHOICE, &p->backward, 0, 0,
+         backwards, 0},
+        {"saved", NULL, "what forward keeps for backward on a GPU (default nothing)", OPTION_CHOICE,
+         &p->saved, 0, 0, saveds, 0},
         {"threads", "T", "CPU threads of a rank (default cores / ranks of the node)", OPTION_INT, &p->threads,
          1, 4096, NULL, 0},
         {"dlse", NULL, "the loss depends on lse too", OPTION_FLAG, &p->dlse, 0, 0, NULL, 0},
@@ -314,6 +322,8 @@ hra_status setup_create(struct setup *out, const struct problem *p)
     s.options.shard = p->shard;
     s.options.schedule = p->schedule;
     s.options.backend = p->backend;
+    s.options.backward = p->backward;
+    s.options.saved = p->saved;
 
     hra_status status = strncmp(p->order, "random:", 7) == 0
                             ? order_random(&s.order, &s.domain, strtoull(p->order + 7, NULL, 10))
@@ -790,14 +800,18 @@ static char *draw_order(const struct problem *p, struct draw *d)
     return closed(out, &text);
 }
 
-int problem_draw(struct problem *out, uint64_t seed, uint64_t number)
+int problem_draw(struct problem *out, uint64_t seed, uint64_t number, hra_backend_kind backend)
 {
     static const hra_type drawn[] = {HRA_F64, HRA_F32, HRA_BF16, HRA_F16};
+    const int cuda = backend == HRA_BACKEND_CUDA;
     struct problem p = PROBLEM_DEFAULT;
     struct draw d = {random_bits(seed, number), 0};
 
+    p.backend = backend;
     p.seed = random_bits(d.series, UINT64_MAX) % 1000000;
-    p.type = drawn[between(&d, 0, 3)];
+    p.type = drawn[between(&d, cuda, 3)]; /* GPUs have no f64 */
+    if (cuda && random_bits(d.series, UINT64_MAX - 2) % 2 == 1)
+        p.saved = HRA_SAVED_QKV;
     p.shard = (hra_shard)between(&d, HRA_SHARD_AUTO, HRA_SHARD_BALANCED);
     p.threads = (int)between(&d, 1, 3);
     p.dlse = (int)between(&d, 0, 1);
@@ -846,6 +860,12 @@ char *problem_text(const struct problem *p)
     if (p->scale != 1 / sqrt(p->dim))
         fprintf(out, " --scale %.17g", p->scale);
     fprintf(out, " --shard %s", choice_text(shards, (int)p->shard));
+    if (p->backend != HRA_BACKEND_AUTO)
+        fprintf(out, " --backend %s", choice_text(backends, (int)p->backend));
+    if (p->backward != HRA_BACKWARD_AUTO)
+        fprintf(out, " --backward %s", choice_text(backwards, (int)p->backward));
+    if (p->saved != HRA_SAVED_NOTHING)
+        fprintf(out, " --saved %s", choice_text(saveds, (int)p->saved));
     if (p->threads != 0)
         fprintf(out, " --threads %d", p->threads);
     if (p->dlse)

@@ -16,6 +16,8 @@ struct problem {
     hra_shard shard;
     hra_schedule_kind schedule;
     hra_backend_kind backend;
+    hra_backward_kind backward;
+    hra_saved_kind saved;
     int threads;   /* 0: cores of the node / its ranks */
     int dlse;      /* 1: the loss depends on lse too */
     uint64_t seed; /* of the numbers in q k v dO dlse */
@@ -86,8 +88,8 @@ hra_status setup_create(struct setup *out, const struct problem *p);
 void setup_destroy(struct setup *s);
 
 /* Draw problem `number` of the series `seed`, completed: small, of sizes that divide nothing, any
- * order, mask, type, shard, layout. 0, or -1 where there is no memory. */
-int problem_draw(struct problem *out, uint64_t seed, uint64_t number);
+ * order, mask, shard, layout, and any type and saved that `backend` has. 0, or -1 where there is no memory. */
+int problem_draw(struct problem *out, uint64_t seed, uint64_t number, hra_backend_kind backend);
 
 /* A mask of any form that hra_mask_parse reads, for a domain of at most 2^40 tokens, drawn from `seed`:
  * its text, which parses where the parser is given an order of that domain. Every mask, with parameters

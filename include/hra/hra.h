@@ -363,19 +363,36 @@ typedef enum hra_schedule_kind {
 
 typedef enum hra_backend_kind {
     HRA_BACKEND_AUTO = 0, /* the CPU */
-    HRA_BACKEND_CPU
+    HRA_BACKEND_CPU,
+    HRA_BACKEND_CUDA /* the device that is current when the plan is made; f32, bf16, f16; one rank so far */
 } hra_backend_kind;
+
+/* How a backend computes gradients. */
+typedef enum hra_backward_kind {
+    HRA_BACKWARD_AUTO = 0, /* the backend's best */
+    HRA_BACKWARD_FUSED,    /* one kernel for dQ, dK and dV; no backend has one so far */
+    HRA_BACKWARD_CUBLAS    /* products of cuBLAS around small kernels: the CUDA backend */
+} hra_backward_kind;
+
+/* What a forward keeps for its backward in `saved`. */
+typedef enum hra_saved_kind {
+    HRA_SAVED_NOTHING = 0,
+    HRA_SAVED_QKV /* q, k and v as the backend works on them; no backend keeps them so far */
+} hra_saved_kind;
 
 typedef struct hra_options {
     size_t size; /* bytes of this struct as the caller knows it */
     hra_shard shard;
     hra_schedule_kind schedule;
     hra_backend_kind backend;
+    hra_backward_kind backward;
+    hra_saved_kind saved;
 } hra_options;
 
 #define HRA_OPTIONS_INIT                                                                                     \
     {                                                                                                        \
-        sizeof(hra_options), HRA_SHARD_AUTO, HRA_SCHEDULE_AUTO, HRA_BACKEND_AUTO                             \
+        sizeof(hra_options), HRA_SHARD_AUTO, HRA_SCHEDULE_AUTO, HRA_BACKEND_AUTO, HRA_BACKWARD_AUTO,         \
+            HRA_SAVED_NOTHING                                                                                \
     }
 
 /* A problem compiled for a communicator: immutable, used by every layer and step. */
@@ -399,7 +416,7 @@ HRA_API void hra_plan_destroy(hra_plan *plan);
 typedef struct hra_plan_info {
     size_t size;            /* bytes of this struct as the caller knows it */
     size_t workspace_bytes; /* that hra_forward and hra_backward need on this rank */
-    size_t saved_bytes;     /* kept from a forward to its backward; 0 on the CPU */
+    size_t saved_bytes;     /* kept from a forward to its backward; 0 so far */
     size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator, which
                                takes it once for all plans of such a problem, whatever their masks */
     size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
@@ -425,9 +442,10 @@ typedef struct hra_plan_info {
     hra_shard shard;              /* the one chosen */
     int blocking;                 /* 1: forward and backward return when done; 0: they enqueue */
     int threads;                  /* CPU threads of this rank */
-    const char *backend;          /* "cpu" */
+    const char *backend;          /* "cpu" or "cuda" */
     const char *transport;        /* "self", "mpi" or "model" */
     const char *schedule;         /* "ring" */
+    const char *backward;         /* how gradients are computed: "cpu" or "cublas" */
 } hra_plan_info;
 
 /* Fill *info, whose size the caller has set. HRA_ERR_ARG: a NULL pointer. */
@@ -503,7 +521,8 @@ HRA_API hra_status hra_plan_runs(const hra_plan *plan, int rank, hra_pass pass, 
 /* A tensor [batch][rows][heads][dim] in any memory order that keeps the channels contiguous:
  * (batch, seq, head, dim) and (seq, batch, head, dim) alike. Strides are in elements. */
 typedef struct hra_tensor {
-    void *data; /* the caller's; host memory on the CPU backend; may be NULL where rows is 0 */
+    void *data; /* the caller's; memory of the backend: of the host, or of the plan's device; may be NULL
+                   where rows is 0. On CUDA data and strides are multiples of 16 bytes */
     int64_t stride_batch, stride_row, stride_head;
 } hra_tensor;
 
@@ -513,10 +532,11 @@ typedef struct hra_tensor {
  *   v          [batch][rows][heads_kv][dim_v]
  *   o          [batch][rows][heads][dim_v]     overwritten; overlaps nothing else
  *   lse        [batch][heads][rows]            hra_type_sums(type); NULL if not wanted
- *   workspace  workspace_bytes, 64-byte aligned; scratch, undefined after the call, shareable by all
- *              layers, one for each call in flight
+ *   workspace  workspace_bytes, aligned to 64 bytes, on CUDA 256; scratch, undefined after the call,
+ *              shareable by all layers, one for each call in flight
  *   saved      saved_bytes; belongs to this call until its backward; NULL where saved_bytes is 0
- *   stream     NULL on the CPU
+ *   stream     NULL on the CPU; on CUDA a cudaStream_t, on which everything is enqueued; it may be
+ *              capturing a graph
  * Collective over the plan's ranks, in the same order on each. Blocking where the plan says so.
  * HRA_ERR_ARG: nothing was sent, and the call may be repeated correctly. After COMM, REMOTE or
  * TIMEOUT outputs are undefined and every later call on the communicator returns the same status. */

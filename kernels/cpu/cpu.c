@@ -181,7 +181,10 @@ static hra_status cpu_reorder(void *state, hra_direction direction, hra_type typ
 
 const struct hra_backend hra_backend_cpu = {
     .name = "cpu",
+    .method = "cpu",
     .blocking = 1,
+    .alignment = 64,
+    .tensor_alignment = 1,
     .flop_per_byte = 20, /* 100 GFLOP/s, 5 GB/s */
     .layout = {&hra_cpu_bits, &hra_cpu_bits},
     .open = cpu_open,

@@ -1,0 +1,570 @@
+#!/usr/bin/env python3
+"""compare.py - HRA beside the attention that PyTorch has, on one GPU, in one process, in turn.
+
+    examples/tools/compare.py --list
+    examples/tools/compare.py --case dense-d128-8k image-hilbert --repeat 30 --json compare.jsonl
+
+Every contestant of a case gets the same random bf16 tensors, one sequence, in the order that it
+works in, lying as (batch, heads, tokens, dim). Before it is timed its output and gradients must
+agree with those of the first peer that runs. Then all are timed in turn, forward and backward
+apart, so that a drift of the machine falls on all alike: CUDA events around the call, the L2 cache
+overwritten before each, medians. TFLOP/s count the pairs that attend, 4 x pairs x dim forward and
+10 x pairs x dim backward.
+
+A failure of one contestant or case is reported and stops no other. Ends with 1 where HRA failed,
+was wrong or was not timed."""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import functools
+import gc
+import json
+import math
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import warnings
+
+import torch
+import torch._functorch.config
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import and_masks, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "pytorch"))
+import hra_torch  # noqa: E402
+
+# The compiler would let the first backward through a graph overwrite what the second needs.
+torch._functorch.config.donated_buffer = False
+
+DEVICE = "cuda"
+BLOCK = 128            # tokens on a side of FlexAttention's blocks
+WARM_UP = 3            # rounds before those that count
+FLUSH_BYTES = 1 << 28  # more than the L2 cache of any GPU
+# Two right results in bf16 are 0.005 apart, in the norm of 128 rows of a head. A 128 x 128 tile too
+# many or too few is 0.06 in the largest dense case here and more in all others.
+LIMIT = 0.02
+
+
+# ---- Cases: every row of the tables for one GPU -------------------------------------------------
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    mask: str           # for HRA
+    tokens: int
+    heads: int
+    dim: int
+    peers: tuple        # contestants beside HRA; all are compared with the first that runs
+    goal: tuple = ()    # what HRA is to reach: its unit, forward, backward or None
+    grid: tuple = ()
+    order: str = "identity"  # of HRA and of the peers
+    boxes: str = ""          # another order, in which HRA is timed too
+    natural: bool = False    # HRA takes and gives natural order, and the reordering counts
+    flex: tuple = ()         # mask for FlexAttention: a function below and its numbers
+    segment: tuple = ()      # mask of dilated segments for peers that gather: S, r, mode
+    note: str = ""
+
+
+DENSE = ("cudnn", "cudnn-det", "flash", "flash-det")
+GATHERED = ("gather+cudnn", "gather+flash")
+
+
+def dense(dim, thousands, causal, forward, backward):
+    heads = 2048 // dim
+    return Case("causal" if causal else "full", thousands * 1024, heads, dim, DENSE,
+                ("x cudnn", forward, backward))
+
+
+def sparse(mask, tokens, flex, goal=(), **more):
+    return Case(mask, tokens, more.pop("heads", 16), 128, ("flex",), goal, flex=flex, **more)
+
+
+IMAGE = {"grid": (256, 256), "flex": ("near", 16, 16)}
+VIDEO = {"grid": (32, 64, 64), "flex": ("near", 4, 8, 8)}
+
+CASES = {
+    "dense-d128-8k": dense(128, 8, False, 1.10, 1.15),
+    "dense-d128-16k": dense(128, 16, False, 1.14, 1.08),
+    "dense-d128-32k": dense(128, 32, False, 1.10, 1.08),
+    "causal-d128-8k": dense(128, 8, True, 1.20, 1.15),
+    "causal-d128-16k": dense(128, 16, True, 1.15, 1.08),
+    "causal-d128-32k": dense(128, 32, True, 1.08, 1.05),
+    "dense-d64-32k": dense(64, 32, False, 1.10, 1.08),
+    "causal-d64-32k": dense(64, 32, True, 1.10, 1.08),
+
+    "window-4096": sparse("causal & window(4095,0)", 32768, ("window", 4095),
+                          ("x flex", 1.55, 1.45)),
+    "window-1024": sparse("causal & window(1023,0)", 32768, ("window", 1023),
+                          ("TFLOP/s", 560, 415),
+                          note="FlashAttention-3 published 523 / 332 TFLOP/s"),
+    "strided-blocks": sparse("strided_blocks(128,16,3)", 65536, ("strided", 128, 16, 3),
+                             ("x flex", 1.6, 1.5)),
+    "image-raster": sparse("grid(16,16)", 65536, **IMAGE,
+                           note="in any order HRA is to reach 12 x the raster row of flex"),
+    "image-hilbert": sparse("grid(16,16)", 65536, **IMAGE, goal=("x flex", 2.8, 2.0),
+                            order="hilbert", boxes="boxes:8x16"),
+    "video-raster": sparse("grid(4,8,8)", 131072, **VIDEO,
+                           note="in any order HRA is to reach 6 x the raster row of flex"),
+    "video-hilbert": sparse("grid(4,8,8)", 131072, **VIDEO, goal=("x flex", 3.7, 2.2),
+                            order="hilbert", boxes="boxes:4x4x8"),
+    "dilated-both": Case("dilated(16384,4,0,both)", 65536, 16, 128, GATHERED,
+                         ("x gather+cudnn", 1.1, 1.1), segment=(16384, 4, "both")),
+    "dilated-hilbert": Case("slots(hilbert; dilated(4096,4,0,keys))", 32768, 16, 64,
+                            (*GATHERED, "written-out"), ("ms", 0.40, 0.90), order="hilbert",
+                            segment=(4096, 4, "keys")),
+    "natten-image": sparse("neighbourhood(80,80)", 65536, ("neighbourhood", 80, 80),
+                           ("ms", 9.9, None), grid=(256, 256), heads=24, natural=True,
+                           order="hilbert", boxes="boxes:8x16",
+                           note="NATTEN published 16.2 ms + 2.4 ms of permutation, forward"),
+    "natten-video": sparse("neighbourhood(18,24,24)", 115200, ("neighbourhood", 18, 24, 24),
+                           ("ms", 34, None), grid=(30, 48, 80), heads=24, natural=True,
+                           order="hilbert", boxes="boxes:4x4x8",
+                           note="NATTEN published 79.0 ms + 5.4 ms of permutation, forward"),
+}
+
+
+# ---- The same masks for FlexAttention, on slots whose tokens are given --------------------------
+
+def flex_window(_case, _tokens, left):
+    return lambda b, h, q, k: (q >= k) & (q - k <= left)
+
+
+def flex_strided(_case, _tokens, size, stride, width):
+    def allows(b, h, q, k):
+        apart = q // size - k // size
+        return (apart.abs() <= width) | (apart % stride == 0)
+    return allows
+
+
+def coordinates(case, tokens):
+    """Of each slot's token, a tensor for each axis of the grid."""
+    axes, rest = [], tokens
+    for extent in reversed(case.grid):
+        axes.insert(0, (rest % extent).int())
+        rest = rest // extent
+    return axes
+
+
+def flex_near(case, tokens, *radius):
+    def along(c, r):
+        return lambda b, h, q, k: (c[q] - c[k]).abs() <= r
+    return and_masks(*map(along, coordinates(case, tokens), radius))
+
+
+def flex_neighbourhood(case, tokens, *extent):
+    def along(c, n, length):
+        first = (c - n // 2).clamp(0, length - n)
+        return lambda b, h, q, k: (c[k] >= first[q]) & (c[k] - first[q] < n)
+    return and_masks(*map(along, coordinates(case, tokens), extent, case.grid))
+
+
+FLEX = {"window": flex_window, "strided": flex_strided, "near": flex_near,
+        "neighbourhood": flex_neighbourhood}
+
+
+# ---- Contestants --------------------------------------------------------------------------------
+
+class Inputs:
+    """q, k, v and the gradient of o, drawn once, in natural order and in those that are asked
+    for."""
+
+    def __init__(self, case):
+        torch.manual_seed(1)
+        shape = (1, case.heads, case.tokens, case.dim)
+        self.natural = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(4)]
+        self.ordered = {}
+
+    def along(self, order, tokens):
+        """In the order in which slots have these tokens; q, k and v want gradients."""
+        if order not in self.ordered:
+            tensors = self.natural
+            if order != "identity":
+                tensors = [t.index_select(2, tokens) for t in tensors]
+            self.ordered[order] = [t.detach().requires_grad_(n < 3) for n, t in enumerate(tensors)]
+        return self.ordered[order]
+
+
+class Contestant:
+    """One way to compute a case. attend maps q, k, v to o; the gradient of o is given in o's shape;
+    home makes natural order and shape (1, heads, tokens, dim) of o, home_gradient of the gradient
+    of an input. around is a context for all its calls."""
+
+    def __init__(self, name, attend, inputs, gradient, home, home_gradient=None,
+                 around=contextlib.nullcontext):
+        self.name, self.attend, self.inputs, self.around = name, attend, inputs, around
+        self.gradient, self.home = gradient, home
+        self.home_gradient = home_gradient or home
+        self.o = None
+
+    def forward(self):
+        with self.around():
+            return self.attend(*self.inputs)
+
+    def backward(self):
+        with self.around():
+            return torch.autograd.grad(self.o, self.inputs, self.gradient, retain_graph=True)
+
+    def results(self, passes):
+        """What it computes, in natural order: o and, where backward is asked for, its gradients."""
+        self.o = self.forward()
+        results = [self.home(self.o.detach())]
+        if "backward" in passes:
+            results += [self.home_gradient(g) for g in self.backward()]
+        return results
+
+
+def homeward(tokens):
+    """Back from slots to tokens."""
+    slots = torch.empty_like(tokens).index_copy_(0, tokens, torch.arange(len(tokens)).to(tokens))
+    return lambda tensor: tensor.index_select(2, slots)
+
+
+@contextlib.contextmanager
+def deterministic():
+    """PyTorch's deterministic algorithms, but without its filling of new tensors, which takes
+    time."""
+    settings = torch.utils.deterministic
+    fill, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+        settings.fill_uninitialized_memory = fill
+
+
+def fused(kind, **options):
+    """scaled_dot_product_attention by one kind of kernel and no other."""
+    def attend(q, k, v):
+        with sdpa_kernel(kind):
+            return scaled_dot_product_attention(q, k, v, **options)
+    return attend
+
+
+def written_out(q, k, v):
+    return torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]), -1) @ v
+
+
+KERNELS = {"cudnn": fused(SDPBackend.CUDNN_ATTENTION), "flash": fused(SDPBackend.FLASH_ATTENTION)}
+
+
+def make_dense(name, case, inputs, tokens):
+    kind = SDPBackend.CUDNN_ATTENTION if name.startswith("cudnn") else SDPBackend.FLASH_ATTENTION
+    *qkv, gradient = inputs.along(case.order, tokens)
+    around = deterministic if name.endswith("-det") else contextlib.nullcontext
+    return Contestant(name, fused(kind, is_causal=case.mask == "causal"), qkv, gradient,
+                      homeward(tokens), around=around)
+
+
+def make_flex(name, case, inputs, tokens):
+    kind, *numbers = case.flex
+    allows = FLEX[kind](case, tokens, *numbers)
+    blocks = torch.compile(create_block_mask)(allows, None, None, case.tokens, case.tokens,
+                                              DEVICE, BLOCK)
+    flex = torch.compile(flex_attention, dynamic=False)
+    *qkv, gradient = inputs.along(case.order, tokens)
+    return Contestant(name, lambda q, k, v: flex(q, k, v, block_mask=blocks), qkv, gradient,
+                      homeward(tokens))
+
+
+def make_gathered(name, case, inputs, tokens):
+    """Every r-th token of each segment is gathered, and the segments become sequences of a
+    batch."""
+    size, rate, mode = case.segment
+    attend = KERNELS.get(name.removeprefix("gather+"), written_out)
+    step = rate if mode == "both" else 1  # of the queries
+
+    def cut(t, every):
+        segments = t.unflatten(2, (-1, size))[:, :, :, ::every]
+        return segments.flatten(0, 2).unsqueeze(1)
+
+    def whole(o):
+        out = torch.zeros(1, case.heads, case.tokens, case.dim, dtype=o.dtype, device=o.device)
+        out.unflatten(2, (-1, size))[:, :, :, ::step] = o.squeeze(1).unflatten(
+            0, (1, case.heads, case.tokens // size))
+        return out
+    *qkv, gradient = inputs.along(case.order, tokens)
+    back = homeward(tokens)
+    return Contestant(name, lambda q, k, v: attend(cut(q, step), cut(k, rate), cut(v, rate)), qkv,
+                      cut(gradient, step), lambda o: back(whole(o)), back)
+
+
+def turned(t):
+    """(batch, heads, tokens, dim) as (batch, tokens, heads, dim) or the other way, not copied."""
+    return t.transpose(1, 2)
+
+
+def make_hra(name, case, inputs, tokens):
+    order = name.removeprefix("hra").strip() or case.order
+    if case.natural:
+        module = hra_torch.HraAttention(case.mask, order=order, grid=case.grid)
+        *qkv, gradient = inputs.along("identity", None)
+        return Contestant(name, lambda *t: turned(module(*map(turned, t))), qkv, gradient,
+                          lambda t: t)
+    plan = plan_of(case, order, DEVICE)
+    tokens = plan.row_index()[1]
+    *qkv, gradient = inputs.along(order, tokens)
+    return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)), qkv,
+                      gradient, homeward(tokens))
+
+
+def plan_of(case, order, backend):
+    return hra_torch.Plan(case.mask, tokens=case.tokens, heads=case.heads, dim=case.dim,
+                          order=order, grid=case.grid or None, dtype=torch.bfloat16,
+                          backend=backend)
+
+
+MAKERS = {**{name: make_dense for name in DENSE}, "flex": make_flex,
+          **{name: make_gathered for name in (*GATHERED, "written-out")}}
+
+
+# ---- Checking and timing ------------------------------------------------------------------------
+
+def distance(result, reference):
+    """The largest difference over runs of 128 rows of a head, relative to the reference there."""
+    def norms(t):
+        return t.float().unflatten(2, (-1, BLOCK)).flatten(3).norm(dim=3)
+    size = norms(reference)
+    apart = norms(result.float() - reference.float())
+    return (apart / size.clamp_min(0.01 * size.mean())).max().item()
+
+
+def time_in_turn(calls, rounds):
+    """Milliseconds of each call, sorted, from `rounds` rounds in which each has its turn."""
+    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
+    events = {name: [] for name in calls}
+    for turn in range(-WARM_UP, rounds):
+        for name, call in calls.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            flush.zero_()  # also keeps the GPU busy while the call is prepared
+            begin.record()
+            call()
+            end.record()
+            if turn >= 0:
+                events[name].append((begin, end))
+    clock = sm_clock()  # while the last calls run, or just after
+    torch.cuda.synchronize()
+    return {name: sorted(b.elapsed_time(e) for b, e in pairs)
+            for name, pairs in events.items()}, clock
+
+
+def smi(query):
+    """What nvidia-smi says of our GPU, "" without it."""
+    uuid = f"GPU-{torch.cuda.get_device_properties(DEVICE).uuid}"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "-i", uuid]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30,
+                              check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def sm_clock():
+    """MHz now, None where it is not known."""
+    clock = smi("clocks.sm")
+    return int(clock) if clock.isdigit() else None
+
+
+def reason(error, caught=()):
+    """One line for a failure. Where PyTorch has no kernel for a call its warnings say why, besides
+    naming the kernels that are not asked for."""
+    lines = [str(error) or type(error).__name__]
+    if "No available kernel" in lines[0]:
+        lines += [str(w.message) for w in caught]
+    lines = [line.strip().split("\n")[0][:200] for line in lines]
+    return " ".join(line for line in lines
+                    if "not used because" not in line and "runtime disabled" not in line)
+
+
+def try_out(name, case, inputs, tokens, passes):
+    """The contestant and its results."""
+    make = make_hra if name.startswith("hra") else MAKERS[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            contestant = make(name, case, inputs, tokens)
+            results = contestant.results(passes)
+            torch.cuda.synchronize()
+            return contestant, results
+        except Exception as error:
+            raise RuntimeError(reason(error, caught)) from error
+
+
+def admit(case, names, passes, inputs, tokens, say):
+    """Those contestants that run and agree with the first peer."""
+    admitted, reference, first = [], None, None
+    for name in names:
+        try:
+            contestant, results = try_out(name, case, inputs, tokens, passes)
+        except RuntimeError as error:
+            say(what=name, failed=str(error))
+            continue
+        if reference is None and not name.startswith("hra"):
+            reference, first = results, name
+        off = [distance(r, t) for r, t in zip(results, reference)] if reference else []
+        if not all(x <= LIMIT for x in off):  # not a number is no agreement
+            say(what=name, failed=f"not timed: differs from {first} by {max(off):.3g}, more than "
+                f"{LIMIT}")
+            continue
+        contestant.off = max(off) if reference else None
+        admitted.append(contestant)
+    return admitted
+
+
+# ---- Reporting ----------------------------------------------------------------------------------
+
+def rate(case, plan, which, ms):
+    """TFLOP/s over the pairs that attend, which the plan sums over the heads."""
+    return (4 if which == "forward" else 10) * plan.info["pairs_live"] * case.dim / ms * 1e-9
+
+
+def lines_of(case, plan, which, times, clock, admitted):
+    """One line for each contestant of a pass."""
+    median = {name: statistics.median(ms) for name, ms in times.items()}
+    lines = []
+    for contestant in admitted:
+        name = contestant.name
+        ms = times[name]
+        quartiles = statistics.quantiles(ms, n=4) if len(ms) > 1 else ms * 3
+        line = {"what": name, "pass": which, "median_ms": median[name], "min_ms": ms[0],
+                "max_ms": ms[-1], "quartiles_ms": [quartiles[0], quartiles[2]], "runs": len(ms),
+                "tflops": rate(case, plan, which, median[name]), "sm_mhz": clock,
+                "distance": contestant.off}
+        if name.startswith("hra"):
+            line["speed_over"] = {peer: median[peer] / median[name] for peer in median
+                                  if not peer.startswith("hra")}
+            if case.goal:
+                line["goal"] = {"unit": case.goal[0],
+                                "value": case.goal[1 if which == "forward" else 2]}
+        lines.append(line)
+    return lines
+
+
+def row(line):
+    """A line of the table."""
+    if "failed" in line:
+        return f"  {line['what']:17}{line['failed']}"
+    over = ", ".join(f"{ratio:.2f} x {peer}" for peer, ratio in line.get("speed_over", {}).items())
+    goal = line.get("goal", {})
+    if goal.get("value") is not None:
+        over += f"  (goal: {goal['value']} {goal['unit']})"
+    text = (f"  {line['what']:17}{line['pass']:9}{line['median_ms']:9.3f}"
+            f"{line['min_ms']:9.3f}{line['max_ms']:9.3f}{line['tflops']:9.1f}  {over}")
+    return text.rstrip()
+
+
+def machine():
+    """What every figure depends on."""
+    return {"gpu": torch.cuda.get_device_name(), "driver": smi("driver_version"),
+            "sm_max_mhz": smi("clocks.max.sm"), "torch": torch.__version__,
+            "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+            "hra": hra_torch.VERSION,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
+
+
+def report(name, about, file, **line):
+    """A line of a case to the table and the file."""
+    print(row(line), flush=True)
+    if file:
+        with open(file, "a") as lines:
+            print(json.dumps({"case": name, **line, **about}), file=lines)
+
+
+def run(name, case, options, say):
+    """One case. Returns whether HRA did all that it should."""
+    passes = ("forward",) if options.out_only else ("forward", "backward")
+    variants = ["hra"] + [f"hra {case.boxes}"] * bool(case.boxes)
+    names = [peer for peer in case.peers if peer in options.peers] + variants
+    plan = plan_of(case, case.order, "cpu")  # knows the pairs and the order, and computes nothing
+    tokens = plan.row_index()[1].to(DEVICE)
+    print(f"\n{name}: {case.mask}, {case.tokens} tokens, {case.heads} heads of {case.dim}, bf16; "
+          f"{plan.info['pairs_live'] / plan.info['pairs_all']:.3g} of the pairs, order {case.order}"
+          + (f"\n  {case.note}" if case.note else "")
+          + (", HRA with its reordering" if case.natural else ""), flush=True)
+
+    inputs = Inputs(case)
+    admitted = admit(case, names, passes, inputs, tokens, say)
+    for which in passes:
+        calls = {c.name: getattr(c, which) for c in admitted}
+        times, clock = time_in_turn(calls, options.repeat)
+        for line in lines_of(case, plan, which, times, clock, admitted):
+            say(**line)
+    return {c.name for c in admitted} >= set(variants)
+
+
+def clear():
+    """Give memory and compiled code back; False where the GPU can no longer be used by this
+    process."""
+    gc.collect()
+    torch._dynamo.reset()
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        return False
+    return True
+
+
+def run_all(options, about):
+    failed = options.failed
+    for done, name in enumerate(options.case, 1):
+        say = functools.partial(report, name, about, options.json)
+        try:
+            failed |= not run(name, CASES[name], options, say)
+        except Exception as error:
+            say(what="the case", failed=reason(error))
+            failed = True
+        if not clear() and options.case[done:]:
+            print("the GPU is lost to this process: the other cases go on in a new one", flush=True)
+            rest = ["--failed", "--repeat", str(options.repeat), "--peers", *options.peers,
+                    *["--out-only"] * options.out_only, "--case", *options.case[done:]]
+            if options.json:
+                rest += ["--json", options.json]
+            os.execv(sys.executable, [sys.executable, __file__, *rest])
+    return failed
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", metavar="NAME", choices=CASES, default=list(CASES),
+                        help="only these cases")
+    parser.add_argument("--list", action="store_true", help="what cases there are")
+    parser.add_argument("--repeat", type=int, default=20, metavar="N",
+                        help="rounds that count, after %d that do not (default 20)" % WARM_UP)
+    parser.add_argument("--json", metavar="FILE",
+                        help="a line for each contestant and pass is appended to it")
+    parser.add_argument("--peers", nargs="*", metavar="NAME", choices=MAKERS, default=list(MAKERS),
+                        help="only these beside HRA, of " + ", ".join(MAKERS))
+    parser.add_argument("--out-only", action="store_true", help="no backward")
+    parser.add_argument("--failed", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.repeat < 1:
+        parser.error("--repeat must be 1 or more")
+    return options
+
+
+def main():
+    options = parse()
+    if options.list:
+        for name, case in CASES.items():
+            print(f"{name:17}{case.tokens:7} tokens {case.heads:3} x {case.dim:3}  {case.mask}"
+                  f"  [{', '.join(case.peers)}]")
+        return 0
+    if not torch.cuda.is_available():
+        sys.exit("compare.py: PyTorch finds no GPU here")
+    about = machine()
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    print(f"medians of {options.repeat} runs in turn after {WARM_UP} more, L2 overwritten before "
+          "each\n"
+          f"  {'':17}{'':9}{'median':>9}{'least':>9}{'most':>9}{'TFLOP/s':>9}  HRA's speed over\n"
+          f"  {'':17}{'':9}{'ms':>9}{'ms':>9}{'ms':>9}")
+    return 1 if run_all(options, about) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,682 @@
+/* hybrid.cu - see hybrid.h. Every kernel here is bound by memory: a warp takes a row, its lanes neighbouring columns, in
+ * pieces of 16 bytes where the type allows it.
+ *
+ * Forward, per block of tiles: m_b = rowmax S, P = exp(S - m_b), l_b = rowsum P; cuBLAS makes O_b = P V. The running
+ * state then merges all blocks of a row at once:
+ *     m' = max(m, m_b ...), l' = l exp(m - m') + sum_b l_b exp(m_b - m'), O' likewise
+ * A row without a key in a block has m_b = -inf and is passed over, so that (-inf) - (-inf) is never computed.
+ *
+ * Sums over blocks have a fixed order: entries of a slab ascend, slabs follow one another on the stream. */
+#include "kernels/cuda/hybrid.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <type_traits>
+
+namespace {
+
+constexpr int WARPS = 8, THREADS = 32 * WARPS, T = HRA_TILE;
+
+/* ---- Numbers ---- */
+
+__device__ float to_float(float x) { return x; }
+__device__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ float to_float(__half x) { return __half2float(x); }
+
+template <typename To> __device__ __forceinline__ To from_float(float x)
+{
+    if constexpr (std::is_same_v<To, __nv_bfloat16>)
+        return __float2bfloat16_rn(x);
+    else if constexpr (std::is_same_v<To, __half>)
+        return __float2half_rn(x);
+    else
+        return x;
+}
+
+/* Four numbers as one store. */
+template <typename To> struct alignas(4 * sizeof(To)) four {
+    To x[4];
+};
+
+__device__ float warp_max(float x)
+{
+    for (int s = 16; s > 0; s /= 2)
+        x = fmaxf(x, __shfl_xor_sync(~0u, x, s));
+    return x;
+}
+
+__device__ float warp_sum(float x)
+{
+    for (int s = 16; s > 0; s /= 2)
+        x += __shfl_xor_sync(~0u, x, s);
+    return x;
+}
+
+/* Where the channels of (batch, row, head) begin. */
+template <typename X> __device__ X *at(const hra_tensor &t, int64_t b, int64_t row, int64_t h)
+{
+    return (X *)t.data + b * t.stride_batch + row * t.stride_row + h * t.stride_head;
+}
+
+/* ---- Gathering ---- */
+
+template <typename X>
+__global__ void gather(X *out, const hra_tile_rows *tile_rows, int tile0, int tiles, int padded,
+                       hra_tensor from, int64_t row_base, int dim, int wide)
+{
+    const int tile = blockIdx.x, h = blockIdx.y, heads = gridDim.y, b = blockIdx.z;
+    const hra_tile_rows rows = tile < tiles ? tile_rows[tile0 + tile] : hra_tile_rows{0, 0};
+    X *to = out + (((int64_t)b * heads + h) * padded + tile) * T * wide;
+
+    constexpr int piece = 16 / sizeof(X);
+    if (dim % piece == 0) { /* whole pieces: the padding is none, since wide = dim */
+        const int pieces = wide / piece;
+        for (int i = threadIdx.x; i < T * pieces; i += THREADS) {
+            const int r = i / pieces, c = i % pieces * piece;
+            uint4 x = {0, 0, 0, 0};
+            if (r < rows.rows)
+                x = *(const uint4 *)(at<X>(from, b, rows.row0 - row_base + r, h) + c);
+            *(uint4 *)(to + r * wide + c) = x;
+        }
+        return;
+    }
+    for (int i = threadIdx.x; i < T * wide; i += THREADS) {
+        const int r = i / wide, c = i % wide;
+        to[i] = r < rows.rows && c < dim ? at<X>(from, b, rows.row0 - row_base + r, h)[c]
+                                         : from_float<X>(0);
+    }
+}
+
+/* ---- Instances ---- */
+
+/* One block of tiles for one (batch, head). */
+struct instance {
+    int pair, kv; /* batch * heads + head; batch * K/V heads of the chunk + K/V head */
+    int query, key;
+};
+
+__device__ instance instance_of(const hra_device_plan &p, const hra_launch &l, int index)
+{
+    const int *place = p.numbers + l.slab.place + 2 * (index % l.slab.blocks);
+    const int pair = p.numbers[l.pairs + index / l.slab.blocks];
+    const int kv = pair % p.heads / (p.heads / p.heads_kv) - l.head0;
+    return {pair, pair / p.heads * l.heads + kv, l.query0 + place[0], place[1]};
+}
+
+template <typename X>
+__global__ void point(hra_device_plan p, hra_launch l, hra_scratch s)
+{
+    const int index = blockIdx.x * THREADS + threadIdx.x, side = T * l.slab.edge;
+
+    if (index >= l.slab.blocks * l.count)
+        return;
+    const instance at = instance_of(p, l, index);
+    const int64_t q = ((int64_t)at.pair * p.query_tiles + at.query) * T;
+    const int64_t k = ((int64_t)at.kv * l.key_tiles + at.key) * T;
+    const int64_t scores = (int64_t)index * side * side;
+    const int most = p.wide > p.wide_v ? p.wide : p.wide_v;
+    const int64_t part = (int64_t)index * side * most;
+    void **to = s.pointers + index;
+
+    to[HRA_AT_Q * HRA_SLAB] = (X *)s.q + q * p.wide;
+    to[HRA_AT_K * HRA_SLAB] = (X *)s.k + k * p.wide;
+    to[HRA_AT_V * HRA_SLAB] = (X *)s.v + k * p.wide_v;
+    to[HRA_AT_S * HRA_SLAB] = s.scores + scores;
+    to[HRA_AT_P * HRA_SLAB] = (X *)s.p + scores;
+    to[HRA_AT_A * HRA_SLAB] = s.part_a + part;
+    if (s.do_ == nullptr)
+        return;
+    to[HRA_AT_DO * HRA_SLAB] = (X *)s.do_ + q * p.wide_v;
+    to[HRA_AT_DP * HRA_SLAB] = s.dp + scores;
+    to[HRA_AT_DS * HRA_SLAB] = (X *)s.ds + scores;
+    to[HRA_AT_B * HRA_SLAB] = s.part_b + part;
+    to[HRA_AT_C * HRA_SLAB] = s.part_c + part;
+}
+
+/* The four bits of columns c .. c + 3 of a tile's row; c a multiple of 4. */
+__device__ unsigned bits_of(const hra_device_plan &p, int bitmap, int row, int c)
+{
+    if (bitmap == HRA_FULL)
+        return 15;
+    if (bitmap == HRA_DEAD)
+        return 0;
+    return (unsigned)(p.bits[bitmap][row][c / 64] >> c % 64) & 15;
+}
+
+/* ---- Rows of blocks ---- */
+
+template <typename X, int EDGE>
+__global__ void softmax(hra_device_plan p, hra_launch l, hra_scratch s)
+{
+    constexpr int SIDE = T * EDGE;
+    const int index = blockIdx.x, row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int *bitmap =
+        p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
+    const int64_t first = ((int64_t)index * SIDE + row) * SIDE;
+    float x[EDGE][4], high = -INFINITY, sum = 0;
+
+    for (int j = 0; j < EDGE; j++) { /* lane's columns 4 lane .. 4 lane + 3 of tile j */
+        const float4 v = *(const float4 *)(s.scores + first + j * T + 4 * lane);
+        const unsigned bits = bits_of(p, bitmap[j], row % T, 4 * lane);
+        const float y[4] = {v.x, v.y, v.z, v.w};
+        for (int c = 0; c < 4; c++) {
+            x[j][c] = bits >> c & 1 ? y[c] : -INFINITY;
+            high = fmaxf(high, x[j][c]); /* passes over NaN; the sum does not */
+        }
+    }
+    high = warp_max(high);
+    for (int j = 0; j < EDGE; j++) {
+        four<X> out;
+        for (int c = 0; c < 4; c++) {
+            const float e = x[j][c] == -INFINITY ? 0 : expf(x[j][c] - high);
+            sum += e;
+            out.x[c] = from_float<X>(e);
+        }
+        *(four<X> *)((X *)s.p + first + j * T + 4 * lane) = out;
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) {
+        s.part_max[index * SIDE + row] = high;
+        s.part_sum[index * SIDE + row] = sum;
+    }
+}
+
+template <typename X, int EDGE>
+__global__ void gradient(hra_device_plan p, hra_launch l, hra_scratch s, const float *lse)
+{
+    constexpr int SIDE = T * EDGE;
+    const int index = blockIdx.x, row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const instance me = instance_of(p, l, index);
+    const int *bitmap =
+        p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
+    const int64_t first = ((int64_t)index * SIDE + row) * SIDE;
+    const int tile = me.query + row / T;
+    const hra_tile_rows rows = tile < p.queries ? p.query[tile] : hra_tile_rows{0, 0};
+    const bool exists = row % T < rows.rows;
+    const int64_t at = (int64_t)me.pair * p.rows + rows.row0 + row % T;
+    const float log_sum = exists ? lse[at] : -INFINITY, delta = exists ? s.delta[at] : 0;
+
+    for (int j = 0; j < EDGE; j++) {
+        const int64_t place = first + j * T + 4 * lane;
+        const float4 v = *(const float4 *)(s.scores + place), d = *(const float4 *)(s.dp + place);
+        const unsigned bits = log_sum == -INFINITY ? 0 : bits_of(p, bitmap[j], row % T, 4 * lane);
+        const float y[4] = {v.x, v.y, v.z, v.w}, g[4] = {d.x, d.y, d.z, d.w};
+        four<X> out, slope;
+        for (int c = 0; c < 4; c++) {
+            const float e = bits >> c & 1 ? expf(y[c] - log_sum) : 0;
+            out.x[c] = from_float<X>(e);
+            slope.x[c] = from_float<X>(bits >> c & 1 ? e * (g[c] - delta) : 0);
+        }
+        *(four<X> *)((X *)s.p + place) = out;
+        *(four<X> *)((X *)s.ds + place) = slope;
+    }
+}
+
+/* ---- Sums over blocks ---- */
+
+/* A row of a query tile (blockIdx.x = (batch, head) x query tile of the slab) and the blocks that have it. */
+struct shared_row {
+    int64_t sums; /* the row among [batch][heads][query_tiles][128] */
+    int pair_base; /* first instance of the (batch, head) */
+    const int *entry;
+    int entries, row;
+    bool exists;
+};
+
+__device__ shared_row row_of(const hra_device_plan &p, const hra_launch &l)
+{
+    const int which = blockIdx.x % l.slab.queries, pair = blockIdx.x / l.slab.queries;
+    const int tile = l.query0 + p.numbers[l.slab.query + which];
+    const int *start = p.numbers + l.slab.query_start + which;
+    shared_row r;
+
+    r.row = blockIdx.y * WARPS + threadIdx.x / 32;
+    r.exists = tile < p.queries && r.row < p.query[tile].rows;
+    r.sums = ((int64_t)p.numbers[l.pairs + pair] * p.query_tiles + tile) * T + r.row;
+    r.pair_base = pair * l.slab.blocks;
+    r.entry = p.numbers + l.slab.query_entry + start[0];
+    r.entries = start[1] - start[0];
+    return r;
+}
+
+__global__ void merge(hra_device_plan p, hra_launch l, hra_scratch s)
+{
+    const shared_row r = row_of(p, l);
+    const int lane = threadIdx.x % 32, edge = l.slab.edge, side = T * edge;
+    const int most = p.wide > p.wide_v ? p.wide : p.wide_v;
+
+    if (!r.exists)
+        return;
+    const float before = s.max[r.sums];
+    float high = before;
+    for (int e = 0; e < r.entries; e++)
+        high = fmaxf(high, s.part_max[(r.pair_base + r.entry[e] / edge) * side + r.entry[e] % edge * T + r.row]);
+    if (high == -INFINITY) { /* no key so far, or scores that are NaN, whose sums are */
+        float sum = s.total[r.sums];
+        for (int e = 0; e < r.entries; e++)
+            sum += s.part_sum[(r.pair_base + r.entry[e] / edge) * side + r.entry[e] % edge * T + r.row];
+        if (lane == 0)
+            s.total[r.sums] = sum;
+        return;
+    }
+    const float keep = before == -INFINITY ? 0 : expf(before - high);
+    float total = keep * s.total[r.sums], sum[8];
+    float *out = s.sums + r.sums * p.wide_v;
+    for (int c = 0; c < 8; c++)
+        sum[c] = 32 * c + lane < p.dim_v ? keep * out[32 * c + lane] : 0;
+    for (int e = 0; e < r.entries; e++) {
+        const int index = r.pair_base + r.entry[e] / edge, row = r.entry[e] % edge * T + r.row;
+        const float part_high = s.part_max[index * side + row];
+        const float *part = s.part_a + (int64_t)index * side * most + (int64_t)row * p.wide_v;
+        const float factor = part_high == -INFINITY ? 0 : expf(part_high - high);
+
+        total += factor * s.part_sum[index * side + row];
+        for (int c = 0; c < 8; c++)
+            if (32 * c + lane < p.dim_v && factor != 0)
+                sum[c] += factor * part[32 * c + lane];
+    }
+    for (int c = 0; c < 8; c++)
+        if (32 * c + lane < p.dim_v)
+            out[32 * c + lane] = sum[c];
+    __syncwarp();
+    if (lane == 0) {
+        s.max[r.sums] = high;
+        s.total[r.sums] = total;
+    }
+}
+
+__global__ void add_dq(hra_device_plan p, hra_launch l, hra_scratch s)
+{
+    const shared_row r = row_of(p, l);
+    const int lane = threadIdx.x % 32, edge = l.slab.edge, side = T * edge;
+    const int most = p.wide > p.wide_v ? p.wide : p.wide_v;
+
+    if (!r.exists)
+        return;
+    for (int c = lane; c < p.dim; c += 32) {
+        float sum = s.sums[r.sums * p.wide + c];
+        for (int e = 0; e < r.entries; e++) {
+            const int index = r.pair_base + r.entry[e] / edge, row = r.entry[e] % edge * T + r.row;
+            sum += s.part_c[(int64_t)index * side * most + (int64_t)row * p.wide + c];
+        }
+        s.sums[r.sums * p.wide + c] = sum;
+    }
+}
+
+/* A block of threads adds for the first (batch, head) of the launch that has its K/V head, over all that share it. */
+__global__ void add_dkv(hra_device_plan p, hra_launch l, hra_scratch s, hra_chunk chunk)
+{
+    const int which = blockIdx.x % l.slab.keys, pair = blockIdx.x / l.slab.keys;
+    const int tile = p.numbers[l.slab.key + which], group = p.heads / p.heads_kv;
+    const int *start = p.numbers + l.slab.key_start + which;
+    const int *pairs = p.numbers + l.pairs, *entry = p.numbers + l.slab.key_entry + start[0];
+    const int entries = start[1] - start[0], edge = l.slab.edge, side = T * edge;
+    const int most = p.wide > p.wide_v ? p.wide : p.wide_v;
+    const int row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int owner = pairs[pair] / group;
+
+    if (chunk.key_tile0 + tile >= chunk.key_tile1 || row >= p.key[chunk.key_tile0 + tile].rows)
+        return;
+    for (int i = 0; i < pair; i++)
+        if (pairs[i] / group == owner)
+            return;
+    const int64_t at_row = p.key[chunk.key_tile0 + tile].row0 - p.key[chunk.key_tile0].row0 + row;
+    const int b = pairs[pair] / p.heads, h = pairs[pair] % p.heads / group - chunk.head0;
+    float *dk = at<float>(chunk.dk, b, at_row, h), *dv = at<float>(chunk.dv, b, at_row, h);
+    for (int c = lane; c < most; c += 32) {
+        float k = c < p.dim ? dk[c] : 0, v = c < p.dim_v ? dv[c] : 0;
+        for (int i = pair; i < l.count; i++) {
+            if (pairs[i] / group != owner)
+                continue;
+            for (int e = 0; e < entries; e++) {
+                const int64_t index = i * l.slab.blocks + entry[e] / edge, r = entry[e] % edge * T + row;
+                if (c < p.dim)
+                    k += s.part_b[index * side * most + r * p.wide + c];
+                if (c < p.dim_v)
+                    v += s.part_a[index * side * most + r * p.wide_v + c];
+            }
+        }
+        if (c < p.dim)
+            dk[c] = k;
+        if (c < p.dim_v)
+            dv[c] = v;
+    }
+}
+
+/* ---- Beginning and end of sums ---- */
+
+/* The rows of a query tile (blockIdx.x) of a (batch, head) that `run` begins or ends. */
+__device__ bool ends_here(const hra_device_plan &p, const int *ends, int run, int tile, int h)
+{
+    return ends[h / (p.heads / p.heads_kv) * p.queries + tile] == run;
+}
+
+__global__ void begin(hra_device_plan p, hra_scratch s, const int *ends, int run, int query0, int wide)
+{
+    const int tile = query0 + blockIdx.x, h = blockIdx.y, b = blockIdx.z;
+    const int64_t first = (((int64_t)b * p.heads + h) * p.query_tiles + tile) * T;
+
+    if (!ends_here(p, ends, run, tile, h))
+        return;
+    for (int i = threadIdx.x; i < T * wide; i += THREADS)
+        s.sums[first * wide + i] = 0;
+    for (int r = threadIdx.x; r < T && s.max != nullptr; r += THREADS) {
+        s.max[first + r] = -INFINITY;
+        s.total[first + r] = 0;
+    }
+}
+
+template <typename X>
+__global__ void write(hra_device_plan p, hra_scratch s, const int *ends, int run, int query0, hra_tensor o,
+                      float *lse)
+{
+    const int tile = query0 + blockIdx.x, h = blockIdx.y, b = blockIdx.z, lane = threadIdx.x % 32;
+    const int64_t pair = (int64_t)b * p.heads + h, first = (pair * p.query_tiles + tile) * T;
+
+    if (!ends_here(p, ends, run, tile, h))
+        return;
+    const hra_tile_rows rows = p.query[tile];
+    for (int r = threadIdx.x / 32; r < rows.rows; r += WARPS) {
+        const float total = s.total[first + r];
+        const float factor = total > 0 ? 1 / total : total; /* 0 without keys; a NaN goes through */
+        X *out = at<X>(o, b, rows.row0 + r, h);
+        for (int c = lane; c < p.dim_v; c += 32)
+            out[c] = from_float<X>(factor * s.sums[(first + r) * p.wide_v + c]);
+        if (lane == 0 && lse != nullptr)
+            lse[pair * p.rows + rows.row0 + r] = (float)((double)s.max[first + r] + log((double)total));
+    }
+}
+
+template <typename X>
+__global__ void write_dq(hra_device_plan p, hra_scratch s, const int *ends, int run, int query0,
+                         hra_tensor dq, float scale)
+{
+    const int tile = query0 + blockIdx.x, h = blockIdx.y, b = blockIdx.z, lane = threadIdx.x % 32;
+    const int64_t first = (((int64_t)b * p.heads + h) * p.query_tiles + tile) * T;
+
+    if (!ends_here(p, ends, run, tile, h))
+        return;
+    const hra_tile_rows rows = p.query[tile];
+    for (int r = threadIdx.x / 32; r < rows.rows; r += WARPS)
+        for (int c = lane; c < p.dim; c += 32)
+            at<X>(dq, b, rows.row0 + r, h)[c] = from_float<X>(scale * s.sums[(first + r) * p.wide + c]);
+}
+
+/* ---- The rest ---- */
+
+/* A warp a row. */
+template <typename X>
+__global__ void delta(hra_device_plan p, hra_tensor o, hra_tensor do_, const float *dlse, float *out)
+{
+    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    const int h = blockIdx.y, b = blockIdx.z, lane = threadIdx.x % 32;
+
+    if (row >= p.rows)
+        return;
+    const X *x = at<X>(o, b, row, h), *g = at<X>(do_, b, row, h);
+    const int64_t place = ((int64_t)b * p.heads + h) * p.rows + row;
+    float sum = 0;
+    for (int c = lane; c < p.dim_v; c += 32)
+        sum += to_float(x[c]) * to_float(g[c]);
+    sum = warp_sum(sum);
+    if (lane == 0)
+        out[place] = sum - (dlse != nullptr ? dlse[place] : 0);
+}
+
+template <typename To, typename From>
+__global__ void convert(hra_tensor to, hra_tensor from, int64_t rows, int dim, float factor)
+{
+    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    const int h = blockIdx.y, b = blockIdx.z;
+
+    if (row >= rows)
+        return;
+    To *out = at<To>(to, b, row, h);
+    const From *in = at<From>(from, b, row, h);
+    for (int c = threadIdx.x % 32; c < dim; c += 32)
+        out[c] = from_float<To>(factor * to_float(in[c]));
+}
+
+/* to = from, or to += from, or to = 0 where from.data is NULL; bytes as 32-bit words for copies. */
+__global__ void accumulate(hra_tensor to, hra_tensor from, int64_t rows, int dim)
+{
+    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    const int h = blockIdx.y, b = blockIdx.z;
+
+    if (row >= rows)
+        return;
+    float *out = at<float>(to, b, row, h);
+    for (int c = threadIdx.x % 32; c < dim; c += 32)
+        out[c] = from.data == nullptr ? 0 : out[c] + at<float>(from, b, row, h)[c];
+}
+
+/* Rows of `pieces` pieces of 16, or of smaller ones. */
+template <typename Piece>
+__global__ void reorder(char *whole, const int64_t *token, char *rows, int64_t whole_batch, int64_t whole_row,
+                        int64_t whole_head, int64_t rows_batch, int64_t rows_row, int64_t rows_head,
+                        int64_t count, int heads, int pieces, int gather_rows)
+{
+    const int64_t index = (int64_t)blockIdx.x * THREADS + threadIdx.x, b = blockIdx.z;
+    const int64_t row = index / (heads * pieces);
+    const int h = (int)(index / pieces % heads), c = (int)(index % pieces);
+
+    if (row >= count)
+        return;
+    Piece *there = (Piece *)(whole + b * whole_batch + token[row] * whole_row + h * whole_head) + c;
+    Piece *here = (Piece *)(rows + b * rows_batch + row * rows_row + h * rows_head) + c;
+    if (gather_rows)
+        *here = *there;
+    else
+        *there = *here;
+}
+
+dim3 grid_of_rows(int64_t rows, int heads, int batch)
+{
+    return dim3((unsigned)((rows + WARPS - 1) / WARPS), (unsigned)heads, (unsigned)batch);
+}
+
+/* launch<X>(...) for the type of a plan. */
+template <typename Run> cudaError_t for_type(hra_type type, Run run)
+{
+    switch (type) {
+    case HRA_F32:
+        run(float{});
+        break;
+    case HRA_BF16:
+        run(__nv_bfloat16{});
+        break;
+    case HRA_F16:
+        run(__half{});
+        break;
+    default:
+        return cudaErrorInvalidValue;
+    }
+    return cudaGetLastError();
+}
+
+} // namespace
+
+extern "C" cudaError_t hra_hybrid_gather(void *out, const hra_device_plan *plan,
+                                         const hra_tile_rows *tile_rows, int tile0, int tiles, int padded,
+                                         const hra_tensor *from, int64_t row_base, int heads, int dim,
+                                         int wide, cudaStream_t stream)
+{
+    const dim3 grid((unsigned)padded, (unsigned)heads, (unsigned)plan->batch);
+    return for_type(plan->type, [&](auto x) {
+        using X = decltype(x);
+        gather<X><<<grid, THREADS, 0, stream>>>((X *)out, tile_rows, tile0, tiles, padded, *from, row_base,
+                                                dim, wide);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_point(const hra_device_plan *plan, const hra_launch *launch,
+                                        const hra_scratch *scratch, cudaStream_t stream)
+{
+    const int count = launch->slab.blocks * launch->count;
+    return for_type(plan->type, [&](auto x) {
+        point<decltype(x)><<<(count + THREADS - 1) / THREADS, THREADS, 0, stream>>>(*plan, *launch, *scratch);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_softmax(const hra_device_plan *plan, const hra_launch *launch,
+                                          const hra_scratch *scratch, cudaStream_t stream)
+{
+    const int edge = launch->slab.edge;
+    const dim3 grid((unsigned)(launch->slab.blocks * launch->count), (unsigned)(T * edge / WARPS));
+    return for_type(plan->type, [&](auto x) {
+        using X = decltype(x);
+        if (edge == 4)
+            softmax<X, 4><<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch);
+        else if (edge == 2)
+            softmax<X, 2><<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch);
+        else
+            softmax<X, 1><<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_gradient(const hra_device_plan *plan, const hra_launch *launch,
+                                           const hra_scratch *scratch, const float *lse, cudaStream_t stream)
+{
+    const int edge = launch->slab.edge;
+    const dim3 grid((unsigned)(launch->slab.blocks * launch->count), (unsigned)(T * edge / WARPS));
+    return for_type(plan->type, [&](auto x) {
+        using X = decltype(x);
+        if (edge == 4)
+            gradient<X, 4><<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch, lse);
+        else if (edge == 2)
+            gradient<X, 2><<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch, lse);
+        else
+            gradient<X, 1><<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch, lse);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_merge(const hra_device_plan *plan, const hra_launch *launch,
+                                        const hra_scratch *scratch, cudaStream_t stream)
+{
+    const dim3 grid((unsigned)(launch->slab.queries * launch->count), T / WARPS);
+    merge<<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t hra_hybrid_add_dq(const hra_device_plan *plan, const hra_launch *launch,
+                                         const hra_scratch *scratch, cudaStream_t stream)
+{
+    const dim3 grid((unsigned)(launch->slab.queries * launch->count), T / WARPS);
+    add_dq<<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t hra_hybrid_add_dkv(const hra_device_plan *plan, const hra_launch *launch,
+                                          const hra_scratch *scratch, const hra_chunk *chunk,
+                                          cudaStream_t stream)
+{
+    const dim3 grid((unsigned)(launch->slab.keys * launch->count), T / WARPS);
+    add_dkv<<<grid, THREADS, 0, stream>>>(*plan, *launch, *scratch, *chunk);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t hra_hybrid_begin(const hra_device_plan *plan, const hra_scratch *scratch,
+                                        const int *ends, int run, int query0, int query1, int wide,
+                                        cudaStream_t stream)
+{
+    if (query0 == query1)
+        return cudaSuccess;
+    const dim3 grid((unsigned)(query1 - query0), (unsigned)plan->heads, (unsigned)plan->batch);
+    begin<<<grid, THREADS, 0, stream>>>(*plan, *scratch, ends, run, query0, wide);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t hra_hybrid_write(const hra_device_plan *plan, const hra_scratch *scratch,
+                                        const int *ends, int run, int query0, int query1, const hra_tensor *o,
+                                        float *lse, cudaStream_t stream)
+{
+    if (query0 == query1)
+        return cudaSuccess;
+    const dim3 grid((unsigned)(query1 - query0), (unsigned)plan->heads, (unsigned)plan->batch);
+    return for_type(plan->type, [&](auto x) {
+        write<decltype(x)><<<grid, THREADS, 0, stream>>>(*plan, *scratch, ends, run, query0, *o, lse);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_write_dq(const hra_device_plan *plan, const hra_scratch *scratch,
+                                           const int *ends, int run, int query0, int query1,
+                                           const hra_tensor *dq, double scale, cudaStream_t stream)
+{
+    if (query0 == query1)
+        return cudaSuccess;
+    const dim3 grid((unsigned)(query1 - query0), (unsigned)plan->heads, (unsigned)plan->batch);
+    return for_type(plan->type, [&](auto x) {
+        write_dq<decltype(x)>
+            <<<grid, THREADS, 0, stream>>>(*plan, *scratch, ends, run, query0, *dq, (float)scale);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_delta(const hra_device_plan *plan, const hra_tensor *o,
+                                        const hra_tensor *do_, const float *dlse, float *out,
+                                        cudaStream_t stream)
+{
+    return for_type(plan->type, [&](auto x) {
+        delta<decltype(x)><<<grid_of_rows(plan->rows, plan->heads, plan->batch), THREADS, 0, stream>>>(
+            *plan, *o, *do_, dlse, out);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_copy(int batch, const hra_tensor *to, hra_type to_type,
+                                       const hra_tensor *from, hra_type from_type, int64_t rows, int heads,
+                                       int dim, double factor, cudaStream_t stream)
+{
+    const dim3 grid = grid_of_rows(rows, heads, batch);
+    if (rows == 0)
+        return cudaSuccess;
+    return for_type(to_type, [&](auto x) {
+        using X = decltype(x);
+        if (from_type == to_type)
+            convert<X, X><<<grid, THREADS, 0, stream>>>(*to, *from, rows, dim, (float)factor);
+        else
+            convert<X, float><<<grid, THREADS, 0, stream>>>(*to, *from, rows, dim, (float)factor);
+    });
+}
+
+extern "C" cudaError_t hra_hybrid_add(int batch, const hra_tensor *to, const hra_tensor *from, int64_t rows,
+                                      int heads, int dim, cudaStream_t stream)
+{
+    if (rows == 0)
+        return cudaSuccess;
+    accumulate<<<grid_of_rows(rows, heads, batch), THREADS, 0, stream>>>(*to, *from, rows, dim);
+    return cudaGetLastError();
+}
+
+extern "C" cudaError_t hra_hybrid_zero(int batch, const hra_tensor *to, int64_t rows, int heads, int dim,
+                                       cudaStream_t stream)
+{
+    const hra_tensor none = {nullptr, 0, 0, 0};
+    return hra_hybrid_add(batch, to, &none, rows, heads, dim, stream);
+}
+
+extern "C" cudaError_t hra_hybrid_reorder(int batch, hra_direction direction, hra_type type,
+                                          const hra_tensor *whole, const hra_tensor *rows,
+                                          const int64_t *token, int64_t count, int heads, int dim,
+                                          cudaStream_t stream)
+{
+    const int64_t bytes = (int64_t)hra_type_bytes(type), row = dim * bytes;
+    const int piece = row % 16 == 0 ? 16 : row % 4 == 0 ? 4 : 2;
+    const int64_t threads = count * heads * (row / piece);
+    const dim3 grid((unsigned)((threads + THREADS - 1) / THREADS), 1, (unsigned)batch);
+    const hra_tensor w = *whole, r = *rows;
+    auto launch = [&](auto x) {
+        reorder<decltype(x)><<<grid, THREADS, 0, stream>>>(
+            (char *)w.data, token, (char *)r.data, w.stride_batch * bytes, w.stride_row * bytes,
+            w.stride_head * bytes, r.stride_batch * bytes, r.stride_row * bytes, r.stride_head * bytes, count,
+            heads, (int)(row / piece), direction == HRA_GATHER);
+    };
+
+    if (threads == 0)
+        return cudaSuccess;
+    if (piece == 16)
+        launch(uint4{});
+    else if (piece == 4)
+        launch(uint32_t{});
+    else
+        launch(uint16_t{});
+    return cudaGetLastError();
+}

@@ -1,0 +1,253 @@
+#!/usr/bin/env bash
+# Everything that is tested on a GPU, on a machine that has one. Builds only where nothing is built yet; needs neither git
+# nor Criterion, so that a checkout can be carried there with its build folder.
+#     tests/gpu/run.sh [BUILD=DIR] [COMMIT=NAME] [STEP ...]     all steps, or those named
+# A step is a list of commands; one that cannot run here, for want of mpirun or compute-sanitizer, counts as not run. One
+# line a step, after it what failed; everything that was printed is in DIR/gpu-logs. A run of all steps writes
+# docs/gpu-results.md. Exit status: 0 all passed, 1 something failed, 2 nothing failed but not all was run.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+BUILD=build
+COMMIT=
+steps=()
+for argument in "$@"; do
+    case $argument in
+        BUILD=*) BUILD=${argument#*=} ;;
+        COMMIT=*) COMMIT=${argument#*=} ;;
+        *) steps+=("$argument") ;;
+    esac
+done
+[ -e "$BUILD/build.ninja" ] || [ -e "$BUILD/examples/hra-check" ] || { meson setup "$BUILD" && ninja -C "$BUILD"; } || exit 1
+BUILD=$(cd "$BUILD" && pwd) || exit 1
+logs=$BUILD/gpu-logs
+rm -rf "$logs"
+mkdir -p "$logs" || exit 1
+export BUILD logs
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export LD_LIBRARY_PATH=$BUILD${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export PATH=$PATH:/usr/local/cuda/bin
+gpus=$(nvidia-smi --query-gpu=name,memory.total --format=csv,noheader 2>/dev/null)
+[ -n "$gpus" ] || { echo "there is no GPU here"; exit 2; }
+
+# ---- Commands of which steps are made; exit status 77: cannot run here ----
+
+check() { "$BUILD/examples/hra-check" --backend cuda "$@"; }
+
+worker() { "$BUILD/tests/gpu-worker" "$@"; }
+
+# COUNT, COMMAND...: on that many ranks, which share the GPUs that are there.
+ranks() {
+    command -v mpirun >/dev/null || return 77
+    local count=$1
+    shift
+    mpirun --oversubscribe --bind-to none -n "$count" "$@"
+}
+
+# OPTION...: two runs of hra-check print the same bits.
+twice() {
+    local one two
+    one=$(check "$@" | grep '^bits ') && two=$(check "$@" | grep '^bits ') && echo "$one, $two" && [ "$one" = "$two" ]
+}
+
+# TOOL, COMMAND...: compute-sanitizer has nothing to report.
+sanitize() {
+    command -v compute-sanitizer >/dev/null || return 77
+    local tool=$1 log
+    shift
+    log=$(mktemp) || return 1
+    compute-sanitizer --tool "$tool" --error-exitcode 9 "$@" >"$log" 2>&1
+    local status=$?
+    cat "$log"
+    [ $status -eq 0 ] && grep -qE 'ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards' "$log"
+    status=$?
+    rm -f "$log"
+    return $status
+}
+
+# TOOL, FAULT: the tool reports the planted fault, and nothing without it.
+planted() {
+    command -v compute-sanitizer >/dev/null || return 77
+    sanitize "$1" "$BUILD/tests/gpu-fault" none || { echo "$1 reports what is right"; return 1; }
+    ! sanitize "$1" "$BUILD/tests/gpu-fault" "$2" || { echo "$1 does not find the fault '$2'"; return 1; }
+}
+export -f check worker ranks twice sanitize planted
+
+# ---- The steps: a command a line ----
+
+every_mask_and_order() {
+    local type order mask row=0
+    local masks=(
+        'full' 'causal' 'window(100,0)' 'window(-,17)' 'window(30,-5)' 'grid(3,4)' 'neighbourhood(7,5)'
+        'neighbourhood(8,9; 2,3)' 'docs(1,127,200,30,122)' 'dilated(96,3)' 'dilated(96,3,head,both)'
+        'dilated(200,5,0,residue)' 'global(16)' 'blocks(100; 0:0 4; 1:1; 2:0 2 3; 4:1 4)' 'local_blocks(32,1)'
+        'strided_blocks(24,4,1)' 'global_blocks(40,1,1)' 'random_blocks(32,2,7)' 'hierarchical_blocks(16,1,3)'
+        'slots(window(64,0))' 'slots(hilbert; causal & window(90,-))' 'slots(boxes:4x5; local_blocks(20,2))'
+        'heads(0-1: causal; 2: full; 3: window(9,9))' 'batches(0: causal; 1: docs(240,240))' 'mix(causal; window(20,20); full)'
+        'longnet(60:1, 240:4, 480:8)' '!causal' '!(grid(2,2) | global(3))' 'causal & docs(250,230)' 'window(5,5) | dilated(480,7)'
+    )
+    for type in bf16 f16 f32; do
+        for order in identity hilbert boxes:8x8 morton snake random:5; do
+            for mask in "${masks[@]}"; do
+                row=$((row + 1))
+                echo "check --grid 24x20 --batch 2 --heads 4 --kv-heads 2 --dtype $type --order $order --mask '$mask' --seed $row"
+            done
+        done
+    done
+}
+
+every_size() {
+    local type size row=1000
+    local sizes=(
+        '--tokens 1' '--tokens 2 --heads 1' '--tokens 127' '--tokens 128' '--tokens 129' '--tokens 1025 --heads 2'
+        "--tokens 3000 --heads 1 --mask 'window(200,50)'" '--tokens 300 --dim 1' '--tokens 300 --dim 3 --dim-v 5'
+        '--tokens 300 --dim 8 --dim-v 16' '--tokens 300 --dim 40' '--tokens 300 --dim 80 --dim-v 33' '--tokens 300 --dim 96'
+        '--tokens 300 --dim 128 --dlse' '--tokens 300 --dim 192 --dim-v 128' '--tokens 300 --dim 256 --saved qkv'
+        '--tokens 300 --dim 255 --dim-v 256 --dlse' '--tokens 300 --heads 12 --kv-heads 1'
+        '--tokens 300 --heads 6 --kv-heads 3' "--tokens 300 --batch 3 --head0 2 --mask 'dilated(64,4,head)'"
+        '--tokens 300 --scale -0.3' '--tokens 300 --order morton --saved qkv --backward cublas --dlse'
+    )
+    for type in bf16 f16 f32; do
+        for size in "${sizes[@]}"; do
+            row=$((row + 1))
+            echo "check $size --dtype $type --seed $row"
+        done
+    done
+}
+
+random_problems() {
+    echo "check --random 200"
+    echo "check --random 50 --seed 2 --backward cublas"
+}
+
+same_bits() {
+    local type
+    for type in bf16 f16 f32; do
+        echo "twice --tokens 2000 --heads 2 --dtype $type"
+        echo "twice --grid 40x40 --heads 4 --kv-heads 1 --dtype $type --order hilbert --mask 'grid(7,7)' --dlse"
+        echo "twice --tokens 1500 --heads 3 --dim 96 --dtype $type --mask 'mix(causal; full)' --saved qkv"
+    done
+}
+
+programs() {
+    printf 'worker %s\n' twin steps graph refused reorder large
+}
+
+several_ranks() {
+    local count
+    echo "ranks 2 \$BUILD/tests/gpu-worker blocking"
+    for count in 2 4 8; do
+        echo "ranks $count \$BUILD/examples/hra-check --backend cuda --random 40 --seed $count"
+    done
+    for count in 4 8; do
+        echo "ranks $count \$BUILD/examples/hra-check --backend cuda --tokens 3000 --heads 2 --dtype bf16"
+        echo "ranks $count \$BUILD/examples/hra-check --backend cuda --grid 50x50 --order hilbert --mask 'grid(6,6)' --dtype f32 --heads 2 --dlse"
+    done
+}
+
+planted_faults() {
+    printf 'planted %s\n' 'memcheck memory' 'initcheck init' 'synccheck sync' 'racecheck race'
+}
+
+# Plans and communicators give back what they took: leaks are looked for in `steps`, which ends its context.
+sanitizers() {
+    local tool
+    echo "sanitize memcheck --leak-check full \$BUILD/tests/gpu-worker steps"
+    echo "sanitize memcheck \$BUILD/tests/gpu-worker graph"
+    for tool in initcheck synccheck racecheck; do
+        echo "sanitize $tool \$BUILD/tests/gpu-worker steps"
+    done
+    for tool in memcheck initcheck synccheck racecheck; do
+        echo "sanitize $tool \$BUILD/examples/hra-check --backend cuda --random 12 --seed 3"
+    done
+}
+
+# ---- Running them ----
+
+# ID SECONDS COMMAND: one line of a list. Its output goes to a file of its own, its result to results.
+one() {
+    local id=$1 limit=$2 status=0 result=passed
+    timeout -k 5 "$limit" bash -c "$3" >"$logs/$id" 2>&1 </dev/null || status=$?
+    case $status in
+        0) ;;
+        77) result='not run' ;;
+        *) result=failed ;;
+    esac
+    printf '%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$3" >>"$logs/results"
+}
+export -f one
+
+passed=0
+failed=0
+not_run=0
+table=
+
+step() { # NAME, JOBS side by side, SECONDS for each, what it is in words
+    local name=$1 jobs=$2 limit=$3 began=$SECONDS n=0 p f u line
+    if [ ${#steps[@]} -gt 0 ] && [[ ! " ${steps[*]} " == *" $name "* ]]; then
+        return 0
+    fi
+    : >"$logs/results"
+    "$name" | while read -r line; do
+        n=$((n + 1))
+        printf '%s\0%s\0%s\0' "$name-$n" "$limit" "$line"
+    done | xargs -0 -n 3 -P "$jobs" bash -c 'one "$@"' one
+    p=$(awk -F '\t' '$2 == "passed"' "$logs/results" | wc -l)
+    f=$(awk -F '\t' '$2 == "failed"' "$logs/results" | wc -l)
+    u=$(($("$name" | wc -l) - p - f)) # what left no result did not run either
+    passed=$((passed + p))
+    failed=$((failed + f))
+    not_run=$((not_run + u))
+    table+="| $name | $4 | $p | $f | $u | $((SECONDS - began)) |"$'\n'
+    printf '%-22s %4d passed %4d failed %4d not run %5d s\n' "$name" "$p" "$f" "$u" $((SECONDS - began))
+    while IFS=$'\t' read -r id _ status line; do
+        printf 'FAILED  %s, exit status %s: %s\n' "$id" "$status" "$line"
+        tail -n 25 "$logs/$id"
+    done < <(awk -F '\t' '$2 == "failed"' "$logs/results" | head -n 10)
+    awk -F '\t' '$2 != "passed"' "$logs/results" >>"$logs/not-passed"
+}
+
+write_results() {
+    local driver commit=$COMMIT
+    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+    if [ -z "$commit" ]; then
+        commit=$(git rev-parse --short HEAD 2>/dev/null) || commit='not known: no git here'
+        [ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=', with changes'
+    fi
+    cat <<END
+# What the tests on GPUs found
+
+Written by \`tests/gpu/run.sh\`, one command on a machine with a GPU. What could not run there counts as not run, never as
+passed.
+
+| | |
+|---|---|
+| commit | $commit |
+| date | $(date -u +%Y-%m-%d) |
+| GPU | $(echo "$gpus" | sort | uniq -c | awk '{n = $1; $1 = ""; print n " x" $0}' | paste -sd ';') |
+| driver | $driver |
+| CUDA compiler | $(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p' | grep . || echo 'not here') |
+| result | $passed passed, $failed failed, $not_run not run |
+
+| step | what | passed | failed | not run | s |
+|---|---|---|---|---|---|
+$table
+END
+    [ -s "$logs/not-passed" ] || return 0
+    printf 'What did not pass:\n\n'
+    awk -F '\t' '{printf "    %s: %s\n", $2, $4}' "$logs/not-passed"
+}
+
+cores=$(nproc)
+jobs=$((cores < 8 ? cores : 8))
+step programs 1 400 'twin against oracle; steps, graphs, refusals, reordering; large problems against the twin'
+step every_mask_and_order "$jobs" 120 'hra-check, every mask on every order in bf16, f16, f32'
+step every_size "$jobs" 120 'hra-check, head sizes, tokens, groups of heads, options'
+step random_problems 2 400 'hra-check, 200 and 50 drawn problems'
+step same_bits "$jobs" 120 'hra-check twice, the same bits'
+step several_ranks 1 300 '2, 4 and 8 ranks over MPI that share the GPUs'
+step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
+step sanitizers "$jobs" 500 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
+echo "$passed passed, $failed failed, $not_run not run"
+[ ${#steps[@]} -gt 0 ] || write_results >docs/gpu-results.md
+[ "$failed" -eq 0 ] || exit 1
+[ "$not_run" -eq 0 ] || exit 2
