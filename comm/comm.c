@@ -121,6 +121,8 @@ void hra_arena_leave(hra_comm *comm, struct hra_arena *arena)
     if (arena->plans > 0)
         arena->plans--;
     if (arena->plans == 0 && arena != comm->arena) {
+        if (arena->drop_mirror != NULL)
+            arena->drop_mirror(arena);
         if (comm->failed == HRA_OK) /* else a peer may still write there: it stays allocated */
             comm->transport->release(comm->state, arena->base);
         free(arena);

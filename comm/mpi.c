@@ -216,6 +216,7 @@ static hra_status mpi_close(void *state, int failed)
 
 static const struct hra_transport mpi_transport = {
     .name = "mpi",
+    .host_only = 1,
     .allgather = mpi_allgather,
     .reserve = mpi_reserve,
     .start = mpi_start,

@@ -24,6 +24,7 @@ struct hra_transfer {
 
 struct hra_transport {
     const char *name;
+    int host_only; /* 1: data is memory of the host */
 
     /* all [ranks][bytes] = every rank's mine [bytes]. Collective; blocks the host within the time limit.
      * NULL: a model, whose ranks do not exist. */
@@ -48,9 +49,11 @@ struct hra_transport {
 /* Blocks of other ranks lie here. Shared by the plans of a communicator, whose executions follow one another. A
  * larger plan brings a new arena; the old one lives until its plans are gone. */
 struct hra_arena {
-    void *base;
+    void *base; /* memory that the transport reaches */
     size_t bytes;
-    int plans; /* that use it */
+    int plans;    /* that use it */
+    void *mirror; /* as many bytes where a backend computes that the transport does not reach */
+    void (*drop_mirror)(struct hra_arena *arena); /* gives the mirror back; NULL: there is none */
 };
 
 /* What a rank says of itself when ranks agree. */

@@ -53,6 +53,8 @@ struct hra_kernel_plan {
     int patterns;
     const struct hra_tile_list *list; /* [patterns] */
     int chunk_tiles;                  /* key tiles of the largest chunk */
+    int own_key0, own_key1;           /* key tiles whose keys are the rows of this rank */
+    int saves;                        /* 1: forward keeps q, k and v of this rank for backward */
     const int64_t *token;             /* [rows] token of each row */
     int bitmaps;
     const struct hra_bit_layout
@@ -100,6 +102,7 @@ struct hra_run_args {
     int chunks;
     const int *first, *last;
     void *workspace; /* the backend's, workspace_bytes of this pass */
+    void *saved;     /* saved_bytes, the same of a forward and its backward */
     struct hra_poll poll;
     void *stream;
 };
@@ -136,6 +139,19 @@ struct hra_backend {
 
     /* Scratch of one pass: running sums between runs, and delta. The same for every call. */
     size_t (*workspace_bytes)(const struct hra_kernel_plan *plan, hra_pass pass);
+
+    /* What forward keeps where the plan wants that. NULL: the backend keeps nothing. */
+    size_t (*saved_bytes)(const struct hra_kernel_plan *plan);
+
+    /* For backends whose memory is not the host's; NULL where it is. A copy of `bytes` of the host's memory `host` in the
+     * backend's: make and drop the latter, copy one way and the other on the stream, wait for the stream, and tell
+     * whether it records a graph, which waiting would spoil. */
+    hra_status (*make_mirror)(void **out, void *host, size_t bytes);
+    void (*drop_mirror)(void *mirror, void *host);
+    hra_status (*to_mirror)(void *mirror, const void *host, size_t bytes, void *stream);
+    hra_status (*from_mirror)(void *host, const void *mirror, size_t bytes, void *stream);
+    hra_status (*wait)(void *stream);
+    int (*records)(void *stream);
 
     /* One run. Same inputs, same plan: same bits, whatever the threads and however runs cut the list. */
     hra_status (*forward)(void *state, const struct hra_forward_args *args);

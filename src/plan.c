@@ -203,7 +203,7 @@ static hra_status check_methods(const hra_plan *plan)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backward is %s; the %s backend has only %s",
                         o->backward == HRA_BACKWARD_FUSED ? "fused" : "cublas", plan->backend->name,
                         plan->backend->method);
-    if (o->saved == HRA_SAVED_QKV)
+    if (o->saved == HRA_SAVED_QKV && plan->backend->saved_bytes == NULL)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.saved is qkv; the %s backend keeps nothing",
                         plan->backend->name);
     return HRA_OK;
@@ -217,10 +217,7 @@ static hra_status find_backend(hra_plan *plan)
         return HRA_OK;
 #ifdef HRA_CUDA
     plan->backend = &hra_backend_cuda;
-    if (plan->comm->ranks > 1 && plan->comm->transport->start != NULL)
-        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
-                        "options.backend is cuda on %d ranks; the %s transport does not reach device memory",
-                        plan->comm->ranks, plan->comm->transport->name);
+    plan->staged = plan->comm->transport->host_only && plan->comm->ranks > 1;
     return HRA_OK;
 #else
     return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is cuda; this library was built without CUDA");
@@ -844,6 +841,26 @@ static int largest_chunk(const hra_plan *plan)
     return most;
 }
 
+static void drop_mirror(struct hra_arena *arena)
+{
+#ifdef HRA_CUDA
+    hra_backend_cuda.drop_mirror(arena->mirror, arena->base);
+#else
+    (void)arena;
+#endif
+}
+
+/* The arena, and where the backend needs it its mirror. */
+static hra_status join_arena(hra_plan *plan)
+{
+    HRA_TRY(hra_arena_join(&plan->arena, plan->comm, plan->arena_bytes, plan->arena_reserve));
+    if (!plan->staged || plan->arena == NULL || plan->arena->mirror != NULL)
+        return HRA_OK;
+    HRA_TRY(plan->backend->make_mirror(&plan->arena->mirror, plan->arena->base, plan->arena->bytes));
+    plan->arena->drop_mirror = drop_mirror;
+    return HRA_OK;
+}
+
 /* Schedules, workspace, arena, and the backend. Local. */
 static hra_status prepare(hra_plan *plan)
 {
@@ -870,6 +887,9 @@ static hra_status prepare(hra_plan *plan)
                                                  .patterns = plan->tiles->patterns,
                                                  .list = plan->tiles->list,
                                                  .token = plan->token,
+                                                 .own_key0 = first,
+                                                 .own_key1 = l->rank_tile[comm->rank + 1],
+                                                 .saves = plan->options.saved == HRA_SAVED_QKV,
                                                  .bitmaps = plan->tiles->dictionary.count};
     for (int i = 0; i < 2; i++) {
         const struct hra_bit_layout *layout = plan->backend->layout[i];
@@ -883,6 +903,7 @@ static hra_status prepare(hra_plan *plan)
     HRA_TRY(find_reserve(plan));
 
     plan->kernel_plan.chunk_tiles = largest_chunk(plan);
+    plan->saved_bytes = plan->kernel_plan.saves ? plan->backend->saved_bytes(&plan->kernel_plan) : 0;
     const size_t forward = plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD);
     plan->kernel_bytes = align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 256);
     const struct hra_part own = {.owner = comm->rank,
@@ -900,7 +921,7 @@ static hra_status prepare(hra_plan *plan)
     }
     if (comm->transport->reserve != NULL)
         HRA_TRY(comm->transport->reserve(comm->state, messages));
-    HRA_TRY(hra_arena_join(&plan->arena, comm, plan->arena_bytes, plan->arena_reserve));
+    HRA_TRY(join_arena(plan));
     HRA_TRY(plan->backend->open(&plan->kernels, &plan->kernel_plan));
     return tell_shapes(plan);
 }
@@ -1027,6 +1048,7 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
     hra_plan_info full = {
         .size = info->size,
         .workspace_bytes = plan->workspace_bytes,
+        .saved_bytes = plan->saved_bytes,
         .arena_bytes = plan->arena != NULL ? plan->arena->bytes : plan->arena_reserve,
         .plan_bytes = plan->tiles->bytes,
         .pairs_all = pairs < 0x1p63 ? (int64_t)pairs : INT64_MAX,
@@ -1036,7 +1058,7 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         .rounds_backward = plan->pass[HRA_BACKWARD].schedule.rounds,
         .pieces = plan->layout->pieces,
         .shard = plan->shard,
-        .blocking = plan->backend->blocking,
+        .blocking = plan->backend->blocking || plan->staged,
         .threads = plan->kernel_plan.threads,
         .backend = plan->backend->name,
         .transport = plan->comm->transport->name,

@@ -56,6 +56,8 @@ struct hra_plan {
     size_t arena_reserve; /* that the communicator takes if it has less than arena_bytes */
     size_t kernel_bytes;  /* of the workspace that are the backend's; own dK/dV sums follow */
     size_t workspace_bytes;
+    size_t saved_bytes;
+    int staged; /* 1: the transport does not reach the backend's memory, so that messages go through the host's */
 };
 
 /* hra_plan_create with a generator of the caller's: how tests run schedules that are no ring. NULL: the option's. */

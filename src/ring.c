@@ -52,7 +52,14 @@ static hra_tensor cut_own(const hra_plan *plan, const hra_tensor *whole, const s
     return t;
 }
 
+/* A buffer where the backend computes, and where the transport reaches it. */
 static char *buffer_at(const struct execution *x, enum hra_payload payload, int buffer)
+{
+    const struct hra_arena *arena = x->plan->arena;
+    return (char *)(x->plan->staged ? arena->mirror : arena->base) + x->pass->buffer[payload][buffer];
+}
+
+static char *message_at(const struct execution *x, enum hra_payload payload, int buffer)
 {
     return (char *)x->plan->arena->base + x->pass->buffer[payload][buffer];
 }
@@ -97,6 +104,9 @@ static hra_status settle(struct execution *x, enum hra_payload payload, int buff
             continue;
         HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
         x->pass->state[i] = FINISHED;
+        if (x->plan->staged && !move->sends)
+            HRA_TRY(x->plan->backend->to_mirror(buffer_at(x, payload, buffer), message_at(x, payload, buffer),
+                                                x->pass->transfer[i].bytes, x->stream));
         if (move->add && !move->sends)
             HRA_TRY(add_home(x, move));
     }
@@ -115,13 +125,22 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
     for (int i = round->move0; i < round->move1; i++)
         HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), s->move[i].sends));
     for (int i = round->move0; i < round->move1; i++) {
-        x->pass->transfer[i].data = buffer_at(x, s->move[i].payload, hra_move_buffer(&s->move[i]));
+        const enum hra_payload payload = s->move[i].payload;
+        const int buffer = hra_move_buffer(&s->move[i]);
+
+        x->pass->transfer[i].data = message_at(x, payload, buffer);
+        if (x->plan->staged && s->move[i].sends)
+            HRA_TRY(x->plan->backend->from_mirror(message_at(x, payload, buffer),
+                                                  buffer_at(x, payload, buffer), x->pass->transfer[i].bytes,
+                                                  x->stream));
         x->pass->state[i] = STARTED;
         x->pass->started[count++] = &x->pass->transfer[i];
     }
     x->started = round->move1;
     if (count == 0)
         return HRA_OK;
+    if (x->plan->staged) /* what is sent is there, and what is overwritten has been copied on */
+        HRA_TRY(x->plan->backend->wait(x->stream));
     return hra_comm_note(comm, comm->transport->start(comm->state, x->pass->started, count, x->stream));
 }
 
@@ -207,6 +226,7 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
                                           .first = x->pass->first,
                                           .last = x->pass->last,
                                           .workspace = args->workspace,
+                                          .saved = args->saved,
                                           .poll = poll,
                                           .stream = x->stream};
             HRA_TRY(forward != NULL ? plan->backend->forward(plan->kernels, forward)
@@ -217,6 +237,12 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
     for (int i = x->oldest; i < s->moves; i++)
         HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), 0));
     return HRA_OK;
+}
+
+/* A plan that says that calls return when done keeps its word also where the backend only enqueues. */
+static hra_status end(const struct execution *x, hra_status status)
+{
+    return status == HRA_OK && x->plan->staged ? x->plan->backend->wait(x->stream) : status;
 }
 
 /* ---- Arguments ---- */
@@ -268,9 +294,9 @@ static hra_status check_tensor(const hra_plan *plan, const hra_tensor *t, const 
         return HRA_FAIL(
             HRA_ERR_ARG,
             "%s has strides %lld, %lld, %lld (batch, row, head); the %s backend wants multiples of "
-            "%zu elements",
+            "%zu bytes, %zu elements",
             name, (long long)t->stride_batch, (long long)t->stride_row, (long long)t->stride_head,
-            plan->backend->name, wanted / bytes);
+            plan->backend->name, wanted, wanted / bytes);
     if (output && overlaps_itself(t, count, dim))
         return HRA_FAIL(
             HRA_ERR_ARG,
@@ -280,11 +306,15 @@ static hra_status check_tensor(const hra_plan *plan, const hra_tensor *t, const 
     return HRA_OK;
 }
 
-static hra_status check_stream(const hra_plan *plan, const char *call, const void *stream)
+static hra_status check_stream(const hra_plan *plan, const char *call, void *stream)
 {
     if (stream != NULL && plan->backend->blocking)
         return HRA_FAIL(HRA_ERR_ARG, "%s: stream is %p; the %s backend has none: NULL", call, stream,
                         plan->backend->name);
+    if (plan->staged && plan->backend->records(stream))
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "%s: the stream records a graph; over the %s transport a call waits for other ranks",
+                        call, plan->comm->transport->name);
     return HRA_OK;
 }
 
@@ -298,8 +328,8 @@ static hra_status check_rows(const hra_plan *plan, const void *data, const char 
     return HRA_OK;
 }
 
-static hra_status check_call(const hra_plan *plan, const char *call, const void *workspace,
-                             const void *stream)
+static hra_status check_call(const hra_plan *plan, const char *call, const void *workspace, const void *saved,
+                             void *stream)
 {
     if (plan == NULL)
         return HRA_FAIL(HRA_ERR_ARG, "%s: plan is NULL", call);
@@ -311,6 +341,9 @@ static hra_status check_call(const hra_plan *plan, const char *call, const void 
         (uintptr_t)workspace % plan->backend->alignment != 0)
         return HRA_FAIL(HRA_ERR_ARG, "%s: workspace is %p; it must be %zu bytes, %zu-byte aligned", call,
                         workspace, plan->workspace_bytes, plan->backend->alignment);
+    if (plan->saved_bytes > 0 && (saved == NULL || (uintptr_t)saved % plan->backend->alignment != 0))
+        return HRA_FAIL(HRA_ERR_ARG, "%s: saved is %p; it must be %zu bytes, %zu-byte aligned", call, saved,
+                        plan->saved_bytes, plan->backend->alignment);
     return check_stream(plan, call, stream);
 }
 
@@ -347,14 +380,14 @@ static struct execution begin(hra_plan *plan, hra_pass which, const hra_tensor *
 hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
                        const hra_tensor *o, void *lse, void *workspace, void *saved, void *stream)
 {
-    (void)saved; /* saved_bytes is 0 */
-    HRA_TRY(check_call(plan, "hra_forward", workspace, stream));
+    HRA_TRY(check_call(plan, "hra_forward", workspace, saved, stream));
     HRA_TRY(check_tensors(plan, q, k, v, o, 1));
     HRA_TRY(check_rows(plan, lse, "lse"));
 
     struct execution x = begin(plan, HRA_FORWARD, k, v, workspace, stream);
-    struct hra_forward_args args = {.run.workspace = workspace, .q = *q, .o = *o, .lse = lse};
-    return execute(&x, &args.run, &args, NULL);
+    struct hra_forward_args args = {
+        .run.workspace = workspace, .run.saved = saved, .q = *q, .o = *o, .lse = lse};
+    return end(&x, execute(&x, &args.run, &args, NULL));
 }
 
 /* Our sums are complete: write dk = scale dK and dv = dV. */
@@ -378,8 +411,7 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
                         const hra_tensor *dq, const hra_tensor *dk, const hra_tensor *dv, void *workspace,
                         void *saved, void *stream)
 {
-    (void)saved;
-    HRA_TRY(check_call(plan, "hra_backward", workspace, stream));
+    HRA_TRY(check_call(plan, "hra_backward", workspace, saved, stream));
     const hra_problem *p = &plan->problem;
     const int64_t rows = plan->kernel_plan.rows;
     HRA_TRY(check_tensors(plan, q, k, v, o, 0));
@@ -393,14 +425,15 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
         return HRA_FAIL(HRA_ERR_ARG, "hra_backward: lse is NULL; it needs the forward's");
 
     struct execution x = begin(plan, HRA_BACKWARD, k, v, workspace, stream);
-    struct hra_backward_args args = {.run.workspace = workspace, .q = *q, .do_ = *do_, .dq = *dq, .lse = lse};
+    struct hra_backward_args args = {
+        .run.workspace = workspace, .run.saved = saved, .q = *q, .do_ = *do_, .dq = *dq, .lse = lse};
     if (rows > 0) {
         HRA_TRY(plan->backend->clear(plan->kernels, x.sums, hra_plan_part_bytes(plan, &x.own, HRA_DKV, NULL),
                                      stream));
         HRA_TRY(plan->backend->delta(plan->kernels, o, do_, dlse, workspace, stream));
     }
     HRA_TRY(execute(&x, &args.run, NULL, &args));
-    return rows > 0 ? write_own(&x, dk, dv) : HRA_OK;
+    return end(&x, rows > 0 ? write_own(&x, dk, dv) : HRA_OK);
 }
 
 hra_status hra_reorder(hra_plan *plan, hra_direction direction, hra_type type, int heads, int dim,

@@ -364,7 +364,8 @@ typedef enum hra_schedule_kind {
 typedef enum hra_backend_kind {
     HRA_BACKEND_AUTO = 0, /* the CPU */
     HRA_BACKEND_CPU,
-    HRA_BACKEND_CUDA /* the device that is current when the plan is made; f32, bf16, f16; one rank so far */
+    HRA_BACKEND_CUDA /* the device that is current when the plan is made; f32, bf16, f16. Over MPI messages go
+                        through memory of the host, and calls return when done */
 } hra_backend_kind;
 
 /* How a backend computes gradients. */
@@ -377,7 +378,7 @@ typedef enum hra_backward_kind {
 /* What a forward keeps for its backward in `saved`. */
 typedef enum hra_saved_kind {
     HRA_SAVED_NOTHING = 0,
-    HRA_SAVED_QKV /* q, k and v as the backend works on them; no backend keeps them so far */
+    HRA_SAVED_QKV /* this rank's q, k and v as the backend works on them; the CUDA backend */
 } hra_saved_kind;
 
 typedef struct hra_options {
@@ -416,7 +417,7 @@ HRA_API void hra_plan_destroy(hra_plan *plan);
 typedef struct hra_plan_info {
     size_t size;            /* bytes of this struct as the caller knows it */
     size_t workspace_bytes; /* that hra_forward and hra_backward need on this rank */
-    size_t saved_bytes;     /* kept from a forward to its backward; 0 so far */
+    size_t saved_bytes;     /* kept from a forward to its backward, on this rank */
     size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator, which
                                takes it once for all plans of such a problem, whatever their masks */
     size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
@@ -534,7 +535,8 @@ typedef struct hra_tensor {
  *   lse        [batch][heads][rows]            hra_type_sums(type); NULL if not wanted
  *   workspace  workspace_bytes, aligned to 64 bytes, on CUDA 256; scratch, undefined after the call,
  *              shareable by all layers, one for each call in flight
- *   saved      saved_bytes; belongs to this call until its backward; NULL where saved_bytes is 0
+ *   saved      saved_bytes, aligned as workspace; belongs to this call until its backward, which only
+ *              reads it; NULL where saved_bytes is 0
  *   stream     NULL on the CPU; on CUDA a cudaStream_t, on which everything is enqueued; it may be
  *              capturing a graph
  * Collective over the plan's ranks, in the same order on each. Blocking where the plan says so.

@@ -7,9 +7,9 @@
 
 #include "kernels/kernels.h"
 
-/* Tiles on a side of the largest block, and tiles of a slab at most: 32 MiB of scores, which fit the L2 cache of
- * today's devices with what is made of them. */
-enum { HRA_EDGE = 4, HRA_SLAB = 512 };
+/* Tiles on a side of the largest block, and tiles of a slab at most: 64 MiB of scores. Half as
+ * many would fit an L2 cache better, but then launching takes longer than computing. */
+enum { HRA_EDGE = 4, HRA_SLAB = 1024 };
 
 /* In the place of a bitmap: the tile is not live. */
 enum { HRA_DEAD = -2 };

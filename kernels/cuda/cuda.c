@@ -112,6 +112,27 @@ static size_t lay_out(struct hra_scratch *s, const struct hra_kernel_plan *p, hr
     return used;
 }
 
+/* What forward keeps: gathered q, k and v of this rank. */
+static size_t lay_out_saved(struct hra_scratch *s, const struct hra_kernel_plan *p, char *base)
+{
+    const size_t bytes = hra_type_bytes(p->type), tile = HRA_TILE;
+    const size_t queries = (size_t)p->batch * (size_t)p->heads * (size_t)(p->queries + HRA_EDGE) * tile;
+    const size_t keys =
+        (size_t)p->batch * (size_t)p->heads_kv * (size_t)whole_blocks(p->own_key1 - p->own_key0) * tile;
+    size_t used = 0;
+
+    s->q = carve(base, &used, queries * (size_t)padded(p->dim, p->type) * bytes);
+    s->k = carve(base, &used, keys * (size_t)padded(p->dim, p->type) * bytes);
+    s->v = carve(base, &used, keys * (size_t)padded(p->dim_v, p->type) * bytes);
+    return used;
+}
+
+static size_t cuda_saved(const struct hra_kernel_plan *p)
+{
+    struct hra_scratch s;
+    return lay_out_saved(&s, p, NULL);
+}
+
 static size_t cuda_workspace(const struct hra_kernel_plan *p, hra_pass pass)
 {
     struct hra_scratch s;
@@ -210,6 +231,12 @@ static hra_status cuda_open(void **out, struct hra_kernel_plan *plan)
     return HRA_OK;
 }
 
+/* Are these key tiles of our own keys? */
+static int is_own(const struct hra_kernel_plan *p, int key_tile0, int key_tile1)
+{
+    return key_tile0 >= p->own_key0 && key_tile1 <= p->own_key1;
+}
+
 /* The (batch, head) pairs that have a pattern and a K/V head of the shape. */
 static hra_status list_pairs(struct cuda *c, struct work *w, int pattern, const struct hra_shape *shape)
 {
@@ -259,6 +286,14 @@ static hra_status cuda_prepare(void *state, const struct hra_shapes shapes[2])
 {
     struct cuda *c = state;
 
+    for (int i = 0; c->plan->saves && i < shapes[HRA_FORWARD].count; i++) {
+        const struct hra_shape *s = &shapes[HRA_FORWARD].shape[i];
+        if (is_own(c->plan, s->key_tile0, s->key_tile1) &&
+            (s->key_tile0 != c->plan->own_key0 || s->key_tile1 != c->plan->own_key1 ||
+             s->head1 - s->head0 != c->plan->heads_kv))
+            return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                            "cuda: options.saved is qkv, and the schedule takes own keys in parts");
+    }
     HRA_TRY(prepare_pass(c, HRA_FORWARD, &shapes[HRA_FORWARD]));
     HRA_TRY(prepare_pass(c, HRA_BACKWARD, &shapes[HRA_BACKWARD]));
     HRA_TRY(upload(c, 4, &c->device.numbers, c->numbers.data, (size_t)c->numbers.count * sizeof(int)));
@@ -345,22 +380,53 @@ static hra_status gather_queries(const struct cuda *c, void *out, const hra_tens
     return HRA_OK;
 }
 
+/* Gathered K and V of a chunk, in scratch or, of our own keys, where forward has saved them. */
+struct operands {
+    void *k, *v;
+    int tiles, head0, heads; /* padded tiles a head; first K/V head and their number in memory */
+};
+
+static hra_status gather_keys(struct operands *out, const struct cuda *c, const struct hra_run_args *run,
+                              const struct hra_chunk *chunk, const struct hra_scratch *s, hra_pass pass)
+{
+    const struct hra_kernel_plan *p = c->plan;
+    const int tiles = chunk->key_tile1 - chunk->key_tile0, heads = chunk->head1 - chunk->head0;
+    const int64_t base = p->key[chunk->key_tile0].row0;
+    const int saved = p->saves && is_own(p, chunk->key_tile0, chunk->key_tile1);
+    struct hra_scratch kept;
+
+    *out = (struct operands){s->k, s->v, whole_blocks(tiles), chunk->head0, heads};
+    if (saved) {
+        const size_t ahead = (size_t)(chunk->key_tile0 - p->own_key0) * HRA_TILE * hra_type_bytes(p->type);
+        lay_out_saved(&kept, p, run->saved);
+        *out = (struct operands){(char *)kept.k + ahead * (size_t)c->device.wide,
+                                 (char *)kept.v + ahead * (size_t)c->device.wide_v,
+                                 whole_blocks(p->own_key1 - p->own_key0), 0, p->heads_kv};
+    }
+    if (saved && pass == HRA_BACKWARD)
+        return HRA_OK;
+    HRA_TRY_CUDA(hra_hybrid_gather(out->k, &c->device, c->device.key, chunk->key_tile0, tiles, out->tiles,
+                                   &chunk->k, base, heads, p->dim, c->device.wide, run->stream));
+    HRA_TRY_CUDA(hra_hybrid_gather(out->v, &c->device, c->device.key, chunk->key_tile0, tiles, out->tiles,
+                                   &chunk->v, base, heads, p->dim_v, c->device.wide_v, run->stream));
+    return HRA_OK;
+}
+
 /* All slabs of one chunk. lse is NULL in forward. */
 static hra_status compute_chunk(const struct cuda *c, const struct hra_run_args *run, int which,
-                                const struct hra_scratch *s, hra_pass pass, const float *lse)
+                                struct hra_scratch *s, hra_pass pass, const float *lse)
 {
     const struct hra_kernel_plan *p = c->plan;
     const struct hra_chunk *chunk = &run->chunk[which];
-    const int tiles = chunk->key_tile1 - chunk->key_tile0, heads = chunk->head1 - chunk->head0;
+    const int heads = chunk->head1 - chunk->head0;
     const int64_t base = p->key[chunk->key_tile0].row0;
     const struct work *work = c->work[pass] + (c->run_shape[pass][run->run] + which) * p->patterns;
+    struct hra_scratch with = *s;
+    struct operands keys;
 
-    HRA_TRY_CUDA(hra_hybrid_gather(s->k, &c->device, c->device.key, chunk->key_tile0, tiles,
-                                   whole_blocks(tiles), &chunk->k, base, heads, p->dim, c->device.wide,
-                                   run->stream));
-    HRA_TRY_CUDA(hra_hybrid_gather(s->v, &c->device, c->device.key, chunk->key_tile0, tiles,
-                                   whole_blocks(tiles), &chunk->v, base, heads, p->dim_v, c->device.wide_v,
-                                   run->stream));
+    HRA_TRY(gather_keys(&keys, c, run, chunk, s, pass));
+    with.k = keys.k;
+    with.v = keys.v;
     if (pass == HRA_BACKWARD && chunk->zero) {
         const struct hra_tile_rows *last = &p->key[chunk->key_tile1 - 1];
         const int64_t rows = last->row0 + last->rows - base;
@@ -371,18 +437,26 @@ static hra_status compute_chunk(const struct cuda *c, const struct hra_run_args 
         for (int i = 0; i < work[n].slabs.count; i++) {
             struct hra_launch l = {.slab = work[n].slabs.slab[i],
                                    .query0 = run->query0,
-                                   .head0 = chunk->head0,
-                                   .heads = heads,
-                                   .key_tiles = whole_blocks(tiles)};
+                                   .head0 = keys.head0,
+                                   .heads = keys.heads,
+                                   .key_tiles = keys.tiles};
             const int at_once = HRA_SLAB / (l.slab.blocks * l.slab.edge * l.slab.edge);
             for (int first = 0; first < work[n].count; first += l.count) {
                 l.pairs = work[n].pairs + first;
                 l.count = work[n].count - first < at_once ? work[n].count - first : at_once;
-                HRA_TRY(pass == HRA_FORWARD ? forward_slab(c, &l, s, run->stream)
-                                            : backward_slab(c, &l, s, chunk, lse, run->stream));
+                HRA_TRY(pass == HRA_FORWARD ? forward_slab(c, &l, &with, run->stream)
+                                            : backward_slab(c, &l, &with, chunk, lse, run->stream));
             }
         }
     return HRA_OK;
+}
+
+static void *saved_queries(const struct cuda *c, const struct hra_run_args *run)
+{
+    struct hra_scratch kept;
+
+    lay_out_saved(&kept, c->plan, run->saved);
+    return kept.q;
 }
 
 static hra_status cuda_forward(void *state, const struct hra_forward_args *args)
@@ -397,6 +471,8 @@ static hra_status cuda_forward(void *state, const struct hra_forward_args *args)
     HRA_TRY_CUBLAS(cublasSetStream(c->blas, run->stream));
     HRA_TRY_CUDA(hra_hybrid_begin(&c->device, &s, c->ends[HRA_FORWARD][0], run->run, run->query0, run->query1,
                                   c->device.wide_v, run->stream));
+    if (c->plan->saves)
+        s.q = saved_queries(c, run);
     HRA_TRY(gather_queries(c, s.q, &args->q, c->plan->dim, c->device.wide, run->stream));
     for (int i = 0; i < run->chunks; i++)
         HRA_TRY(compute_chunk(c, run, i, &s, HRA_FORWARD, NULL));
@@ -417,7 +493,10 @@ static hra_status cuda_backward(void *state, const struct hra_backward_args *arg
     HRA_TRY_CUBLAS(cublasSetStream(c->blas, run->stream));
     HRA_TRY_CUDA(hra_hybrid_begin(&c->device, &s, c->ends[HRA_BACKWARD][0], run->run, run->query0,
                                   run->query1, c->device.wide, run->stream));
-    HRA_TRY(gather_queries(c, s.q, &args->q, c->plan->dim, c->device.wide, run->stream));
+    if (c->plan->saves)
+        s.q = saved_queries(c, run);
+    else
+        HRA_TRY(gather_queries(c, s.q, &args->q, c->plan->dim, c->device.wide, run->stream));
     HRA_TRY(gather_queries(c, s.do_, &args->do_, c->plan->dim_v, c->device.wide_v, run->stream));
     for (int i = 0; i < run->chunks; i++)
         HRA_TRY(compute_chunk(c, run, i, &s, HRA_BACKWARD, args->lse));
@@ -475,6 +554,51 @@ static hra_status cuda_reorder(void *state, hra_direction direction, hra_type ty
     return HRA_OK;
 }
 
+/* Pinned, the host's memory is copied at the bus's rate. */
+static hra_status cuda_make_mirror(void **out, void *host, size_t bytes)
+{
+    void *mirror;
+
+    HRA_TRY_CUDA(cudaMalloc(&mirror, bytes));
+    const cudaError_t error = cudaHostRegister(host, bytes, cudaHostRegisterDefault);
+    if (error != cudaSuccess) {
+        cudaFree(mirror);
+        return HRA_FAIL(HRA_ERR_CUDA, "cudaHostRegister of %zu bytes: %s", bytes, cudaGetErrorString(error));
+    }
+    *out = mirror;
+    return HRA_OK;
+}
+
+static void cuda_drop_mirror(void *mirror, void *host)
+{
+    cudaHostUnregister(host);
+    cudaFree(mirror);
+}
+
+static hra_status cuda_to_mirror(void *mirror, const void *host, size_t bytes, void *stream)
+{
+    HRA_TRY_CUDA(cudaMemcpyAsync(mirror, host, bytes, cudaMemcpyHostToDevice, stream));
+    return HRA_OK;
+}
+
+static hra_status cuda_from_mirror(void *host, const void *mirror, size_t bytes, void *stream)
+{
+    HRA_TRY_CUDA(cudaMemcpyAsync(host, mirror, bytes, cudaMemcpyDeviceToHost, stream));
+    return HRA_OK;
+}
+
+static hra_status cuda_wait(void *stream)
+{
+    HRA_TRY_CUDA(cudaStreamSynchronize(stream));
+    return HRA_OK;
+}
+
+static int cuda_records(void *stream)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    return cudaStreamIsCapturing(stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
+}
+
 static const struct hra_bit_layout rows_of_bits = {.name = "rows", .bytes = sizeof(hra_bits)};
 
 const struct hra_backend hra_backend_cuda = {
@@ -489,6 +613,13 @@ const struct hra_backend hra_backend_cuda = {
     .close = cuda_close,
     .prepare = cuda_prepare,
     .workspace_bytes = cuda_workspace,
+    .saved_bytes = cuda_saved,
+    .make_mirror = cuda_make_mirror,
+    .drop_mirror = cuda_drop_mirror,
+    .to_mirror = cuda_to_mirror,
+    .from_mirror = cuda_from_mirror,
+    .wait = cuda_wait,
+    .records = cuda_records,
     .forward = cuda_forward,
     .backward = cuda_backward,
     .delta = cuda_delta,

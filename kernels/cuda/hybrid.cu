@@ -239,6 +239,32 @@ __device__ shared_row row_of(const hra_device_plan &p, const hra_launch &l)
     return r;
 }
 
+/* Row `row` of the part that an entry names, of matrices [side][wide] that lie side x most numbers apart; an entry is a
+ * block and which of its rows or columns of tiles. */
+struct part_row {
+    int index, row; /* instance, row in its matrix */
+};
+
+__device__ part_row part_of(int pair_base, int entry, int edge, int row)
+{
+    return {pair_base + entry / edge, entry % edge * T + row};
+}
+
+__device__ const float4 *part_at(const float *parts, part_row at, int side, int most, int wide)
+{
+    return (const float4 *)(parts + (int64_t)at.index * side * most + (int64_t)at.row * wide);
+}
+
+__device__ void add_scaled(float4 &sum, float factor, float4 x)
+{
+    sum.x += factor * x.x;
+    sum.y += factor * x.y;
+    sum.z += factor * x.z;
+    sum.w += factor * x.w;
+}
+
+/* Lanes take entries to find factors, then four channels each to add them up; what a lane loads does not wait for what it
+ * loaded before. */
 __global__ void merge(hra_device_plan p, hra_launch l, hra_scratch s)
 {
     const shared_row r = row_of(p, l);
@@ -249,34 +275,43 @@ __global__ void merge(hra_device_plan p, hra_launch l, hra_scratch s)
         return;
     const float before = s.max[r.sums];
     float high = before;
-    for (int e = 0; e < r.entries; e++)
-        high = fmaxf(high, s.part_max[(r.pair_base + r.entry[e] / edge) * side + r.entry[e] % edge * T + r.row]);
-    if (high == -INFINITY) { /* no key so far, or scores that are NaN, whose sums are */
-        float sum = s.total[r.sums];
-        for (int e = 0; e < r.entries; e++)
-            sum += s.part_sum[(r.pair_base + r.entry[e] / edge) * side + r.entry[e] % edge * T + r.row];
-        if (lane == 0)
-            s.total[r.sums] = sum;
-        return;
+    for (int e = lane; e < r.entries; e += 32) {
+        const part_row at = part_of(r.pair_base, r.entry[e], edge, r.row);
+        high = fmaxf(high, s.part_max[at.index * side + at.row]);
     }
-    const float keep = before == -INFINITY ? 0 : expf(before - high);
-    float total = keep * s.total[r.sums], sum[8];
-    float *out = s.sums + r.sums * p.wide_v;
-    for (int c = 0; c < 8; c++)
-        sum[c] = 32 * c + lane < p.dim_v ? keep * out[32 * c + lane] : 0;
-    for (int e = 0; e < r.entries; e++) {
-        const int index = r.pair_base + r.entry[e] / edge, row = r.entry[e] % edge * T + r.row;
-        const float part_high = s.part_max[index * side + row];
-        const float *part = s.part_a + (int64_t)index * side * most + (int64_t)row * p.wide_v;
-        const float factor = part_high == -INFINITY ? 0 : expf(part_high - high);
-
-        total += factor * s.part_sum[index * side + row];
-        for (int c = 0; c < 8; c++)
-            if (32 * c + lane < p.dim_v && factor != 0)
-                sum[c] += factor * part[32 * c + lane];
+    high = warp_max(high);
+    /* Without a key so far nothing is kept; but scores that are NaN, over which maxima pass, have sums that are NaN. */
+    const float keep = before == -INFINITY ? (high == -INFINITY ? 1 : 0) : expf(before - high);
+    float total = 0;
+    float4 *out = (float4 *)(s.sums + r.sums * p.wide_v), sum[2];
+    for (int c = 0; c < 2; c++) {
+        const bool mine = 4 * (32 * c + lane) < p.wide_v;
+        sum[c] = mine ? out[32 * c + lane] : float4{0, 0, 0, 0};
+        sum[c] = {keep * sum[c].x, keep * sum[c].y, keep * sum[c].z, keep * sum[c].w};
     }
-    for (int c = 0; c < 8; c++)
-        if (32 * c + lane < p.dim_v)
+    for (int first = 0; first < r.entries; first += 32) {
+        const int mine = first + lane, count = r.entries - first < 32 ? r.entries - first : 32;
+        part_row at = {0, 0};
+        float factor = 0;
+        if (mine < r.entries) {
+            at = part_of(r.pair_base, r.entry[mine], edge, r.row);
+            const float part_high = s.part_max[at.index * side + at.row];
+            factor = part_high == -INFINITY ? (high == -INFINITY ? 1 : 0) : expf(part_high - high);
+            total += factor * s.part_sum[at.index * side + at.row];
+        }
+#pragma unroll 4
+        for (int e = 0; e < count; e++) {
+            const part_row from = {__shfl_sync(~0u, at.index, e), __shfl_sync(~0u, at.row, e)};
+            const float by = __shfl_sync(~0u, factor, e);
+            const float4 *part = part_at(s.part_a, from, side, most, p.wide_v);
+            for (int c = 0; c < 2; c++)
+                if (by != 0 && high != -INFINITY && 4 * (32 * c + lane) < p.wide_v)
+                    add_scaled(sum[c], by, part[32 * c + lane]);
+        }
+    }
+    total = warp_sum(total) + keep * s.total[r.sums];
+    for (int c = 0; c < 2; c++)
+        if (4 * (32 * c + lane) < p.wide_v)
             out[32 * c + lane] = sum[c];
     __syncwarp();
     if (lane == 0) {
@@ -288,18 +323,42 @@ __global__ void merge(hra_device_plan p, hra_launch l, hra_scratch s)
 __global__ void add_dq(hra_device_plan p, hra_launch l, hra_scratch s)
 {
     const shared_row r = row_of(p, l);
-    const int lane = threadIdx.x % 32, edge = l.slab.edge, side = T * edge;
+    const int edge = l.slab.edge, side = T * edge;
     const int most = p.wide > p.wide_v ? p.wide : p.wide_v;
 
     if (!r.exists)
         return;
-    for (int c = lane; c < p.dim; c += 32) {
-        float sum = s.sums[r.sums * p.wide + c];
-        for (int e = 0; e < r.entries; e++) {
-            const int index = r.pair_base + r.entry[e] / edge, row = r.entry[e] % edge * T + r.row;
-            sum += s.part_c[(int64_t)index * side * most + (int64_t)row * p.wide + c];
+    float4 *out = (float4 *)(s.sums + r.sums * p.wide);
+    for (int c = threadIdx.x % 32; 4 * c < p.wide; c += 32) {
+        float4 sum = out[c];
+#pragma unroll 4
+        for (int e = 0; e < r.entries; e++)
+            add_scaled(sum, 1,
+                       part_at(s.part_c, part_of(r.pair_base, r.entry[e], edge, r.row), side, most, p.wide)[c]);
+        out[c] = sum;
+    }
+}
+
+/* to[c] += sums of a part over the (batch, head) pairs of a launch that share a K/V head, and their entries. Only the first
+ * `dim` channels are there; what is beyond them is padding. */
+__device__ void add_parts(float *to, const float *parts, const hra_launch &l, const int *pairs, int first,
+                          int group, const int *entry, int entries, int row, int most, int wide, int dim)
+{
+    const int edge = l.slab.edge, side = T * edge, owner = pairs[first] / group;
+
+    for (int c = threadIdx.x % 32; 4 * c < dim; c += 32) {
+        float4 sum = {0, 0, 0, 0};
+        for (int i = first; i < l.count; i++) {
+            if (pairs[i] / group != owner)
+                continue;
+#pragma unroll 4
+            for (int e = 0; e < entries; e++)
+                add_scaled(sum, 1,
+                           part_at(parts, part_of(i * l.slab.blocks, entry[e], edge, row), side, most, wide)[c]);
         }
-        s.sums[r.sums * p.wide + c] = sum;
+        const float x[4] = {sum.x, sum.y, sum.z, sum.w};
+        for (int i = 0; i < 4 && 4 * c + i < dim; i++)
+            to[4 * c + i] += x[i];
     }
 }
 
@@ -310,37 +369,20 @@ __global__ void add_dkv(hra_device_plan p, hra_launch l, hra_scratch s, hra_chun
     const int tile = p.numbers[l.slab.key + which], group = p.heads / p.heads_kv;
     const int *start = p.numbers + l.slab.key_start + which;
     const int *pairs = p.numbers + l.pairs, *entry = p.numbers + l.slab.key_entry + start[0];
-    const int entries = start[1] - start[0], edge = l.slab.edge, side = T * edge;
     const int most = p.wide > p.wide_v ? p.wide : p.wide_v;
-    const int row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int owner = pairs[pair] / group;
+    const int row = blockIdx.y * WARPS + threadIdx.x / 32;
 
     if (chunk.key_tile0 + tile >= chunk.key_tile1 || row >= p.key[chunk.key_tile0 + tile].rows)
         return;
     for (int i = 0; i < pair; i++)
-        if (pairs[i] / group == owner)
+        if (pairs[i] / group == pairs[pair] / group)
             return;
     const int64_t at_row = p.key[chunk.key_tile0 + tile].row0 - p.key[chunk.key_tile0].row0 + row;
     const int b = pairs[pair] / p.heads, h = pairs[pair] % p.heads / group - chunk.head0;
-    float *dk = at<float>(chunk.dk, b, at_row, h), *dv = at<float>(chunk.dv, b, at_row, h);
-    for (int c = lane; c < most; c += 32) {
-        float k = c < p.dim ? dk[c] : 0, v = c < p.dim_v ? dv[c] : 0;
-        for (int i = pair; i < l.count; i++) {
-            if (pairs[i] / group != owner)
-                continue;
-            for (int e = 0; e < entries; e++) {
-                const int64_t index = i * l.slab.blocks + entry[e] / edge, r = entry[e] % edge * T + row;
-                if (c < p.dim)
-                    k += s.part_b[index * side * most + r * p.wide + c];
-                if (c < p.dim_v)
-                    v += s.part_a[index * side * most + r * p.wide_v + c];
-            }
-        }
-        if (c < p.dim)
-            dk[c] = k;
-        if (c < p.dim_v)
-            dv[c] = v;
-    }
+    add_parts(at<float>(chunk.dk, b, at_row, h), s.part_b, l, pairs, pair, group, entry, start[1] - start[0],
+              row, most, p.wide, p.dim);
+    add_parts(at<float>(chunk.dv, b, at_row, h), s.part_a, l, pairs, pair, group, entry, start[1] - start[0],
+              row, most, p.wide_v, p.dim_v);
 }
 
 /* ---- Beginning and end of sums ---- */
