@@ -903,7 +903,7 @@ def _check_streams(plan, q, k, v, do):
     _same(want, aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        # Leaves of the capture's own: those from outside belong to the legacy stream, which may not wait for it.
+        # Leaves of its own: those from outside belong to the legacy stream, which may not wait.
         captured = _gradients(plan, *(t.detach().requires_grad_() for t in (q, k, v)), do)
     for _ in range(2):
         for result in captured:
