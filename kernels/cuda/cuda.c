@@ -12,6 +12,9 @@
 #include "kernels/cuda/hybrid.h"
 
 #include <cublas_v2.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,12 +29,48 @@
     do {                                                                                                     \
         cublasStatus_t try_ = (call);                                                                        \
         if (try_ != CUBLAS_STATUS_SUCCESS)                                                                   \
-            return HRA_FAIL(HRA_ERR_CUDA, "%s: %s", #call, cublasGetStatusString(try_));                     \
+            return HRA_FAIL(HRA_ERR_CUDA, "%s: %s", #call, blas.text(try_));                                 \
     } while (0)
 
 enum {
     BLAS_BYTES = 32 << 20
 }; /* what NVIDIA recommends for this generation; given once, so products allocate nothing */
+
+/* cuBLAS is looked for when the first CUDA plan is made: linked, it costs every process that loads libhra a tenth of a
+ * second, and CPU machines that lack it the whole library. */
+static struct {
+    __typeof__(cublasCreate) *create;
+    __typeof__(cublasDestroy) *destroy;
+    __typeof__(cublasSetStream) *stream;
+    __typeof__(cublasSetWorkspace) *workspace;
+    __typeof__(cublasGemmBatchedEx) *multiply;
+    __typeof__(cublasGetStatusString) *text;
+    char missing[200]; /* what could not be had; "" */
+} blas;
+
+static void find_blas(void)
+{
+    static const struct {
+        const char *name;
+        void *to;
+    } functions[] = {{"cublasCreate_v2", &blas.create},       {"cublasDestroy_v2", &blas.destroy},
+                     {"cublasSetStream_v2", &blas.stream},    {"cublasSetWorkspace_v2", &blas.workspace},
+                     {"cublasGemmBatchedEx", &blas.multiply}, {"cublasGetStatusString", &blas.text}};
+    char name[40];
+
+    snprintf(name, sizeof(name), "libcublas.so.%d", CUBLAS_VER_MAJOR);
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        snprintf(blas.missing, sizeof(blas.missing), "%s", dlerror());
+        return;
+    }
+    for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
+        void *const found = dlsym(library, functions[i].name);
+        if (found == NULL)
+            snprintf(blas.missing, sizeof(blas.missing), "%s has no %s", name, functions[i].name);
+        memcpy(functions[i].to, &found, sizeof(found));
+    }
+}
 
 /* What one pattern has in one chunk of one run. */
 struct work {
@@ -171,19 +210,23 @@ static void cuda_close(void *state)
         cudaFree(c->memory[i]);
     hra_numbers_clear(&c->numbers);
     if (c->blas != NULL)
-        cublasDestroy(c->blas);
+        blas.destroy(c->blas);
     cudaFree(c->blas_memory);
     free(c);
 }
 
 static hra_status check_device(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     int devices = 0;
     const cudaError_t error = cudaGetDeviceCount(&devices);
 
     if (error != cudaSuccess || devices == 0)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "cuda: no device: %s",
                         error != cudaSuccess ? cudaGetErrorString(error) : "the driver finds none");
+    pthread_once(&once, find_blas);
+    if (blas.missing[0] != '\0')
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "cuda: no cuBLAS: %s", blas.missing);
     return HRA_OK;
 }
 
@@ -207,9 +250,9 @@ static hra_status build(struct cuda *c)
     HRA_TRY(upload(c, 1, &c->device.key, p->key, (size_t)p->keys * sizeof(*p->key)));
     HRA_TRY(upload(c, 2, &c->device.bits, p->packed[0], (size_t)p->bitmaps * sizeof(hra_bits)));
     HRA_TRY(upload(c, 3, &c->token, p->token, (size_t)p->rows * sizeof(*p->token)));
-    HRA_TRY_CUBLAS(cublasCreate(&c->blas));
+    HRA_TRY_CUBLAS(blas.create(&c->blas));
     HRA_TRY_CUDA(cudaMalloc(&c->blas_memory, BLAS_BYTES));
-    HRA_TRY_CUBLAS(cublasSetWorkspace(c->blas, c->blas_memory, BLAS_BYTES));
+    HRA_TRY_CUBLAS(blas.workspace(c->blas, c->blas_memory, BLAS_BYTES));
     return HRA_OK;
 }
 
@@ -322,12 +365,12 @@ static hra_status multiply(const struct cuda *c, const struct hra_scratch *s, in
     const float alpha = (float)factor, beta = 0;
     void **at = s->pointers;
 
-    HRA_TRY_CUBLAS(cublasGemmBatchedEx(c->blas, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                       a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &alpha,
-                                       (const void *const *)(at + b.array * HRA_SLAB), type, b.step,
-                                       (const void *const *)(at + a.array * HRA_SLAB), type, a.step, &beta,
-                                       (void *const *)(at + to.array * HRA_SLAB), CUDA_R_32F, to.step,
-                                       instances, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+    HRA_TRY_CUBLAS(blas.multiply(c->blas, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                 a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &alpha,
+                                 (const void *const *)(at + b.array * HRA_SLAB), type, b.step,
+                                 (const void *const *)(at + a.array * HRA_SLAB), type, a.step, &beta,
+                                 (void *const *)(at + to.array * HRA_SLAB), CUDA_R_32F, to.step, instances,
+                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
     return HRA_OK;
 }
 
@@ -468,7 +511,7 @@ static hra_status cuda_forward(void *state, const struct hra_forward_args *args)
     if (c->plan->queries == 0)
         return HRA_OK;
     lay_out(&s, c->plan, HRA_FORWARD, run->workspace);
-    HRA_TRY_CUBLAS(cublasSetStream(c->blas, run->stream));
+    HRA_TRY_CUBLAS(blas.stream(c->blas, run->stream));
     HRA_TRY_CUDA(hra_hybrid_begin(&c->device, &s, c->ends[HRA_FORWARD][0], run->run, run->query0, run->query1,
                                   c->device.wide_v, run->stream));
     if (c->plan->saves)
@@ -490,7 +533,7 @@ static hra_status cuda_backward(void *state, const struct hra_backward_args *arg
     if (c->plan->queries == 0)
         return HRA_OK;
     lay_out(&s, c->plan, HRA_BACKWARD, run->workspace);
-    HRA_TRY_CUBLAS(cublasSetStream(c->blas, run->stream));
+    HRA_TRY_CUBLAS(blas.stream(c->blas, run->stream));
     HRA_TRY_CUDA(hra_hybrid_begin(&c->device, &s, c->ends[HRA_BACKWARD][0], run->run, run->query0,
                                   run->query1, c->device.wide, run->stream));
     if (c->plan->saves)
