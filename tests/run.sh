@@ -99,7 +99,7 @@ installed() ( # a shell of its own, since what it exports is not for the other s
 
 format() {
     local off=0
-    for file in $(git ls-files '*.c' '*.h'); do
+    for file in $(git ls-files '*.c' '*.h' '*.cu'); do
         clang-format --dry-run -Werror "$file" || off=1
     done
     return $off

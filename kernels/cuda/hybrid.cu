@@ -13,15 +13,25 @@
 #include <cuda_fp16.h>
 #include <type_traits>
 
-namespace {
+namespace
+{
 
 constexpr int WARPS = 8, THREADS = 32 * WARPS, T = HRA_TILE;
 
 /* ---- Numbers ---- */
 
-__device__ float to_float(float x) { return x; }
-__device__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ float to_float(__half x) { return __half2float(x); }
+__device__ float to_float(float x)
+{
+    return x;
+}
+__device__ float to_float(__nv_bfloat16 x)
+{
+    return __bfloat162float(x);
+}
+__device__ float to_float(__half x)
+{
+    return __half2float(x);
+}
 
 template <typename To> __device__ __forceinline__ To from_float(float x)
 {
@@ -82,8 +92,7 @@ __global__ void gather(X *out, const hra_tile_rows *tile_rows, int tile0, int ti
     }
     for (int i = threadIdx.x; i < T * wide; i += THREADS) {
         const int r = i / wide, c = i % wide;
-        to[i] = r < rows.rows && c < dim ? at<X>(from, b, rows.row0 - row_base + r, h)[c]
-                                         : from_float<X>(0);
+        to[i] = r < rows.rows && c < dim ? at<X>(from, b, rows.row0 - row_base + r, h)[c] : from_float<X>(0);
     }
 }
 
@@ -103,8 +112,7 @@ __device__ instance instance_of(const hra_device_plan &p, const hra_launch &l, i
     return {pair, pair / p.heads * l.heads + kv, l.query0 + place[0], place[1]};
 }
 
-template <typename X>
-__global__ void point(hra_device_plan p, hra_launch l, hra_scratch s)
+template <typename X> __global__ void point(hra_device_plan p, hra_launch l, hra_scratch s)
 {
     const int index = blockIdx.x * THREADS + threadIdx.x, side = T * l.slab.edge;
 
@@ -145,13 +153,11 @@ __device__ unsigned bits_of(const hra_device_plan &p, int bitmap, int row, int c
 
 /* ---- Rows of blocks ---- */
 
-template <typename X, int EDGE>
-__global__ void softmax(hra_device_plan p, hra_launch l, hra_scratch s)
+template <typename X, int EDGE> __global__ void softmax(hra_device_plan p, hra_launch l, hra_scratch s)
 {
     constexpr int SIDE = T * EDGE;
     const int index = blockIdx.x, row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int *bitmap =
-        p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
+    const int *bitmap = p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
     const int64_t first = ((int64_t)index * SIDE + row) * SIDE;
     float x[EDGE][4], high = -INFINITY, sum = 0;
 
@@ -187,8 +193,7 @@ __global__ void gradient(hra_device_plan p, hra_launch l, hra_scratch s, const f
     constexpr int SIDE = T * EDGE;
     const int index = blockIdx.x, row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     const instance me = instance_of(p, l, index);
-    const int *bitmap =
-        p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
+    const int *bitmap = p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
     const int64_t first = ((int64_t)index * SIDE + row) * SIDE;
     const int tile = me.query + row / T;
     const hra_tile_rows rows = tile < p.queries ? p.query[tile] : hra_tile_rows{0, 0};
@@ -216,7 +221,7 @@ __global__ void gradient(hra_device_plan p, hra_launch l, hra_scratch s, const f
 
 /* A row of a query tile (blockIdx.x = (batch, head) x query tile of the slab) and the blocks that have it. */
 struct shared_row {
-    int64_t sums; /* the row among [batch][heads][query_tiles][128] */
+    int64_t sums;  /* the row among [batch][heads][query_tiles][128] */
     int pair_base; /* first instance of the (batch, head) */
     const int *entry;
     int entries, row;
@@ -333,8 +338,9 @@ __global__ void add_dq(hra_device_plan p, hra_launch l, hra_scratch s)
         float4 sum = out[c];
 #pragma unroll 4
         for (int e = 0; e < r.entries; e++)
-            add_scaled(sum, 1,
-                       part_at(s.part_c, part_of(r.pair_base, r.entry[e], edge, r.row), side, most, p.wide)[c]);
+            add_scaled(
+                sum, 1,
+                part_at(s.part_c, part_of(r.pair_base, r.entry[e], edge, r.row), side, most, p.wide)[c]);
         out[c] = sum;
     }
 }
@@ -353,8 +359,9 @@ __device__ void add_parts(float *to, const float *parts, const hra_launch &l, co
                 continue;
 #pragma unroll 4
             for (int e = 0; e < entries; e++)
-                add_scaled(sum, 1,
-                           part_at(parts, part_of(i * l.slab.blocks, entry[e], edge, row), side, most, wide)[c]);
+                add_scaled(
+                    sum, 1,
+                    part_at(parts, part_of(i * l.slab.blocks, entry[e], edge, row), side, most, wide)[c]);
         }
         const float x[4] = {sum.x, sum.y, sum.z, sum.w};
         for (int i = 0; i < 4 && 4 * c + i < dim; i++)
