@@ -1,9 +1,7 @@
 /* test_mask_make.c - how masks are made without text: what each function makes and refuses, which masks
  * have equal keys, how random_blocks draws. */
-#include "src/mask.h"
+#include "tests/mask_help.h"
 
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <criterion/parameterized.h>
 #include <limits.h>
 #include <stdio.h>
@@ -20,31 +18,6 @@ static hra_domain domain_of(int heads, int64_t tokens, int64_t a, int64_t b, int
     d.grid[1] = b;
     d.grid[2] = c;
     return d;
-}
-
-static hra_order *order_of(const hra_domain *d, const char *name)
-{
-    hra_order *o = NULL;
-
-    cr_assert(eq(int, hra_order_create(&o, d, name), HRA_OK), "%s: %s", name, hra_last_error());
-    return o;
-}
-
-static hra_mask *parse(const hra_domain *d, const hra_order *order, const char *text)
-{
-    hra_mask *m = NULL;
-
-    cr_assert(eq(int, hra_mask_parse(&m, d, order, text), HRA_OK), "%s: %s", text, hra_last_error());
-    return m;
-}
-
-static char *print(const hra_mask *m)
-{
-    const size_t bytes = hra_mask_print(m, NULL, 0);
-    char *text = malloc(bytes + 1);
-
-    cr_assert(hra_mask_print(m, text, bytes + 1) == bytes && strlen(text) == bytes);
-    return text;
 }
 
 /* ---- Masks without text ----------------------------------------------------------------------------- */

@@ -1,9 +1,7 @@
 /* test_mask_text.c - masks as text: what is printed, what is refused and where. What they mean is
  * test_mask.c. */
-#include "src/mask.h"
+#include "tests/mask_help.h"
 
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <criterion/parameterized.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,31 +17,6 @@ static hra_domain domain_of(int batch, int heads, int64_t tokens, int64_t a, int
     d.grid[0] = a;
     d.grid[1] = b;
     return d;
-}
-
-static hra_order *order_of(const hra_domain *d, const char *name)
-{
-    hra_order *o = NULL;
-
-    cr_assert(eq(int, hra_order_create(&o, d, name), HRA_OK), "%s: %s", name, hra_last_error());
-    return o;
-}
-
-static hra_mask *parse(const hra_domain *d, const hra_order *order, const char *text)
-{
-    hra_mask *m = NULL;
-
-    cr_assert(eq(int, hra_mask_parse(&m, d, order, text), HRA_OK), "%s: %s", text, hra_last_error());
-    return m;
-}
-
-static char *print(const hra_mask *m)
-{
-    const size_t bytes = hra_mask_print(m, NULL, 0);
-    char *text = malloc(bytes + 1);
-
-    cr_assert(hra_mask_print(m, text, bytes + 1) == bytes && strlen(text) == bytes);
-    return text;
 }
 
 /* ---- Printing --------------------------------------------------------------------------------------- */

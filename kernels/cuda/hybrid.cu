@@ -486,7 +486,7 @@ __global__ void convert(hra_tensor to, hra_tensor from, int64_t rows, int dim, f
         out[c] = from_float<To>(factor * to_float(in[c]));
 }
 
-/* to = from, or to += from, or to = 0 where from.data is NULL; bytes as 32-bit words for copies. */
+/* to += from, or to = 0 where from.data is NULL. */
 __global__ void accumulate(hra_tensor to, hra_tensor from, int64_t rows, int dim)
 {
     const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
