@@ -218,9 +218,9 @@ static hra_status write_slab(struct hra_slab *s, struct hra_numbers *n, const st
 }
 
 static hra_status fill_slabs(struct hra_slabs *slabs, struct hra_numbers *n, const struct pile *pile,
-                             int edge, struct entry *e)
+                             int edge, int tiles, struct entry *e)
 {
-    const int most = HRA_SLAB / (edge * edge);
+    const int most = tiles / (edge * edge);
 
     for (int64_t first = 0; first < pile->count; first += most) {
         int64_t capacity = slabs->capacity;
@@ -235,18 +235,19 @@ static hra_status fill_slabs(struct hra_slabs *slabs, struct hra_numbers *n, con
 }
 
 hra_status hra_blocks_cut(struct hra_slabs *slabs, struct hra_numbers *numbers,
-                          const struct hra_tile_list *list, int query0, int query1, int key0, int key1)
+                          const struct hra_tile_list *list, int query0, int query1, int key0, int key1,
+                          int most)
 {
     struct pile piles[SIZES] = {{.block = NULL}};
     struct cells cells = {.bits = NULL};
     struct entry *e = NULL;
 
-    hra_status status = hra_alloc((void **)&e, HRA_SLAB, sizeof(*e), "blocks");
+    hra_status status = hra_alloc((void **)&e, most, sizeof(*e), "blocks");
     if (status == HRA_OK)
         status = cut_rows(piles, &cells, list, query0, query1, key0, key1);
     for (int size = SIZES - 1; size >= 0; size--) {
         if (status == HRA_OK)
-            status = fill_slabs(slabs, numbers, &piles[size], 1 << size, e);
+            status = fill_slabs(slabs, numbers, &piles[size], 1 << size, most, e);
         free(piles[size].block);
     }
     free(cells.bits);

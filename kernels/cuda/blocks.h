@@ -40,10 +40,12 @@ struct hra_slabs {
     int count, capacity;
 };
 
-/* Append the slabs of the tiles of `list` with query tiles query0 .. query1 - 1 and key tiles key0 .. key1 - 1. A tile
- * that the list names several times, as for mixtures, is in several blocks. */
+/* Append the slabs, of at most `most` tiles (HRA_EDGE^2 to HRA_SLAB), of the tiles of `list` with query tiles query0 ..
+ * query1 - 1 and key tiles key0 .. key1 - 1. A tile that the list names several times, as for mixtures, is in several
+ * blocks. */
 hra_status hra_blocks_cut(struct hra_slabs *slabs, struct hra_numbers *numbers,
-                          const struct hra_tile_list *list, int query0, int query1, int key0, int key1);
+                          const struct hra_tile_list *list, int query0, int query1, int key0, int key1,
+                          int most);
 
 hra_status hra_numbers_add(struct hra_numbers *numbers, int number);
 

@@ -5,9 +5,8 @@
  *     S = scale Q K^T     P = exp(S - rowmax)     O_b = P V     merge the O_b of each row into the running output
  * Backward:
  *     S, dP = dO V^T      P = exp(S - LSE), dS = P (dP - delta)      dV += P^T dO, dK += dS^T Q, dQ += dS K
- * A slab has at most HRA_SLAB tiles, whose scores stay in the L2 cache between the steps. Everything that depends on the
- * plan alone (blocks, which rows share them) is laid out when the plan is made, so that a call enqueues and does
- * nothing else. */
+ * P and dS are written over S and dP, row by row. Everything that depends on the plan alone (blocks, which rows share
+ * them) is laid out when the plan is made, so that a call enqueues and does nothing else. */
 #include "kernels/cuda/blocks.h"
 #include "kernels/cuda/hybrid.h"
 
@@ -32,9 +31,8 @@
             return HRA_FAIL(HRA_ERR_CUDA, "%s: %s", #call, blas.text(try_));                                 \
     } while (0)
 
-enum {
-    BLAS_BYTES = 32 << 20
-}; /* what NVIDIA recommends for this generation; given once, so products allocate nothing */
+/* Scratch for cuBLAS, so that its products allocate nothing; batched ones hardly use any. */
+enum { BLAS_BYTES = 4 << 20 };
 
 /* cuBLAS is looked for when the first CUDA plan is made: linked, it costs every process that loads libhra a tenth of a
  * second, and CPU machines that lack it the whole library. */
@@ -83,7 +81,6 @@ struct cuda {
     struct hra_kernel_plan *plan;
     struct hra_device_plan device;
     cublasHandle_t blas;
-    void *blas_memory;
     struct hra_numbers numbers; /* until they are in device memory */
     struct work *work[2];       /* by hra_pass: [shapes][patterns] */
     int *run_shape[2];          /* [runs] first shape of a run */
@@ -106,6 +103,14 @@ static int whole_blocks(int tiles)
     return (tiles + HRA_EDGE - 1) / HRA_EDGE * HRA_EDGE;
 }
 
+/* Tiles of a slab at most: no more than a small problem has. Those of mixtures, which may have more, come in more slabs. */
+static int slab_tiles(const struct hra_kernel_plan *p)
+{
+    const int64_t all =
+        (int64_t)p->batch * p->heads * whole_blocks(p->queries) * whole_blocks(p->chunk_tiles);
+    return all < HRA_SLAB ? (int)(all > 0 ? all : HRA_EDGE * HRA_EDGE) : HRA_SLAB;
+}
+
 /* Give out `bytes` of memory that begins at base; sizes only where base is NULL. */
 static void *carve(char *base, size_t *used, size_t bytes)
 {
@@ -123,7 +128,7 @@ static size_t lay_out(struct hra_scratch *s, const struct hra_kernel_plan *p, hr
     const size_t pairs = (size_t)p->batch * (size_t)p->heads;
     const size_t queries = pairs * (size_t)(p->queries + HRA_EDGE) * tile;
     const size_t keys = (size_t)p->batch * (size_t)p->heads_kv * (size_t)whole_blocks(p->chunk_tiles) * tile;
-    const size_t scores = HRA_SLAB * tile * tile, parts = HRA_SLAB * tile * most;
+    const size_t slab = (size_t)slab_tiles(p), scores = slab * tile * tile, parts = slab * tile * most;
     size_t used = 0;
 
     memset(s, 0, sizeof(*s));
@@ -132,19 +137,18 @@ static size_t lay_out(struct hra_scratch *s, const struct hra_kernel_plan *p, hr
     s->k = carve(base, &used, keys * wide * bytes);
     s->v = carve(base, &used, keys * wide_v * bytes);
     s->scores = carve(base, &used, scores * sizeof(float));
-    s->p = carve(base, &used, scores * bytes);
     s->part_a = carve(base, &used, parts * sizeof(float));
-    s->pointers = carve(base, &used, (size_t)HRA_POINTERS * HRA_SLAB * sizeof(void *));
+    s->pointers = carve(base, &used, HRA_POINTERS * slab * sizeof(void *));
+    s->blas = carve(base, &used, BLAS_BYTES);
     if (pass == HRA_FORWARD) {
         s->max = carve(base, &used, queries * sizeof(float));
         s->total = carve(base, &used, queries * sizeof(float));
-        s->part_max = carve(base, &used, HRA_SLAB * tile * sizeof(float));
-        s->part_sum = carve(base, &used, HRA_SLAB * tile * sizeof(float));
+        s->part_max = carve(base, &used, slab * tile * sizeof(float));
+        s->part_sum = carve(base, &used, slab * tile * sizeof(float));
         return used;
     }
     s->do_ = carve(base, &used, queries * wide_v * bytes);
     s->dp = carve(base, &used, scores * sizeof(float));
-    s->ds = carve(base, &used, scores * bytes);
     s->part_b = carve(base, &used, parts * sizeof(float));
     s->part_c = carve(base, &used, parts * sizeof(float));
     s->delta = carve(base, &used, pairs * (size_t)p->rows * sizeof(float));
@@ -211,7 +215,6 @@ static void cuda_close(void *state)
     hra_numbers_clear(&c->numbers);
     if (c->blas != NULL)
         blas.destroy(c->blas);
-    cudaFree(c->blas_memory);
     free(c);
 }
 
@@ -245,14 +248,13 @@ static hra_status build(struct cuda *c)
                                          .rows = p->rows,
                                          .queries = p->queries,
                                          .query_tiles = p->queries + HRA_EDGE,
+                                         .slab = slab_tiles(p),
                                          .type = p->type};
     HRA_TRY(upload(c, 0, &c->device.query, p->query, (size_t)p->queries * sizeof(*p->query)));
     HRA_TRY(upload(c, 1, &c->device.key, p->key, (size_t)p->keys * sizeof(*p->key)));
     HRA_TRY(upload(c, 2, &c->device.bits, p->packed[0], (size_t)p->bitmaps * sizeof(hra_bits)));
     HRA_TRY(upload(c, 3, &c->token, p->token, (size_t)p->rows * sizeof(*p->token)));
     HRA_TRY_CUBLAS(blas.create(&c->blas));
-    HRA_TRY_CUDA(cudaMalloc(&c->blas_memory, BLAS_BYTES));
-    HRA_TRY_CUBLAS(blas.workspace(c->blas, c->blas_memory, BLAS_BYTES));
     return HRA_OK;
 }
 
@@ -315,7 +317,7 @@ static hra_status prepare_pass(struct cuda *c, hra_pass pass, const struct hra_s
             HRA_TRY(list_pairs(c, w, n, s));
             if (w->count > 0)
                 HRA_TRY(hra_blocks_cut(&w->slabs, &c->numbers, &p->list[n], s->query0, s->query1,
-                                       s->key_tile0, s->key_tile1));
+                                       s->key_tile0, s->key_tile1, c->device.slab));
         }
     for (int end = 0; end < 2; end++) {
         const int *from = end == 0 ? shapes->first : shapes->last;
@@ -367,10 +369,10 @@ static hra_status multiply(const struct cuda *c, const struct hra_scratch *s, in
 
     HRA_TRY_CUBLAS(blas.multiply(c->blas, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
                                  a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &alpha,
-                                 (const void *const *)(at + b.array * HRA_SLAB), type, b.step,
-                                 (const void *const *)(at + a.array * HRA_SLAB), type, a.step, &beta,
-                                 (void *const *)(at + to.array * HRA_SLAB), CUDA_R_32F, to.step, instances,
-                                 CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+                                 (const void *const *)(at + b.array * c->device.slab), type, b.step,
+                                 (const void *const *)(at + a.array * c->device.slab), type, a.step, &beta,
+                                 (void *const *)(at + to.array * c->device.slab), CUDA_R_32F, to.step,
+                                 instances, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
     return HRA_OK;
 }
 
@@ -379,12 +381,13 @@ static hra_status forward_slab(const struct cuda *c, const struct hra_launch *l,
 {
     const int wide = c->device.wide, wide_v = c->device.wide_v, side = HRA_TILE * l->slab.edge;
     const int instances = l->slab.blocks * l->count;
+    const int step = side * (int)(sizeof(float) / hra_type_bytes(c->plan->type)); /* of P and dS */
 
     HRA_TRY_CUDA(hra_hybrid_point(&c->device, l, s, stream));
     HRA_TRY(multiply(c, s, instances, side, side, wide, c->plan->scale, (struct operand){HRA_AT_Q, wide, 0},
                      (struct operand){HRA_AT_K, wide, 1}, (struct operand){HRA_AT_S, side, 0}));
     HRA_TRY_CUDA(hra_hybrid_softmax(&c->device, l, s, stream));
-    HRA_TRY(multiply(c, s, instances, side, wide_v, side, 1, (struct operand){HRA_AT_P, side, 0},
+    HRA_TRY(multiply(c, s, instances, side, wide_v, side, 1, (struct operand){HRA_AT_S, step, 0},
                      (struct operand){HRA_AT_V, wide_v, 0}, (struct operand){HRA_AT_A, wide_v, 0}));
     HRA_TRY_CUDA(hra_hybrid_merge(&c->device, l, s, stream));
     return HRA_OK;
@@ -395,6 +398,7 @@ static hra_status backward_slab(const struct cuda *c, const struct hra_launch *l
 {
     const int wide = c->device.wide, wide_v = c->device.wide_v, side = HRA_TILE * l->slab.edge;
     const int instances = l->slab.blocks * l->count;
+    const int step = side * (int)(sizeof(float) / hra_type_bytes(c->plan->type)); /* of P and dS */
 
     HRA_TRY_CUDA(hra_hybrid_point(&c->device, l, s, stream));
     HRA_TRY(multiply(c, s, instances, side, side, wide, c->plan->scale, (struct operand){HRA_AT_Q, wide, 0},
@@ -402,11 +406,11 @@ static hra_status backward_slab(const struct cuda *c, const struct hra_launch *l
     HRA_TRY(multiply(c, s, instances, side, side, wide_v, 1, (struct operand){HRA_AT_DO, wide_v, 0},
                      (struct operand){HRA_AT_V, wide_v, 1}, (struct operand){HRA_AT_DP, side, 0}));
     HRA_TRY_CUDA(hra_hybrid_gradient(&c->device, l, s, lse, stream));
-    HRA_TRY(multiply(c, s, instances, side, wide_v, side, 1, (struct operand){HRA_AT_P, side, 1},
+    HRA_TRY(multiply(c, s, instances, side, wide_v, side, 1, (struct operand){HRA_AT_S, step, 1},
                      (struct operand){HRA_AT_DO, wide_v, 0}, (struct operand){HRA_AT_A, wide_v, 0}));
-    HRA_TRY(multiply(c, s, instances, side, wide, side, 1, (struct operand){HRA_AT_DS, side, 1},
+    HRA_TRY(multiply(c, s, instances, side, wide, side, 1, (struct operand){HRA_AT_DP, step, 1},
                      (struct operand){HRA_AT_Q, wide, 0}, (struct operand){HRA_AT_B, wide, 0}));
-    HRA_TRY(multiply(c, s, instances, side, wide, side, 1, (struct operand){HRA_AT_DS, side, 0},
+    HRA_TRY(multiply(c, s, instances, side, wide, side, 1, (struct operand){HRA_AT_DP, step, 0},
                      (struct operand){HRA_AT_K, wide, 0}, (struct operand){HRA_AT_C, wide, 0}));
     HRA_TRY_CUDA(hra_hybrid_add_dq(&c->device, l, s, stream));
     HRA_TRY_CUDA(hra_hybrid_add_dkv(&c->device, l, s, chunk, stream));
@@ -483,7 +487,7 @@ static hra_status compute_chunk(const struct cuda *c, const struct hra_run_args 
                                    .head0 = keys.head0,
                                    .heads = keys.heads,
                                    .key_tiles = keys.tiles};
-            const int at_once = HRA_SLAB / (l.slab.blocks * l.slab.edge * l.slab.edge);
+            const int at_once = c->device.slab / (l.slab.blocks * l.slab.edge * l.slab.edge);
             for (int first = 0; first < work[n].count; first += l.count) {
                 l.pairs = work[n].pairs + first;
                 l.count = work[n].count - first < at_once ? work[n].count - first : at_once;
@@ -502,6 +506,14 @@ static void *saved_queries(const struct cuda *c, const struct hra_run_args *run)
     return kept.q;
 }
 
+/* Setting the stream takes cuBLAS's scratch away. */
+static hra_status set_stream(const struct cuda *c, const struct hra_scratch *s, cudaStream_t stream)
+{
+    HRA_TRY_CUBLAS(blas.stream(c->blas, stream));
+    HRA_TRY_CUBLAS(blas.workspace(c->blas, s->blas, BLAS_BYTES));
+    return HRA_OK;
+}
+
 static hra_status cuda_forward(void *state, const struct hra_forward_args *args)
 {
     const struct cuda *c = state;
@@ -511,7 +523,7 @@ static hra_status cuda_forward(void *state, const struct hra_forward_args *args)
     if (c->plan->queries == 0)
         return HRA_OK;
     lay_out(&s, c->plan, HRA_FORWARD, run->workspace);
-    HRA_TRY_CUBLAS(blas.stream(c->blas, run->stream));
+    HRA_TRY(set_stream(c, &s, run->stream));
     HRA_TRY_CUDA(hra_hybrid_begin(&c->device, &s, c->ends[HRA_FORWARD][0], run->run, run->query0, run->query1,
                                   c->device.wide_v, run->stream));
     if (c->plan->saves)
@@ -533,7 +545,7 @@ static hra_status cuda_backward(void *state, const struct hra_backward_args *arg
     if (c->plan->queries == 0)
         return HRA_OK;
     lay_out(&s, c->plan, HRA_BACKWARD, run->workspace);
-    HRA_TRY_CUBLAS(blas.stream(c->blas, run->stream));
+    HRA_TRY(set_stream(c, &s, run->stream));
     HRA_TRY_CUDA(hra_hybrid_begin(&c->device, &s, c->ends[HRA_BACKWARD][0], run->run, run->query0,
                                   run->query1, c->device.wide, run->stream));
     if (c->plan->saves)

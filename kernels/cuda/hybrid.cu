@@ -126,19 +126,17 @@ template <typename X> __global__ void point(hra_device_plan p, hra_launch l, hra
     const int64_t part = (int64_t)index * side * most;
     void **to = s.pointers + index;
 
-    to[HRA_AT_Q * HRA_SLAB] = (X *)s.q + q * p.wide;
-    to[HRA_AT_K * HRA_SLAB] = (X *)s.k + k * p.wide;
-    to[HRA_AT_V * HRA_SLAB] = (X *)s.v + k * p.wide_v;
-    to[HRA_AT_S * HRA_SLAB] = s.scores + scores;
-    to[HRA_AT_P * HRA_SLAB] = (X *)s.p + scores;
-    to[HRA_AT_A * HRA_SLAB] = s.part_a + part;
+    to[HRA_AT_Q * p.slab] = (X *)s.q + q * p.wide;
+    to[HRA_AT_K * p.slab] = (X *)s.k + k * p.wide;
+    to[HRA_AT_V * p.slab] = (X *)s.v + k * p.wide_v;
+    to[HRA_AT_S * p.slab] = s.scores + scores;
+    to[HRA_AT_A * p.slab] = s.part_a + part;
     if (s.do_ == nullptr)
         return;
-    to[HRA_AT_DO * HRA_SLAB] = (X *)s.do_ + q * p.wide_v;
-    to[HRA_AT_DP * HRA_SLAB] = s.dp + scores;
-    to[HRA_AT_DS * HRA_SLAB] = (X *)s.ds + scores;
-    to[HRA_AT_B * HRA_SLAB] = s.part_b + part;
-    to[HRA_AT_C * HRA_SLAB] = s.part_c + part;
+    to[HRA_AT_DO * p.slab] = (X *)s.do_ + q * p.wide_v;
+    to[HRA_AT_DP * p.slab] = s.dp + scores;
+    to[HRA_AT_B * p.slab] = s.part_b + part;
+    to[HRA_AT_C * p.slab] = s.part_c + part;
 }
 
 /* The four bits of columns c .. c + 3 of a tile's row; c a multiple of 4. */
@@ -158,11 +156,11 @@ template <typename X, int EDGE> __global__ void softmax(hra_device_plan p, hra_l
     constexpr int SIDE = T * EDGE;
     const int index = blockIdx.x, row = blockIdx.y * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     const int *bitmap = p.numbers + l.slab.bits + (index % l.slab.blocks) * EDGE * EDGE + row / T * EDGE;
-    const int64_t first = ((int64_t)index * SIDE + row) * SIDE;
+    float *const scores = s.scores + ((int64_t)index * SIDE + row) * SIDE;
     float x[EDGE][4], high = -INFINITY, sum = 0;
 
     for (int j = 0; j < EDGE; j++) { /* lane's columns 4 lane .. 4 lane + 3 of tile j */
-        const float4 v = *(const float4 *)(s.scores + first + j * T + 4 * lane);
+        const float4 v = *(const float4 *)(scores + j * T + 4 * lane);
         const unsigned bits = bits_of(p, bitmap[j], row % T, 4 * lane);
         const float y[4] = {v.x, v.y, v.z, v.w};
         for (int c = 0; c < 4; c++) {
@@ -178,7 +176,7 @@ template <typename X, int EDGE> __global__ void softmax(hra_device_plan p, hra_l
             sum += e;
             out.x[c] = from_float<X>(e);
         }
-        *(four<X> *)((X *)s.p + first + j * T + 4 * lane) = out;
+        *(four<X> *)((X *)scores + j * T + 4 * lane) = out; /* every lane has loaded its own: warp_max */
     }
     sum = warp_sum(sum);
     if (lane == 0) {
@@ -201,19 +199,23 @@ __global__ void gradient(hra_device_plan p, hra_launch l, hra_scratch s, const f
     const int64_t at = (int64_t)me.pair * p.rows + rows.row0 + row % T;
     const float log_sum = exists ? lse[at] : -INFINITY, delta = exists ? s.delta[at] : 0;
 
+    float4 v[EDGE], d[EDGE];
     for (int j = 0; j < EDGE; j++) {
-        const int64_t place = first + j * T + 4 * lane;
-        const float4 v = *(const float4 *)(s.scores + place), d = *(const float4 *)(s.dp + place);
+        v[j] = *(const float4 *)(s.scores + first + j * T + 4 * lane);
+        d[j] = *(const float4 *)(s.dp + first + j * T + 4 * lane);
+    }
+    __syncwarp(); /* what follows is written over what other lanes have loaded */
+    for (int j = 0; j < EDGE; j++) {
         const unsigned bits = log_sum == -INFINITY ? 0 : bits_of(p, bitmap[j], row % T, 4 * lane);
-        const float y[4] = {v.x, v.y, v.z, v.w}, g[4] = {d.x, d.y, d.z, d.w};
+        const float y[4] = {v[j].x, v[j].y, v[j].z, v[j].w}, g[4] = {d[j].x, d[j].y, d[j].z, d[j].w};
         four<X> out, slope;
         for (int c = 0; c < 4; c++) {
             const float e = bits >> c & 1 ? expf(y[c] - log_sum) : 0;
             out.x[c] = from_float<X>(e);
             slope.x[c] = from_float<X>(bits >> c & 1 ? e * (g[c] - delta) : 0);
         }
-        *(four<X> *)((X *)s.p + place) = out;
-        *(four<X> *)((X *)s.ds + place) = slope;
+        *(four<X> *)((X *)(s.scores + first) + j * T + 4 * lane) = out;
+        *(four<X> *)((X *)(s.dp + first) + j * T + 4 * lane) = slope;
     }
 }
 

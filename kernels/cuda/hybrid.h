@@ -22,6 +22,7 @@ struct hra_device_plan {
     int64_t rows;     /* of this rank */
     int queries;      /* query tiles */
     int query_tiles;  /* padded */
+    int slab;         /* tiles of a slab at most */
     hra_type type;
     const struct hra_tile_rows *query; /* [queries] */
     const struct hra_tile_rows *key;   /* [keys] */
@@ -41,15 +42,15 @@ struct hra_launch {
 
 /* Scratch of one slab, and running sums; [..] as said above. */
 struct hra_scratch {
-    void *q, *k, *v, *do_;           /* gathered */
-    float *scores, *dp;              /* [instances][128 edge][128 edge] */
-    void *p, *ds;                    /* the same, of the tensors' type */
+    void *q, *k, *v, *do_; /* gathered */
+    float *scores, *dp;    /* [instances][128 edge][128 edge]; later P and dS, each row over its own */
     float *part_a, *part_b, *part_c; /* products of p or ds: forward o; backward dv, dk, dq */
     float *part_max, *part_sum;      /* forward [instances][128 edge] */
     float *sums;        /* [batch][heads][query_tiles][128][wide_v or wide] output or dQ so far */
     float *max, *total; /* forward [batch][heads][query_tiles][128] */
     float *delta;       /* backward [batch][heads][rows] */
-    void **pointers;    /* [HRA_POINTERS][HRA_SLAB] operands of products */
+    void **pointers;    /* [HRA_POINTERS][slab] operands of products */
+    void *blas;         /* BLAS_BYTES for cuBLAS */
 };
 
 /* The arrays of pointers. */
@@ -60,8 +61,6 @@ enum {
     HRA_AT_DO,
     HRA_AT_S,
     HRA_AT_DP,
-    HRA_AT_P,
-    HRA_AT_DS,
     HRA_AT_A,
     HRA_AT_B,
     HRA_AT_C,

@@ -129,7 +129,7 @@ same_bits() {
 }
 
 programs() {
-    printf 'worker %s\n' twin steps graph refused reorder large
+    printf 'worker %s\n' twin steps graph memory refused reorder large
 }
 
 several_ranks() {
@@ -239,14 +239,14 @@ END
 
 cores=$(nproc)
 jobs=$((cores < 8 ? cores : 8))
-step programs 1 400 'twin against oracle; steps, graphs, refusals, reordering; large problems against the twin'
+step programs 1 400 'twin against oracle; steps, graphs, memory, refusals, reordering; large problems against the twin'
 step every_mask_and_order "$jobs" 120 'hra-check, every mask on every order in bf16, f16, f32'
 step every_size "$jobs" 120 'hra-check, head sizes, tokens, groups of heads, options'
 step random_problems 2 400 'hra-check, 200 and 50 drawn problems'
 step same_bits "$jobs" 120 'hra-check twice, the same bits'
 step several_ranks 1 300 '2, 4 and 8 ranks over MPI that share the GPUs'
 step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
-step sanitizers "$jobs" 500 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
+step sanitizers "$jobs" 300 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
 echo "$passed passed, $failed failed, $not_run not run"
 [ ${#steps[@]} -gt 0 ] || write_results >docs/gpu-results.md
 [ "$failed" -eq 0 ] || exit 1

@@ -460,13 +460,6 @@ static void test_steps(hra_comm *comm)
         }
 }
 
-static size_t free_memory(void)
-{
-    size_t left, all;
-    NEED_CUDA(cudaMemGetInfo(&left, &all));
-    return left;
-}
-
 /* Forward and backward of a layer as a graph; nothing is computed yet. */
 static cudaGraphExec_t record(struct layer *l, cudaStream_t stream)
 {
@@ -482,8 +475,7 @@ static cudaGraphExec_t record(struct layer *l, cudaStream_t stream)
     return out;
 }
 
-/* A graph replayed 20 times with changing inputs, among calls that are not recorded, gives the bits of those calls; and
- * once a plan has run, neither takes memory. */
+/* A graph replayed 20 times with changing inputs, among calls that are not recorded, gives the bits of those calls. */
 static void replay(hra_comm *comm, const struct problem *p)
 {
     enum { SETS = 3, REPLAYS = 20 };
@@ -496,10 +488,6 @@ static void replay(hra_comm *comm, const struct problem *p)
     CHECK(l.info.blocking == 0, "a plan on one GPU is blocking");
     for (int set = 0; set < SETS; set++)
         wanted[set] = step(&l, set, stream, &bytes);
-    const size_t before = free_memory();
-    free(step(&l, 0, stream, &bytes));
-    CHECK(free_memory() == before, "%zu bytes were free, %zu are", before, free_memory());
-
     forget_outputs(&l);
     cudaGraphExec_t graph = record(&l, stream);
     NEED_DEVICE(device_wait());
@@ -543,6 +531,34 @@ static void test_graph(hra_comm *comm)
     p.type = HRA_F32;
     p.mask = (char[]){"heads(0: full; 1-3: docs(700,800))"};
     replay(comm, &p);
+}
+
+static size_t free_memory(void)
+{
+    size_t left, all;
+    NEED_CUDA(cudaMemGetInfo(&left, &all));
+    return left;
+}
+
+/* Once a plan has run its calls take no memory of the GPU, on which nobody else may work meanwhile. */
+static void test_memory(hra_comm *comm)
+{
+    enum { STEPS = 100 };
+    const struct problem p = problem_of(1500, "hilbert", "causal & window(400,0)", HRA_BF16);
+    struct layer l;
+    size_t bytes;
+
+    layer_open(&l, &p, comm);
+    free(step(&l, 0, device_stream(), &bytes));
+    const size_t before = free_memory();
+    for (int i = 0; i < STEPS; i++) {
+        NEED_HRA(forward(&l, device_stream()));
+        NEED_HRA(backward(&l, device_stream()));
+    }
+    NEED_DEVICE(device_wait());
+    CHECK(free_memory() == before, "%zu bytes were free, %zu are after %d steps", before, free_memory(),
+          STEPS);
+    layer_close(&l);
 }
 
 /* ---- What calls refuse --------------------------------------------------------------------- */
@@ -724,9 +740,9 @@ int main(int argc, char **argv)
         void (*run)(hra_comm *comm);
         int several; /* 1: under mpirun */
     } tests[] = {
-        {"twin", test_twin, 0},         {"large", test_large, 0},     {"steps", test_steps, 0},
-        {"graph", test_graph, 0},       {"refused", test_refused, 0}, {"reorder", test_reorder, 0},
-        {"blocking", test_blocking, 1},
+        {"twin", test_twin, 0},     {"large", test_large, 0},       {"steps", test_steps, 0},
+        {"graph", test_graph, 0},   {"refused", test_refused, 0},   {"reorder", test_reorder, 0},
+        {"memory", test_memory, 0}, {"blocking", test_blocking, 1},
     };
 
     for (size_t i = 0; argc > 1 && i < sizeof(tests) / sizeof(tests[0]); i++) {
