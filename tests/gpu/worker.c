@@ -435,14 +435,13 @@ static unsigned char *step(struct layer *l, int set, void *stream, size_t *bytes
     return outputs(l, bytes);
 }
 
-/* Small problems in memory that nobody has written to, for the tools that look for such reads: the same bits twice. */
-static void test_steps(hra_comm *comm)
+/* Small problems: the same bits twice, whatever was in the workspace; `unset`: nobody has written there. */
+static void compute_small(hra_comm *comm, const hra_type *types, int count, int unset)
 {
-    static const hra_type types[] = {HRA_F32, HRA_BF16, HRA_F16};
     static const char *const masks[] = {"full", "causal & window(99,0)",
                                         "mix(causal; dilated(130,3,head,both)) & !docs(100,200)"};
 
-    for (int type = 0; type < 3; type++)
+    for (int type = 0; type < count; type++)
         for (int mask = 0; mask < 3; mask++) {
             struct problem p = problem_of(300, mask == 1 ? "identity" : "random:7", masks[mask], types[type]);
             struct layer l;
@@ -451,13 +450,29 @@ static void test_steps(hra_comm *comm)
             p.dim_v = mask == 2 ? 40 : p.dim;
             p.saved = mask == 0 ? HRA_SAVED_QKV : HRA_SAVED_NOTHING;
             layer_open(&l, &p, comm);
+            if (!unset)
+                NEED_DEVICE(device_fill(l.workspace, 0, l.info.workspace_bytes));
             unsigned char *one = step(&l, 1, NULL, &bytes);
+            if (!unset)
+                NEED_DEVICE(device_fill(l.workspace, 0xff, l.info.workspace_bytes));
             unsigned char *two = step(&l, 1, device_stream(), &bytes);
             CHECK(memcmp(one, two, bytes) == 0, "%s, %s", masks[mask], hra_type_name(p.type));
             free(one);
             free(two);
             layer_close(&l);
         }
+}
+
+static void test_steps(hra_comm *comm)
+{
+    compute_small(comm, (const hra_type[]){HRA_F32, HRA_BF16, HRA_F16}, 3, 0);
+}
+
+/* For initcheck, which looks for reads of what nobody has written. It does not see what cuBLAS's kernels for 16-bit types
+ * store on sm_90, and takes all of it for unwritten; those are left to `steps`, where the workspace's content would show. */
+static void test_unset(hra_comm *comm)
+{
+    compute_small(comm, (const hra_type[]){HRA_F32}, 1, 1);
 }
 
 /* Forward and backward of a layer as a graph; nothing is computed yet. */
@@ -740,9 +755,9 @@ int main(int argc, char **argv)
         void (*run)(hra_comm *comm);
         int several; /* 1: under mpirun */
     } tests[] = {
-        {"twin", test_twin, 0},     {"large", test_large, 0},       {"steps", test_steps, 0},
-        {"graph", test_graph, 0},   {"refused", test_refused, 0},   {"reorder", test_reorder, 0},
-        {"memory", test_memory, 0}, {"blocking", test_blocking, 1},
+        {"twin", test_twin, 0},   {"large", test_large, 0},     {"steps", test_steps, 0},
+        {"graph", test_graph, 0}, {"refused", test_refused, 0}, {"reorder", test_reorder, 0},
+        {"unset", test_unset, 0}, {"memory", test_memory, 0},   {"blocking", test_blocking, 1},
     };
 
     for (size_t i = 0; argc > 1 && i < sizeof(tests) / sizeof(tests[0]); i++) {
