@@ -42,10 +42,42 @@ hra_status hra_comm_get_status(const hra_comm *comm)
     return comm == NULL ? HRA_FAIL(HRA_ERR_ARG, "hra_comm_get_status: comm is NULL") : hra_comm_check(comm);
 }
 
+hra_status hra_comm_wait(hra_comm *comm, void *stream)
+{
+    if (comm == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_comm_wait: comm is NULL");
+    HRA_TRY(hra_comm_check(comm));
+    return comm->transport->wait == NULL ? HRA_OK : comm->transport->wait(comm->state, stream);
+}
+
+#ifndef HRA_CUDA
+static const char without[] = "this library was built without CUDA";
+
+hra_status hra_comm_get_unique_id(void *out)
+{
+    (void)out;
+    return HRA_FAIL(HRA_ERR_UNSUPPORTED, "hra_comm_get_unique_id: %s", without);
+}
+
+hra_status hra_comm_create_unique(hra_comm **out, int rank, int ranks, const void *id,
+                                  const hra_comm_options *options)
+{
+    (void)out, (void)rank, (void)ranks, (void)id, (void)options;
+    return HRA_FAIL(HRA_ERR_UNSUPPORTED, "hra_comm_create_unique: %s", without);
+}
+
+hra_status hra_gpu_create(hra_comm **out, const struct hra_gpu_setup *setup)
+{
+    (void)out;
+    return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.transport is %d: %s", (int)setup->options.transport,
+                    without);
+}
+#endif
+
 hra_status hra_comm_check(const hra_comm *comm)
 {
     if (comm->failed == HRA_OK)
-        return HRA_OK;
+        return comm->transport->status == NULL ? HRA_OK : comm->transport->status(comm->state);
     return HRA_FAIL(comm->failed, "the communicator failed earlier: %s", comm->failure);
 }
 
@@ -70,10 +102,11 @@ hra_status hra_comm_agree(hra_comm *comm, hra_status mine)
 
     if (comm->transport->allgather == NULL)
         return mine;
-    if (comm->failed != HRA_OK) /* nobody would come */
-        return mine != HRA_OK ? mine : hra_comm_check(comm);
     if (mine != HRA_OK)
         snprintf(own.message, sizeof(own.message), "%s", hra_last_error());
+    const hra_status failed = hra_comm_check(comm);
+    if (failed != HRA_OK) /* nobody would come */
+        return mine != HRA_OK ? HRA_FAIL(mine, "%s", own.message) : failed;
     HRA_TRY(hra_comm_allgather(comm, comm->word, &own, sizeof(own)));
     for (int r = 0; r < comm->ranks; r++) {
         const struct hra_word *word = &comm->word[r];
@@ -123,7 +156,7 @@ void hra_arena_leave(hra_comm *comm, struct hra_arena *arena)
     if (arena->plans == 0 && arena != comm->arena) {
         if (arena->drop_mirror != NULL)
             arena->drop_mirror(arena);
-        if (comm->failed == HRA_OK) /* else a peer may still write there: it stays allocated */
+        if (hra_comm_check(comm) == HRA_OK) /* else a peer may still write there: it stays allocated */
             comm->transport->release(comm->state, arena->base);
         free(arena);
     }
@@ -139,7 +172,8 @@ hra_status hra_comm_destroy(hra_comm *comm)
     struct hra_arena *arena = comm->arena;
     comm->arena = NULL;
     hra_arena_leave(comm, arena);
-    hra_status status = comm->transport->close(comm->state, comm->failed != HRA_OK);
+    const int failed = hra_comm_check(comm) != HRA_OK;
+    hra_status status = comm->transport->close(comm->state, failed);
     free(comm->word);
     free(comm);
     return status;

@@ -92,11 +92,15 @@ static hra_status mpi_allgather(void *state, void *all, const void *mine, size_t
     return wait_collective(m, &request, "agreement of the ranks");
 }
 
-static hra_status mpi_reserve(void *state, int64_t requests)
+/* Room for the messages of a pass. */
+static hra_status mpi_enlist(void *state, struct hra_transfer *transfer, int count)
 {
     struct mpi_state *m = state;
     MPI_Request *larger = NULL;
+    int64_t requests = 0;
 
+    for (int i = 0; i < count; i++)
+        requests += (int64_t)((transfer[i].bytes - 1) / m->message_bytes) + 1;
     if (requests <= m->capacity)
         return HRA_OK;
     if (requests > INT_MAX)
@@ -194,6 +198,13 @@ static void mpi_release(void *state, void *memory)
     free(memory);
 }
 
+static hra_status mpi_copy(void *state, void *to, const void *from, size_t bytes)
+{
+    (void)state;
+    memcpy(to, from, bytes);
+    return HRA_OK;
+}
+
 static hra_status mpi_close(void *state, int failed)
 {
     struct mpi_state *m = state;
@@ -218,18 +229,20 @@ static const struct hra_transport mpi_transport = {
     .name = "mpi",
     .host_only = 1,
     .allgather = mpi_allgather,
-    .reserve = mpi_reserve,
+    .enlist = mpi_enlist,
     .start = mpi_start,
     .finish = mpi_finish,
     .poll = mpi_poll,
     .alloc = mpi_alloc,
     .release = mpi_release,
+    .copy = mpi_copy,
     .close = mpi_close,
 };
 
 /* What ranks tell each other when a communicator is made. */
 struct greeting {
     uint64_t message_bytes;
+    int transport;
     char node[MPI_MAX_PROCESSOR_NAME];
 };
 
@@ -250,10 +263,11 @@ static hra_status agree(MPI_Comm parent, double timeout_s, hra_status mine)
     return (hra_status)worst;
 }
 
-/* Duplicate the caller's communicator, count the ranks of this node, and see that all cut messages alike. */
-static hra_status meet(struct mpi_state *m, MPI_Comm parent, struct greeting *all, int *local_ranks)
+/* Duplicate the caller's communicator, count the ranks of this node, and see that all want the same. */
+static hra_status meet(struct mpi_state *m, MPI_Comm parent, struct greeting *all,
+                       hra_transport_kind transport, int *local_ranks)
 {
-    struct greeting mine = {.message_bytes = m->message_bytes};
+    struct greeting mine = {.message_bytes = m->message_bytes, .transport = (int)transport};
     MPI_Request request;
     int length;
 
@@ -269,6 +283,9 @@ static hra_status meet(struct mpi_state *m, MPI_Comm parent, struct greeting *al
             return HRA_FAIL(HRA_ERR_MISMATCH, "options.message_bytes is %llu on rank %d and %llu on rank 0",
                             (unsigned long long)all[r].message_bytes, r,
                             (unsigned long long)all[0].message_bytes);
+        if (all[r].transport != all[0].transport)
+            return HRA_FAIL(HRA_ERR_MISMATCH, "options.transport is %d on rank %d and %d on rank 0",
+                            all[r].transport, r, all[0].transport);
     }
     return HRA_OK;
 }
@@ -295,11 +312,17 @@ static hra_status check_parent(hra_comm **out, MPI_Comm parent)
 /* Everything that this rank does alone: read the options, allocate. On success *out owns a state without an MPI
  * communicator yet. */
 static hra_status prepare(hra_comm **out, struct greeting **all, MPI_Comm parent,
-                          const hra_comm_options *options)
+                          const hra_comm_options *options, hra_comm_options *read)
 {
     hra_comm_options o;
 
     HRA_TRY(hra_copy_sized(&o, sizeof(o), options, "options"));
+    if (o.transport == HRA_TRANSPORT_AUTO)
+        o.transport = HRA_TRANSPORT_MPI;
+    *read = o;
+    if (o.transport < HRA_TRANSPORT_AUTO || o.transport > HRA_TRANSPORT_PEER)
+        return HRA_FAIL(HRA_ERR_ARG, "options.transport is %d, which is no hra_transport_kind",
+                        (int)o.transport);
     if (o.message_bytes > INT_MAX)
         return HRA_FAIL(HRA_ERR_ARG, "options.message_bytes is %zu; it must be at most %d", o.message_bytes,
                         INT_MAX);
@@ -324,16 +347,25 @@ hra_status hra_comm_create_mpi(hra_comm **out, MPI_Comm parent, const hra_comm_o
 {
     struct greeting *all = NULL;
     hra_comm *comm = NULL;
+    hra_comm_options o;
 
     HRA_TRY(check_parent(out, parent));
-    hra_status status = prepare(&comm, &all, parent, options);
+    hra_status status = prepare(&comm, &all, parent, options, &o);
     const struct mpi_state *m = comm == NULL ? NULL : comm->state;
     status = agree(parent, m == NULL ? DEFAULT_TIMEOUT_S : m->timeout_s, status);
     if (status == HRA_OK)
-        status = hra_comm_note(comm, meet(comm->state, parent, all, &comm->local_ranks));
+        status = hra_comm_note(comm, meet(comm->state, parent, all, o.transport, &comm->local_ranks));
     free(all);
     if (status != HRA_OK) {
         hra_comm_destroy(comm);
+        return status;
+    }
+    if (o.transport != HRA_TRANSPORT_MPI) {
+        const struct hra_gpu_setup setup = {
+            .rank = comm->rank, .ranks = comm->ranks, .options = o, .below = comm};
+        status = hra_gpu_create(out, &setup);
+        if (status != HRA_OK)
+            hra_comm_destroy(comm);
         return status;
     }
     hra_log(HRA_LOG_INFO, "communicator over mpi, rank %d of %d, %d on this node", comm->rank, comm->ranks,

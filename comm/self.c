@@ -50,6 +50,9 @@ static const struct hra_transport self_transport = {
     .allgather = self_allgather,
     .start = self_start,
     .finish = self_finish,
+#ifdef HRA_CUDA
+    .wait = hra_gpu_synchronize,
+#endif
     .alloc = self_alloc,
     .release = self_release,
     .close = self_close,

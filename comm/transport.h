@@ -19,28 +19,52 @@ struct hra_transfer {
     int sends;        /* 1: data goes to peer; 0: it comes from peer */
     const char *what; /* for messages: "forward of plan 3" */
     int round;        /* for messages */
-    int first, count; /* the transport's own: requests of this transfer */
+    int number; /* how many of its pass go from the sender to the receiver before it: both ends count alike */
+    uint32_t tag; /* not 0; the same at both ends of one transfer of one plan, other ones elsewhere */
+    void *there;  /* sent: where it arrives, as we address the receiver's arena; NULL: we do not reach that */
+    int first, count; /* the transport's own */
 };
 
 struct hra_transport {
     const char *name;
-    int host_only; /* 1: data is memory of the host */
+    int host_only;   /* 1: data is memory of the host */
+    int device_only; /* 1: data is memory of the GPU that was current when the communicator was made */
 
     /* all [ranks][bytes] = every rank's mine [bytes]. Collective; blocks the host within the time limit.
      * NULL: a model, whose ranks do not exist. */
     hra_status (*allgather)(void *state, void *all, const void *mine, size_t bytes);
 
-    /* Room for `requests` messages in flight, so that start allocates nothing. NULL: needs none. */
-    hra_status (*reserve)(void *state, int64_t requests);
+    /* The transfers of one pass of a plan, at most these in flight at once, so that start allocates nothing; and the end of
+     * them. NULL: nothing to prepare. */
+    hra_status (*enlist)(void *state, struct hra_transfer *transfer, int count);
+    void (*delist)(void *state, struct hra_transfer *transfer, int count);
+
+    /* Around all transfers of an execution: executions follow one another in the order of calls, whatever their streams.
+     * NULL: they do so by themselves. */
+    hra_status (*begin)(void *state, void *stream);
+    hra_status (*end)(void *state, void *stream);
     hra_status (*start)(void *state, struct hra_transfer *const *transfer, int count, void *stream);
     hra_status (*finish)(void *state, struct hra_transfer *transfer, void *stream);
 
     /* Give transfers in flight a chance to move on while the host computes. NULL: they need none. */
     void (*poll)(void *state);
 
+    /* A failure that was found while nobody called; never blocks. NULL: there are none. */
+    hra_status (*status)(void *state);
+
+    /* Wait on the host, within the time limit, for what the stream holds. NULL: nothing to wait for. */
+    hra_status (*wait)(void *state, void *stream);
+
     /* Memory for arriving blocks, 256-byte aligned. */
     hra_status (*alloc)(void *state, void **out, size_t bytes);
     void (*release)(void *state, void *memory);
+
+    /* Between such memory and the host's, either way; blocks. */
+    hra_status (*copy)(void *state, void *to, const void *from, size_t bytes);
+
+    /* there [ranks] = where this process addresses the arena that each rank names here, NULL where it does not reach
+     * it. Ours may be NULL. Collective. NULL: no rank reaches another's memory. */
+    hra_status (*map)(void *state, void *arena, size_t bytes, void **there);
 
     /* Collective, unless failed: then local, and memory that a peer may still write to is not given back. */
     hra_status (*close)(void *state, int failed);
@@ -95,9 +119,24 @@ hra_status hra_comm_allgather(hra_comm *comm, void *all, const void *mine, size_
  * its sentence. Collective. */
 hra_status hra_comm_agree(hra_comm *comm, hra_status mine);
 
+/* A transport's wait without a time limit: cudaStreamSynchronize. In builds with HRA_CUDA. */
+hra_status hra_gpu_synchronize(void *state, void *stream);
+
 /* An arena of at least `bytes`, for one more plan; NULL in *out for 0 bytes. Where there is none yet that is large enough
  * one of `reserve` bytes is made, if that is more. Give back with hra_arena_leave. */
 hra_status hra_arena_join(struct hra_arena **out, hra_comm *comm, size_t bytes, size_t reserve);
 void hra_arena_leave(hra_comm *comm, struct hra_arena *arena);
+
+/* How a communicator between GPUs comes about. */
+struct hra_gpu_setup {
+    int rank, ranks;
+    hra_comm_options options;
+    hra_comm *below; /* over which ranks speak on the host, ours on success; NULL: NCCL serves for that too */
+    const void *unique_id; /* [HRA_UNIQUE_ID_BYTES]; where below is NULL this or */
+    void *parent;          /* the caller's ncclComm_t */
+};
+
+/* Collective. The current device is the communicator's. Exported for libhra-mpi. */
+HRA_API hra_status hra_gpu_create(hra_comm **out, const struct hra_gpu_setup *setup);
 
 #endif

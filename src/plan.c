@@ -212,12 +212,17 @@ static hra_status check_methods(const hra_plan *plan)
 /* The table of the backend that was asked for. */
 static hra_status find_backend(hra_plan *plan)
 {
+    const struct hra_transport *transport = plan->comm->transport;
+
     plan->backend = &hra_backend_cpu;
-    if (plan->options.backend != HRA_BACKEND_CUDA)
+    if (transport->device_only && plan->options.backend == HRA_BACKEND_CPU)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is cpu; over %s K/V travel between GPUs",
+                        transport->name);
+    if (!transport->device_only && plan->options.backend != HRA_BACKEND_CUDA)
         return HRA_OK;
 #ifdef HRA_CUDA
     plan->backend = &hra_backend_cuda;
-    plan->staged = plan->comm->transport->host_only && plan->comm->ranks > 1;
+    plan->staged = transport->host_only && plan->comm->ranks > 1;
     return HRA_OK;
 #else
     return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is cuda; this library was built without CUDA");
@@ -737,7 +742,39 @@ static hra_status find_ends(hra_plan *plan, struct hra_pass_plan *pass)
     return HRA_OK;
 }
 
-static hra_status prepare_pass(hra_plan *plan, hra_pass which, int64_t *messages)
+/* The transfers of a pass, as its schedule has them. */
+static hra_status list_transfers(hra_plan *plan, hra_pass which)
+{
+    struct hra_pass_plan *pass = &plan->pass[which];
+    const struct hra_schedule *s = &pass->schedule;
+    const int rank = plan->comm->rank;
+    int(*count)[2] = NULL; /* so far, from and to each rank */
+
+    HRA_TRY(hra_alloc((void **)&pass->transfer, s->moves, sizeof(*pass->transfer), "moves"));
+    HRA_TRY(hra_alloc((void **)&count, plan->comm->ranks, sizeof(*count), "moves"));
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
+            const struct hra_move *m = &s->move[i];
+            const size_t bytes = hra_plan_part_bytes(plan, &s->part[m->part], m->payload, NULL);
+            const int number = count[m->peer][m->sends]++;
+            const int64_t name[] = {
+                plan->comm->made,         which, number, (int64_t)bytes, m->sends ? rank : m->peer,
+                m->sends ? m->peer : rank};
+            pass->transfer[i] =
+                (struct hra_transfer){.bytes = bytes,
+                                      .peer = m->peer,
+                                      .sends = m->sends,
+                                      .what = pass->what,
+                                      .round = r,
+                                      .number = number,
+                                      .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
+            plan->stats[rank].received[which] += m->sends ? 0 : (int64_t)bytes;
+        }
+    free(count);
+    return HRA_OK;
+}
+
+static hra_status prepare_pass(hra_plan *plan, hra_pass which)
 {
     struct hra_pass_plan *pass = &plan->pass[which];
     struct hra_schedule *s = &pass->schedule;
@@ -758,19 +795,9 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which, int64_t *messages
     for (int r = 0; r < s->runs; r++)
         most = s->run[r].source1 - s->run[r].source0 > most ? s->run[r].source1 - s->run[r].source0 : most;
     HRA_TRY(hra_alloc((void **)&pass->chunk, most, sizeof(*pass->chunk), "runs"));
-    HRA_TRY(hra_alloc((void **)&pass->transfer, s->moves, sizeof(*pass->transfer), "moves"));
     HRA_TRY(hra_alloc((void **)&pass->started, s->moves, sizeof(struct hra_transfer *), "moves"));
     HRA_TRY(hra_alloc((void **)&pass->state, s->moves, 1, "moves"));
-    for (int r = 0; r < s->rounds; r++)
-        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
-            const struct hra_move *m = &s->move[i];
-            const size_t bytes = hra_plan_part_bytes(plan, &s->part[m->part], m->payload, NULL);
-            pass->transfer[i] = (struct hra_transfer){
-                .bytes = bytes, .peer = m->peer, .sends = m->sends, .what = pass->what, .round = r};
-            *messages += (int64_t)((bytes - 1) / plan->comm->message_bytes) + 1;
-            plan->stats[plan->comm->rank].received[which] += m->sends ? 0 : (int64_t)bytes;
-        }
-    return HRA_OK;
+    return list_transfers(plan, which);
 }
 
 /* Bytes that another rank of a model receives. */
@@ -868,7 +895,6 @@ static hra_status prepare(hra_plan *plan)
     const struct hra_layout *l = plan->layout;
     hra_comm *comm = plan->comm;
     const int first = l->rank_tile[comm->rank];
-    int64_t messages = 0;
 
     plan->kernel_plan = (struct hra_kernel_plan){.batch = p->batch,
                                                  .heads = p->heads,
@@ -898,8 +924,8 @@ static hra_status prepare(hra_plan *plan)
         plan->kernel_plan.packed[i] =
             plan->packed[i] != NULL ? plan->packed[i] : plan->tiles->dictionary.bits;
     }
-    HRA_TRY(prepare_pass(plan, HRA_FORWARD, &messages));
-    HRA_TRY(prepare_pass(plan, HRA_BACKWARD, &messages));
+    HRA_TRY(prepare_pass(plan, HRA_FORWARD));
+    HRA_TRY(prepare_pass(plan, HRA_BACKWARD));
     HRA_TRY(find_reserve(plan));
 
     plan->kernel_plan.chunk_tiles = largest_chunk(plan);
@@ -919,11 +945,81 @@ static hra_status prepare(hra_plan *plan)
                 HRA_TRY(model_received(plan, r));
         return HRA_OK;
     }
-    if (comm->transport->reserve != NULL)
-        HRA_TRY(comm->transport->reserve(comm->state, messages));
     HRA_TRY(join_arena(plan));
     HRA_TRY(plan->backend->open(&plan->kernels, &plan->kernel_plan));
     return tell_shapes(plan);
+}
+
+/* Where what we send arrives at one of the ranks whose arena we address: its schedule says into which buffer. */
+static hra_status aim_at(hra_plan *plan, hra_pass which, int peer, char *arena)
+{
+    struct hra_pass_plan *pass = &plan->pass[which];
+    const struct hra_schedule *mine = &pass->schedule;
+    struct buffers buffers = {.spare = 0};
+    struct hra_schedule s = {0};
+    size_t end = 0;
+
+    hra_status status = plan->generate(&s, &plan->work, peer, which);
+    if (status == HRA_OK)
+        status = place_buffers(&buffers, &end, plan, &s, which);
+    for (int i = 0; status == HRA_OK && i < mine->moves; i++) {
+        const struct hra_move *m = &mine->move[i];
+        if (!m->sends || m->peer != peer)
+            continue;
+        if (m->to < 0 || m->to >= buffers.count[m->payload])
+            status = HRA_FAIL(HRA_ERR_ARG, "schedule: rank %d has no buffer %d for a move of rank %d", peer,
+                              m->to, plan->comm->rank);
+        else
+            pass->transfer[i].there = arena + buffers.at[m->payload][m->to];
+    }
+    for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+        free(buffers.at[payload]);
+    hra_schedule_clear(&s);
+    return status;
+}
+
+/* Tell every transfer where it arrives, where this process can address that, and the transport of them all. Local. */
+static hra_status aim(hra_plan *plan, void **arena)
+{
+    hra_comm *comm = plan->comm;
+
+    for (int which = 0; which < 2; which++) {
+        struct hra_pass_plan *pass = &plan->pass[which];
+        for (int r = 0; r < comm->ranks; r++) {
+            int sends = 0;
+            for (int i = 0; i < pass->schedule.moves; i++)
+                sends |= pass->transfer[i].sends && pass->transfer[i].peer == r;
+            if (sends && arena[r] != NULL)
+                HRA_TRY(aim_at(plan, (hra_pass)which, r, arena[r]));
+        }
+        if (comm->transport->enlist != NULL)
+            HRA_TRY(comm->transport->enlist(comm->state, pass->transfer, pass->schedule.moves));
+        pass->enlisted = 1;
+    }
+    return HRA_OK;
+}
+
+/* The arenas of all ranks, and what becomes of them. Collective: `status` is what this rank has come to so far. */
+static hra_status share_arenas(hra_plan *plan, hra_status status)
+{
+    hra_comm *comm = plan->comm;
+    void **arena = NULL;
+
+    if (comm->transport->start == NULL)
+        return status;
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&arena, comm->ranks, sizeof(*arena), "plan");
+    if (comm->transport->map != NULL) {
+        status = hra_comm_agree(comm, status);
+        if (status == HRA_OK)
+            status = hra_comm_note(
+                comm, comm->transport->map(comm->state, plan->arena == NULL ? NULL : plan->arena->base,
+                                           plan->arena == NULL ? 0 : plan->arena->bytes, arena));
+    }
+    if (status == HRA_OK)
+        status = aim(plan, arena);
+    free(arena);
+    return status;
 }
 
 /* Every rank learns how much the others receive. Collective: `status` is what this rank has come to so far. */
@@ -956,7 +1052,7 @@ static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_or
     drop_candidate(&best);
     if (status == HRA_OK)
         status = prepare(plan);
-    return share_received(plan, status);
+    return share_received(plan, share_arenas(plan, status));
 }
 
 hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_problem *problem,
@@ -1007,6 +1103,8 @@ void hra_plan_destroy(hra_plan *plan)
     hra_arena_leave(plan->comm, plan->arena);
     for (int i = 0; i < 2; i++) {
         struct hra_pass_plan *pass = &plan->pass[i];
+        if (pass->enlisted && plan->comm->transport->delist != NULL)
+            plan->comm->transport->delist(plan->comm->state, pass->transfer, pass->schedule.moves);
         hra_schedule_clear(&pass->schedule);
         for (int payload = 0; payload < HRA_PAYLOADS; payload++)
             free(pass->buffer[payload]);

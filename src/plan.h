@@ -27,6 +27,7 @@ struct hra_pass_plan {
     struct hra_transfer **started; /* [moves] scratch: the transfers of one round */
     struct hra_chunk *chunk;       /* scratch: the sources of one run */
     unsigned char *state;          /* [moves] scratch: enum in ring.c */
+    int enlisted;                  /* 1: the transport knows the transfers */
     char what[48];                 /* "forward of plan 3" */
 };
 

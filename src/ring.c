@@ -212,6 +212,8 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
     const struct hra_poll poll = {plan->comm->transport->poll, plan->comm->state};
 
     memset(x->pass->state, WAITING, (size_t)s->moves);
+    if (plan->comm->transport->begin != NULL)
+        HRA_TRY(plan->comm->transport->begin(plan->comm->state, x->stream));
     HRA_TRY(load(x));
     for (int r = 0; r < s->rounds; r++) {
         HRA_TRY(start_moves(x, &s->round[r]));
@@ -236,7 +238,8 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
     }
     for (int i = x->oldest; i < s->moves; i++)
         HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), 0));
-    return HRA_OK;
+    return plan->comm->transport->end == NULL ? HRA_OK
+                                              : plan->comm->transport->end(plan->comm->state, x->stream);
 }
 
 /* A plan that says that calls return when done keeps its word also where the backend only enqueues. */

@@ -288,15 +288,27 @@ HRA_API void hra_mask_destroy(hra_mask *mask);
 /* The ranks that hold one sequence. Owns the memory in which K/V and dK/dV of other ranks arrive. */
 typedef struct hra_comm hra_comm;
 
+/* How K/V and dK/dV travel. */
+typedef enum hra_transport_kind {
+    HRA_TRANSPORT_AUTO = 0, /* mpi for a communicator made from MPI's, else gpu */
+    HRA_TRANSPORT_MPI,      /* MPI messages from and to memory of the host */
+    HRA_TRANSPORT_GPU,      /* between GPUs: for each pair of ranks peer where that can be, else nccl */
+    HRA_TRANSPORT_NCCL,     /* ncclSend and ncclRecv; each rank has a GPU of its own */
+    HRA_TRANSPORT_PEER /* the copy engine, into mapped memory of the receiver; all ranks on one node, several
+                               may share a GPU */
+} hra_transport_kind;
+
 typedef struct hra_comm_options {
-    size_t size;          /* bytes of this struct as the caller knows it */
-    double timeout_s;     /* seconds that a call waits for another rank; default 600; negative: no limit */
-    size_t message_bytes; /* longest single message; default 2^30, at most 2^31 - 1 */
+    size_t size; /* bytes of this struct as the caller knows it */
+    double
+        timeout_s; /* seconds that a call, or a stream, waits for another rank; default 600; negative: no limit */
+    size_t message_bytes; /* longest single message over MPI; default 2^30, at most 2^31 - 1 */
+    hra_transport_kind transport;
 } hra_comm_options;
 
 #define HRA_COMM_OPTIONS_INIT                                                                                \
     {                                                                                                        \
-        sizeof(hra_comm_options), 0, 0                                                                       \
+        sizeof(hra_comm_options), 0, 0, HRA_TRANSPORT_AUTO                                                   \
     }
 
 /* One rank, this process. */
@@ -306,16 +318,58 @@ HRA_API hra_status hra_comm_create_self(hra_comm **out);
  * (HRA_ERR_STATE). HRA_ERR_ARG: rank outside 0 .. ranks - 1. */
 HRA_API hra_status hra_comm_create_model(hra_comm **out, int rank, int ranks);
 
+/* What the ranks of a communicator without MPI know of each other: made on one of them, handed to all by the caller's
+ * own means. out [HRA_UNIQUE_ID_BYTES].
+ * HRA_ERR_UNSUPPORTED: a build without CUDA, no libnccl. */
+#define HRA_UNIQUE_ID_BYTES 128
+HRA_API hra_status hra_comm_get_unique_id(void *out);
+
+/* A communicator of `ranks` ranks, of which this is number `rank`, each with a GPU of its own that is current in the
+ * calling thread; id [HRA_UNIQUE_ID_BYTES] is the same on all of them and used once. options NULL are the defaults;
+ * its transport is auto, gpu, nccl or peer. Collective over the ranks.
+ * HRA_ERR_ARG: a NULL pointer, rank outside 0 .. ranks - 1. HRA_ERR_UNSUPPORTED: a build without CUDA, no GPU, no libnccl,
+ * ranks that share a GPU, peer where a pair of ranks cannot. HRA_ERR_TIMEOUT, HRA_ERR_COMM, HRA_ERR_CUDA. */
+HRA_API hra_status hra_comm_create_unique(hra_comm **out, int rank, int ranks, const void *id,
+                                          const hra_comm_options *options);
+
 HRA_API int hra_comm_rank(const hra_comm *comm);
 HRA_API int hra_comm_ranks(const hra_comm *comm);
 
-/* HRA_OK, or the failure after which this communicator can only be destroyed: COMM, REMOTE,
- * TIMEOUT. Never blocks. */
+/* HRA_OK, or the failure after which this communicator can only be destroyed: COMM, REMOTE, TIMEOUT, or between GPUs
+ * MISMATCH: ranks that executed different plans. Between GPUs a failure that happens while streams work shows here; what
+ * streams hold then comes to its end with undefined outputs. Never blocks. */
 HRA_API hra_status hra_comm_get_status(const hra_comm *comm);
+
+/* Wait on the host until the stream has done what it holds, as cudaStreamSynchronize, but not longer than the
+ * communicator's time limit, and return the communicator's failure as soon as there is one. HRA_ERR_TIMEOUT without
+ * such a failure leaves the communicator as it is: the stream is held up by something else. */
+HRA_API hra_status hra_comm_wait(hra_comm *comm, void *stream);
 
 /* Collective over the communicator's ranks. HRA_ERR_STATE while plans made on it live: then nothing
  * is destroyed and nothing sent. After a failure (hra_comm_get_status) it is local. Accepts NULL. */
 HRA_API hra_status hra_comm_destroy(hra_comm *comm);
+
+/* ---- Hops ---------------------------------------------------------------------------------- */
+
+/* What a transport does alone, for measuring: every rank sends to the next one, the last to the first. Memory for that
+ * belongs to it; like a plan it holds a reference on its communicator. */
+typedef struct hra_hops hra_hops;
+
+/* Hops of `bytes` bytes (>= 1) that follow one another at most `count` (>= 1) in one call. Collective; a communicator of
+ * two or more ranks. The caller's, to be given to hra_hops_destroy.
+ * HRA_ERR_ARG; HRA_ERR_MISMATCH: ranks that give different numbers; HRA_ERR_UNSUPPORTED: one rank, or a model;
+ * HRA_ERR_MEMORY, and the failures of the communicator. */
+HRA_API hra_status hra_hops_create(hra_hops **out, hra_comm *comm, size_t bytes, int count);
+
+/* Make all `count` hops on the stream (NULL and blocking over MPI), each sending on what the last one has brought; the very
+ * first sends bytes of the rank's own. Collective. */
+HRA_API hra_status hra_hops_run(hra_hops *hops, void *stream);
+
+/* Once the stream is done: whether every byte is where the hops have brought it. Local; blocks. HRA_ERR_COMM: it is not. */
+HRA_API hra_status hra_hops_check(hra_hops *hops);
+
+/* Accepts NULL. Not collective. */
+HRA_API void hra_hops_destroy(hra_hops *hops);
 
 /* ---- Plans --------------------------------------------------------------------------------- */
 
