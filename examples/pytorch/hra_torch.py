@@ -6,11 +6,21 @@
     attend = HraAttention("grid(16,16)", grid=(256, 256), order="hilbert")
     o = attend(q, k, v)                   # (batch, tokens, heads, dim), tokens in natural order
 
+Over the ranks of a process group, each with a GPU of its own, which is current:
+
+    comm = Comm.over()
+    plan = Plan("causal", tokens=1 << 20, heads=16, dim=128, comm=comm)
+    x = embed(plan.take(ids))             # this rank's rows of (batch, tokens)
+    o = hra_attention(q, k, v, plan)      # of the rank's rows
+    comm.destroy()
+
 Words are those of hra.h: a *token* is named by its natural index, a *slot* is its place in the
 order in which the sequence is processed, the *rows* are the slots of this process in slot order.
-docs/masks.md has the masks.
+docs/masks.md has the masks. What is called collective is called by all ranks alike, and so are
+forward and backward of a plan that has several, in the same order on each.
 
     python3 hra_torch.py    compares with attention written out in PyTorch, on the CPU and a GPU
+    torchrun --nproc-per-node N hra_torch.py    the same over N ranks on N GPUs
 
 The library is the file that HRA_LIBRARY names, else libhra.so in the lib or build folder of a
 folder above this file, else the one that the system's loader finds."""
@@ -18,6 +28,7 @@ folder above this file, else the one that the system's loader finds."""
 import contextlib
 import copy
 import ctypes
+import datetime
 import os
 import pathlib
 import pickle
@@ -29,6 +40,7 @@ import weakref
 from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int64, c_size_t, c_void_p
 
 import torch
+import torch.distributed
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
@@ -43,7 +55,9 @@ BACKENDS = {"cpu": 1, "cuda": 2}
 BACKWARDS = {"auto": 0, "fused": 1, "cublas": 2}
 SAVED = {"nothing": 0, "qkv": 1}
 SHARDS = {"auto": 0, "contiguous": 1, "zigzag": 2, "balanced": 3}
+TRANSPORTS = {"auto": 0, "gpu": 2, "nccl": 3, "peer": 4}
 GATHER, SCATTER = 0, 1
+UNIQUE_ID_BYTES = 128
 
 
 class HraError(RuntimeError):
@@ -78,6 +92,11 @@ class _Options(_Sized):
                 ("backward", c_int), ("saved", c_int)]
 
 
+class _CommOptions(_Sized):
+    _fields_ = [("size", c_size_t), ("timeout_s", c_double), ("message_bytes", c_size_t),
+                ("transport", c_int)]
+
+
 class _PlanInfo(_Sized):
     _fields_ = [("size", c_size_t), ("workspace_bytes", c_size_t), ("saved_bytes", c_size_t),
                 ("arena_bytes", c_size_t), ("plan_bytes", c_size_t), ("pairs_live", c_int64),
@@ -103,6 +122,11 @@ _CALLS = {  # what returns a status
     "hra_mask_parse": [POINTER(c_void_p), POINTER(_Domain), c_void_p, c_char_p],
     "hra_comm_create_self": [POINTER(c_void_p)],
     "hra_comm_create_model": [POINTER(c_void_p), c_int, c_int],
+    "hra_comm_get_unique_id": [c_void_p],
+    "hra_comm_create_unique": [POINTER(c_void_p), c_int, c_int, c_void_p, POINTER(_CommOptions)],
+    "hra_comm_create_nccl": [POINTER(c_void_p), c_void_p, POINTER(_CommOptions)],
+    "hra_comm_get_status": [c_void_p],
+    "hra_comm_wait": [c_void_p, c_void_p],
     "hra_comm_destroy": [c_void_p],
     "hra_plan_create": [POINTER(c_void_p), c_void_p, POINTER(_Problem), c_void_p, c_void_p,
                         POINTER(_Options)],
@@ -113,12 +137,14 @@ _CALLS = {  # what returns a status
                      c_void_p, c_void_p],
     "hra_reorder": [c_void_p, c_int, c_int, c_int, c_int, _T, _T, c_void_p],
 }
+_CUDA_CALLS = ["hra_comm_create_nccl"]  # in a library that was built with CUDA only
 _QUESTIONS = {  # what returns something else: result, arguments
     "hra_version": (c_char_p, []),
     "hra_status_name": (c_char_p, [c_int]),
     "hra_last_error": (c_char_p, []),
     "hra_type_name": (c_char_p, [c_int]),
     "hra_comm_rank": (c_int, [c_void_p]),
+    "hra_comm_ranks": (c_int, [c_void_p]),
     "hra_plan_rows": (c_int64, [c_void_p, c_int]),
     "hra_mask_print": (c_size_t, [c_void_p, c_char_p, c_size_t]),
     "hra_order_destroy": (None, [c_void_p]),
@@ -150,6 +176,8 @@ def _load():
     try:
         lib = ctypes.CDLL(path)
         for name, arguments in _CALLS.items():
+            if name in _CUDA_CALLS and not hasattr(lib, name):
+                continue
             getattr(lib, name).argtypes = arguments
             getattr(lib, name).errcheck = _raise
         for name, (result, arguments) in _QUESTIONS.items():
@@ -162,6 +190,11 @@ def _load():
 
 
 _lib = _load()
+
+
+def _with_cuda():
+    """Whether the library was built with CUDA."""
+    return all(hasattr(_lib, name) for name in _CUDA_CALLS)
 
 
 def _made(call, *arguments):
@@ -219,6 +252,9 @@ def _check_library():
             _Options, lambda o: _made(_lib.hra_plan_create, comm, problem, None, mask, o)),
         _PlanInfo: _info_size_in_library(plan),
     }
+    if _with_cuda():  # else the options are not looked at
+        sizes[_CommOptions] = _size_in_library(_CommOptions, lambda o: _made(
+            _lib.hra_comm_create_unique, 0, 1, bytes(UNIQUE_ID_BYTES), o))
     _lib.hra_plan_destroy(plan)
     _lib.hra_mask_destroy(mask)
     _lib.hra_comm_destroy(comm)
@@ -303,11 +339,10 @@ def _on(device):
 
 
 class Comm(_Shared):
-    """The ranks that hold one sequence: here one, this process. A communicator over several
-    processes is made from a unique id that their process group has handed round; it comes with the
-    NCCL transport."""
+    """The ranks that hold one sequence: this process alone, on a device, which is what plans take
+    by default; or those of a process group, Comm.over(...)."""
 
-    def __init__(self, device):
+    def __init__(self, device, create, *arguments):
         self.device = device
         # A communicator and its plans are used by one thread at a time, but backward has its own
         # thread on GPUs, and plans are destroyed by whichever collects them, perhaps one that holds
@@ -315,8 +350,87 @@ class Comm(_Shared):
         self.lock = threading.RLock()
         self._workspace = {}
         with _on(device):
-            self.handle = _made(_lib.hra_comm_create_self)
-        weakref.finalize(self, _lib.hra_comm_destroy, self.handle)
+            self.handle = _made(create, *arguments)
+        self.rank = _lib.hra_comm_rank(self.handle)
+        self.ranks = _lib.hra_comm_ranks(self.handle)
+        self.end = weakref.finalize(self, _lib.hra_comm_destroy, self.handle)
+        self.made = weakref.WeakSet()  # all its plans
+        # Those that modules share, by what they were made for, since layers are alike. Each is
+        # kept by the modules that use it.
+        self.plans = weakref.WeakValueDictionary()
+
+    @classmethod
+    def over(cls, group=None, *, transport="auto", timeout=0, borrow=False):
+        """Over the ranks of a process group of any backend, by default the default one. Each has a
+        GPU of its own, which is current. Collective over the group.
+
+        transport  "auto", "gpu", "nccl" or "peer", as hra.h has them
+        timeout    seconds that a call or a stream waits for another rank; 0: the library's default,
+                   negative: no limit
+        borrow     split off the NCCL communicator that PyTorch has for the group; by default it is
+                   made with a unique id, which the group hands round
+
+        It lives until destroy() is called on all ranks, and so do the plans that modules make on
+        it: which of them a rank still has may not depend on its garbage collection, since all
+        ranks make a new one together."""
+        device = _device("cuda")
+        options = _CommOptions(timeout_s=timeout,
+                               transport=_choose(TRANSPORTS, transport, "transport"))
+        if borrow:
+            parent = _nccl_of(group, device)
+            return cls(device, _lib.hra_comm_create_nccl, parent, options)._keep()
+        unique_id = _unique_id(group)
+        return cls(device, _lib.hra_comm_create_unique, torch.distributed.get_rank(group),
+                   torch.distributed.get_world_size(group), unique_id, options)._keep()
+
+    def _keep(self):
+        """From now on nothing but destroy() ends it, or the end of the process."""
+        self.end.atexit = False
+        self.plans = {}
+        _kept.add(self)
+        return self
+
+    def destroy(self):
+        """End the communicator and its plans, which cannot be used any more, when the current
+        stream has done what it holds. Collective; after a failure local. Nothing when called
+        again."""
+        if not self.end.alive:
+            return
+        try:
+            self.wait()
+        except HraError:
+            if self.failure() is None:  # something else holds up the stream, which may need plans
+                raise
+        for plan in list(self.made):
+            plan.end()
+        self.plans.clear()
+        self._workspace.clear()
+        _kept.discard(self)
+        if _comms.get(self.device) is self:
+            del _comms[self.device]
+        with _on(self.device), self.lock:
+            self.end()
+
+    def failure(self):
+        """The HraError that ended the communicator, perhaps while a stream worked; None as long as
+        there is none. Never blocks."""
+        try:
+            _lib.hra_comm_get_status(self.living())
+        except HraError as error:
+            return error
+        return None
+
+    def wait(self):
+        """Wait on the host for what the current stream holds, but not longer than the time limit.
+        Raises what has failed; outputs are undefined then."""
+        with _on(self.device), self.lock:
+            _lib.hra_comm_wait(self.living(), self.stream())
+
+    def living(self):
+        """The library's communicator."""
+        if not self.end.alive:
+            raise ValueError("the communicator has been destroyed")
+        return self.handle
 
     def stream(self):
         """PyTorch's current cudaStream_t; None for the default stream and on the CPU."""
@@ -340,13 +454,49 @@ class Comm(_Shared):
 
 
 _comms = weakref.WeakValueDictionary()  # of one rank, by device
+_kept = set()  # those over process groups
 
 
 def _comm_of(device):
     comm = _comms.get(device)
     if comm is None:
-        comm = _comms[device] = Comm(device)
+        comm = _comms[device] = Comm(device, _lib.hra_comm_create_self)
     return comm
+
+
+def _unique_id(group):
+    """What rank 0 makes and tells the others; a failure too, which all ranks then raise."""
+    told = [None]
+    if torch.distributed.get_rank(group) == 0:
+        memory = ctypes.create_string_buffer(UNIQUE_ID_BYTES)
+        try:
+            _lib.hra_comm_get_unique_id(memory)
+            told = [memory.raw]
+        except HraError as error:
+            told = [(error.status, error.sentence)]
+    torch.distributed.broadcast_object_list(told, group=group, group_src=0)
+    if isinstance(told[0], tuple):
+        raise HraError(*told[0])
+    return told[0]
+
+
+def _nccl_of(group, device):
+    """The ncclComm_t that PyTorch has for the group on this GPU."""
+    if not _with_cuda():
+        raise HraError("HRA_ERR_UNSUPPORTED", f"{_lib._name} was built without CUDA")
+    group = group or torch.distributed.group.WORLD
+    backend = group._get_backend(device)
+    backend = getattr(backend, "wrapped_pg", backend)  # TORCH_DISTRIBUTED_DEBUG=DETAIL wraps it
+    if not hasattr(backend, "_comm_ptr"):
+        raise ValueError(f"the process group speaks {backend.name()} between GPUs; only NCCL has a "
+                         "communicator that can be borrowed")
+    # PyTorch makes it at the group's first collective, and NCCL splits none that has work to do.
+    torch.distributed.all_reduce(torch.zeros(1, device=device), group=group)
+    torch.cuda.synchronize(device)
+    pointer = backend._comm_ptr()
+    if not pointer:
+        raise RuntimeError(f"PyTorch has no NCCL communicator for the process group on {device}")
+    return pointer
 
 
 def _destroy_plan(handle, comm):
@@ -370,13 +520,14 @@ class Plan(_Shared):
     shard     "auto", "contiguous", "zigzag" or "balanced"
     backend   "cpu" or "cuda", by default "cuda" where there is one; tensors of a CUDA plan lie on
               the GPU that was current when it was made
-    comm      by default the one rank of this process
+    comm      by default the one rank of this process; over several ranks making a plan is
+              collective, and its tensors are the rank's own rows
     """
 
     def __init__(self, mask, *, heads, dim, tokens=None, heads_kv=None, dim_v=None, batch=1,
                  dtype=torch.bfloat16, order="identity", grid=None, scale=None, head0=0,
                  backward="auto", saved="nothing", shard="auto", backend=None, comm=None):
-        self.device = _device(backend)
+        self.device = comm.device if comm and not backend else _device(backend)
         self.comm = comm or _comm_of(self.device)
         if self.comm.device != self.device:
             raise ValueError(f"comm belongs to {self.comm.device}, the plan to {self.device}")
@@ -397,38 +548,55 @@ class Plan(_Shared):
                            backward=_choose(BACKWARDS, backward, "backward"),
                            saved=_choose(SAVED, saved, "saved"))
         with _on(self.device), self.comm.lock:
-            self._handle = _made(_lib.hra_plan_create, self.comm.handle, problem, order.handle,
-                                 mask.handle, options)
-        weakref.finalize(self, _destroy_plan, self._handle, self.comm)
-        self.rows = _lib.hra_plan_rows(self._handle, _lib.hra_comm_rank(self.comm.handle))
+            self.handle = _made(_lib.hra_plan_create, self.comm.living(), problem, order.handle,
+                                mask.handle, options)
+        self.end = weakref.finalize(self, _destroy_plan, self.handle, self.comm)
+        self.end.atexit = self.comm.end.atexit
+        self.comm.made.add(self)
+        self.rows = _lib.hra_plan_rows(self.handle, self.comm.rank)
         self.info = self._ask()
+        self.row_tokens = self.row_index()[1]
         # Rows that are all tokens in natural order need no reordering.
-        self.natural = torch.equal(self.row_index()[1],
-                                   torch.arange(self.tokens, device=self.device))
+        self.natural = torch.equal(self.row_tokens, torch.arange(self.tokens, device=self.device))
+
+    def living(self):
+        """The library's plan."""
+        if not self.end.alive:
+            raise ValueError("the plan has been destroyed with its communicator")
+        return self.handle
 
     def _ask(self):
         info = _PlanInfo()
-        _lib.hra_plan_get_info(self._handle, info)
+        _lib.hra_plan_get_info(self.handle, info)
         values = {name: getattr(info, name) for name, _ in info._fields_ if name != "size"}
         values["shard"] = {number: name for name, number in SHARDS.items()}[info.shard]
         return {name: value.decode() if isinstance(value, bytes) else value
                 for name, value in values.items()}
 
-    def row_index(self):
-        """The slot and the token of each row, two tensors of int64 (rows)."""
-        slots, tokens = torch.empty(2, self.rows, dtype=torch.int64, device="cpu")
-        _lib.hra_plan_row_index(self._handle, _lib.hra_comm_rank(self.comm.handle),
-                                slots.data_ptr(), tokens.data_ptr())
+    def row_index(self, rank=None):
+        """The slot and the token of each row of a rank, by default our own: two tensors of int64
+        (rows). Local."""
+        rank = self.comm.rank if rank is None else rank
+        rows = max(0, _lib.hra_plan_rows(self.living(), rank))
+        slots, tokens = torch.empty(2, rows, dtype=torch.int64, device="cpu")
+        _lib.hra_plan_row_index(self.handle, rank, slots.data_ptr(), tokens.data_ptr())
         return slots.to(self.device), tokens.to(self.device)
+
+    def take(self, whole, dim=1):
+        """Our rows of any tensor that has all tokens along `dim`: of token numbers, positions,
+        labels. Differentiable."""
+        return whole.index_select(dim, self.row_tokens.to(whole.device))
 
     def gather(self, whole):
         """Our rows, in the plan's order, of a tensor (batch, tokens, heads, dim) of any floating
         type. Differentiable, as is scatter. A model of several layers gathers its hidden states
-        once, as (batch, tokens, 1, channels), and attends in the plan's order in all of them."""
+        once, as (batch, tokens, 1, channels), and attends in the plan's order in all of them.
+        Local, as is scatter."""
         return _Reorder.apply(whole, self, GATHER)
 
     def scatter(self, rows):
-        """The other way: (batch, rows, heads, dim) to natural order."""
+        """The other way: (batch, rows, heads, dim) to natural order, zero where other ranks have
+        their rows, so that the sum over the ranks is the whole."""
         return _Reorder.apply(rows, self, SCATTER)
 
     def empty(self, batch, count, heads, dim, dtype=None):
@@ -495,7 +663,7 @@ class Plan(_Shared):
         tensors = self._pass_all(q=q, k=k, v=v, o=o)
         with _on(self.device), self.comm.lock:
             work = self.comm.workspace(self.info["workspace_bytes"])
-            _lib.hra_forward(self._handle, *tensors, lse.data_ptr(), work.data_ptr() or None,
+            _lib.hra_forward(self.living(), *tensors, lse.data_ptr(), work.data_ptr() or None,
                              saved.data_ptr() or None, self.comm.stream())
         return o, lse, saved
 
@@ -510,7 +678,7 @@ class Plan(_Shared):
         gradients = self._pass_all(dq=dq, dk=dk, dv=dv)
         with _on(self.device), self.comm.lock:
             work = self.comm.workspace(self.info["workspace_bytes"])
-            _lib.hra_backward(self._handle, *given, lse.data_ptr(), do_,
+            _lib.hra_backward(self.living(), *given, lse.data_ptr(), do_,
                               None if dlse is None else dlse.data_ptr(), *gradients,
                               work.data_ptr() or None, saved.data_ptr() or None, self.comm.stream())
         return dq, dk, dv
@@ -523,12 +691,14 @@ class Plan(_Shared):
                              f"(batch, {'tokens' if direction == GATHER else 'rows'}, heads, dim)")
         heads, dim = tensor.shape[2:]
         result = self.empty(self.batch, other, heads, dim, dtype=tensor.dtype)
+        if direction == SCATTER and self.rows < self.tokens:
+            result.zero_()
         given = self._pass(tensor, "the tensor", count, heads, dim)
         written = self._pass(result, "the result", other, heads, dim)
         whole, rows = (given, written) if direction == GATHER else (written, given)
         kind = _choose(TYPES, tensor.dtype, "the tensor's type")
         with _on(self.device), self.comm.lock:
-            _lib.hra_reorder(self._handle, direction, kind, heads, dim, whole, rows,
+            _lib.hra_reorder(self.living(), direction, kind, heads, dim, whole, rows,
                              self.comm.stream())
         return result
 
@@ -593,49 +763,63 @@ def hra_attention(q, k, v, plan, return_lse=False):
     return (o, lse) if return_lse else o
 
 
-# Plans are alike in every layer, so modules share them; each is kept by the modules that use it.
-_plans = weakref.WeakValueDictionary()
-
-
 class HraAttention(torch.nn.Module):
     """Attention on tensors in natural token order: gathers them into the order, attends, scatters.
 
     mask, order, grid and the options are Plan's. Everything else is read off the tensors; a plan is
-    made for each new shape, type and device, on the backend of that device, and kept."""
+    made for each new shape, type and device, on the backend of that device, and kept.
 
-    def __init__(self, mask, *, order="identity", grid=None, **options):
+    With a comm the tensors are the rank's own rows in the plan's order instead, of sequences of so
+    many tokens, by default the product of grid; plan_for(...) tells which rows these are. A new
+    shape is collective then, since a plan is made for it."""
+
+    def __init__(self, mask, *, order="identity", grid=None, tokens=None, comm=None, **options):
         super().__init__()
         grid = tuple(grid) if grid else None
+        if comm and not (tokens or grid):
+            raise ValueError("with a comm, tokens or grid must say how long a sequence is")
+        if tokens and not comm:
+            raise ValueError("tokens are read off the tensors where there is no comm")
         if not isinstance(order, (str, Order)):
             order = Order(order, grid=grid)
+        self.comm, self.tokens = comm, tokens or (torch.Size(grid).numel() if comm else None)
         self.arguments = {"mask": mask, "order": order, "grid": grid, **options}
         self.plans = {}
 
     def plan(self, q, k, v):
-        """The plan for tensors (batch, tokens, heads, dim) such as these."""
+        """The plan for tensors (batch, tokens or rows, heads, dim) such as these."""
         for name, tensor in {"q": q, "k": k, "v": v}.items():
             if tensor.dim() != 4:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must be "
-                                 "(batch, tokens, heads, dim)")
-        (batch, tokens, heads, dim), heads_kv, dim_v = q.shape, k.shape[2], v.shape[3]
-        key = (batch, tokens, heads, dim, heads_kv, dim_v, q.dtype, q.device,
-               *self.arguments.items())
+                                 f"(batch, {'rows' if self.comm else 'tokens'}, heads, dim)")
+        batch, count, heads, dim = q.shape
+        return self.plan_for(batch=batch, tokens=self.tokens or count, heads=heads, dim=dim,
+                             heads_kv=k.shape[2], dim_v=v.shape[3], dtype=q.dtype, device=q.device)
+
+    def plan_for(self, *, heads, dim, heads_kv=None, dim_v=None, batch=1, dtype=torch.bfloat16,
+                 tokens=None, device=None):
+        """The plan for tensors of such sizes. tokens and device are needed without a comm."""
+        device = device or self.comm.device
+        sizes = {"batch": batch, "tokens": tokens or self.tokens, "heads": heads, "dim": dim,
+                 "heads_kv": heads_kv or heads, "dim_v": dim_v or dim, "dtype": dtype}
+        key = (self.comm, device, *sizes.values(), *self.arguments.items())
         if key not in self.plans:
-            plan = _plans.get(key)
-            if plan is None:
-                with _on(q.device):
-                    plan = Plan(batch=batch, tokens=tokens, heads=heads, dim=dim, heads_kv=heads_kv,
-                                dim_v=dim_v, dtype=q.dtype, backend=q.device.type, **self.arguments)
-                _plans[key] = plan
+            with _on(device):
+                comm = self.comm or _comm_of(_device(device.type))
+                plan = comm.plans.get(key)
+                if plan is None:
+                    plan = Plan(**sizes, **self.arguments, backend=device.type, comm=comm)
+                comm.plans[key] = plan
             self.plans[key] = plan
         return self.plans[key]
 
     def forward(self, q, k, v):
         """q (batch, tokens, heads, dim), k (batch, tokens, heads_kv, dim), v (batch, tokens,
-        heads_kv, dim_v), in any layout; returns o (batch, tokens, heads, dim_v)."""
+        heads_kv, dim_v), in any layout; returns o (batch, tokens, heads, dim_v). With a comm rows
+        for tokens."""
         plan = self.plan(q, k, v)
         q, k, v = (plan.fit(t) for t in (q, k, v))
-        if plan.natural:
+        if plan.natural or self.comm:
             return hra_attention(q, k, v, plan)
         q, k, v = (plan.gather(t) for t in (q, k, v))
         return plan.scatter(hra_attention(q, k, v, plan))
@@ -643,6 +827,38 @@ class HraAttention(torch.nn.Module):
     def __getstate__(self):
         # Plans are not copied or written with the module: they are made again where it is used.
         return {**self.__dict__, "plans": {}}
+
+
+# ---- Under torchrun -----------------------------------------------------------------------------
+
+def under_torchrun():
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def join(timeout=300):
+    """Of a program that torchrun has started: makes this rank's GPU the current one and joins the
+    process group, whose operations wait so many seconds for each other. Ends the program where not
+    every rank has a GPU."""
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    gpus = torch.cuda.device_count()
+    if gpus < here:
+        sys.exit(f"torchrun has started {here} ranks on this machine, which has {gpus} GPU"
+                 f"{'' if gpus == 1 else 's'}: the ranks of a process group meet over NCCL, which "
+                 "wants a GPU for each. Ranks that share one are for MPI: mpirun -n N hra-check "
+                 "--transport peer")
+    torch.cuda.set_device(local)
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl",
+                                         timeout=datetime.timedelta(seconds=timeout))
+
+
+def of_all(value):
+    """The value of every rank, by rank: anything that pickle takes. Collective over the process
+    group; [value] where there is none."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 # ---- Self test ----------------------------------------------------------------------------------
@@ -674,6 +890,8 @@ def _off(result, truth):
     finite = truth.isfinite()
     if not torch.equal(result.isfinite(), finite) or result.shape != truth.shape:
         return torch.inf
+    if not finite.any():  # a rank without rows, for one
+        return 0.0
     difference = (result - truth)[finite].norm() / truth[finite].norm()
     return difference.item()
 
@@ -737,15 +955,16 @@ _CASES = [
 ]
 
 
-def _evaluate_case(mask, count, case, dtype, device):
-    """Errors of each result, [(of HRA, of the plain evaluation in the same type)]."""
+def _evaluate_case(mask, count, case, dtype, device, comm):
+    """Errors of each result on this rank's rows, [(of HRA, of the plain evaluation in the same
+    type)]."""
     case = {"heads": 2, "dim": 32, "head0": 0, "order": "identity", "batch": 1, "grid": None,
             **case}
     all_heads = case.pop("all_heads", case["head0"] + case["heads"])
     tokens = case.setdefault("tokens", torch.Size(case["grid"]).numel() if case["grid"] else 300)
     heads_kv, dim_v = case.get("heads_kv", case["heads"]), case.get("dim_v", case["dim"])
     mask = Mask(mask, tokens=tokens, heads=all_heads, batch=case["batch"], grid=case["grid"])
-    plan = Plan(mask, dtype=dtype, backend=device.type, **case)
+    plan = Plan(mask, dtype=dtype, backend=device.type, comm=comm, **case)
 
     seed = torch.Generator().manual_seed(1)
 
@@ -766,37 +985,95 @@ def _evaluate_case(mask, count, case, dtype, device):
     def attend(q, k, v):
         q, k, v = (plan.gather(plan.fit(t)) for t in (q, k, v))
         o, lse = hra_attention(q, k, v, plan, return_lse=True)
-        return plan.scatter(o), torch.empty_like(lse).index_copy(2, plan.row_index()[1], lse)
+        return plan.scatter(o), lse.new_zeros(batch, heads, tokens).index_copy(2, plan.row_tokens,
+                                                                               lse)
+
+    def own(results):  # o, lse, dq, dk, dv
+        return [plan.take(t, 2 if n == 1 else 1) for n, t in enumerate(results)]
 
     results = _evaluate(attend, inputs, [gradients[0], gradients[1].to(plan._sums())])
-    truth = evaluate_plain(torch.float64)
+    plan.comm.wait()
+    for n, t in enumerate(results):
+        others = t.index_fill(2 if n == 1 else 1, plan.row_tokens, 0)
+        assert not others.any(), "written where other ranks have their rows"
+    results, truth = own(results), own(evaluate_plain(torch.float64))
     if dtype == torch.float64:
         # Truth is the plain evaluation in f64 itself: its error is that in f32, shrunk.
         shrink = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
-        plain = [_off(p, t) * shrink for p, t in zip(evaluate_plain(torch.float32), truth)]
+        plain = [_off(p, t) * shrink for p, t in zip(own(evaluate_plain(torch.float32)), truth)]
     else:
-        plain = [_off(p, t) for p, t in zip(evaluate_plain(dtype), truth)]
+        plain = [_off(p, t) for p, t in zip(own(evaluate_plain(dtype)), truth)]
     return [(_off(r, t), p) for r, t, p in zip(results, truth, plain)]
 
 
-def _compare(device):
+def _say(line):
+    """On one rank."""
+    if not under_torchrun() or os.environ["RANK"] == "0":
+        print(line, flush=True)
+
+
+def _compare(device, comm=None):
     """Every case in every type; a result may err twice as much as the plain evaluation, and by two
     roundings. Prints a row for each; returns the number that failed."""
     failed = 0
     kinds = [kind for kind in TYPES if device.type == "cpu" or kind != torch.float64]
     for mask, count, case in _CASES:
         for kind in kinds:
-            errors = _evaluate_case(mask, count, dict(case), kind, device)
+            errors = sum(of_all(_evaluate_case(mask, count, dict(case), kind, device, comm)), [])
             rounding = torch.finfo(kind).eps
             good = all(mine <= 2 * plain + 2 * rounding for mine, plain in errors)
             failed += not good
             worst = max(errors, key=lambda e: e[0] / (2 * e[1] + 2 * rounding))
-            print(f"{device.type:5}{TYPE_NAMES[kind]:5}{'ok' if good else 'FAILED':8}"
-                  f"{worst[0]:<10.2g}{worst[1]:<10.2g}{mask}  {case or ''}", flush=True)
+            _say(f"{device.type:5}{TYPE_NAMES[kind]:5}{'ok' if good else 'FAILED':8}"
+                 f"{worst[0]:<10.2g}{worst[1]:<10.2g}{mask}  {case or ''}")
     return failed
 
 
-# The other checks are about PyTorch. Each gets tensors (1, 300, 2, 32) and a causal plan.
+# What only several ranks have: larger problems, cut up in every way.
+_CUTS = [
+    ("full", {"tokens": 4100}),
+    ("causal", {"tokens": 4100, "shard": "contiguous"}),
+    ("causal", {"tokens": 4100, "shard": "zigzag", "batch": 2}),
+    ("causal & window(511,0)", {"tokens": 4100, "shard": "balanced"}),
+    ("longnet(256:1, 1024:4)", {"tokens": 4000, "order": "snake"}),
+    ("grid(5,5)", {"grid": (64, 64), "order": "hilbert"}),
+    ("grid(5,5)", {"grid": (64, 64), "order": "boxes:8x16", "shard": "balanced"}),
+]
+
+
+def _compare_cuts(device, comm):
+    """All that one rank computes, in f32, against the rows of several."""
+    failed = 0
+    for mask, case in _CUTS:
+        sizes = {"heads": 4, "heads_kv": 2, "dim": 64, "dtype": torch.float32, **case}
+        one = Plan(mask, backend=device.type, **sizes)
+        plan = Plan(mask, comm=comm, **sizes)
+        slots = plan.row_index()[0]
+        seed = torch.Generator().manual_seed(3)
+
+        def draw(*shape):
+            return torch.randn(one.batch, *shape, generator=seed).to(device)
+        inputs = [draw(one.tokens, heads, 64) for heads in (4, 2, 2)]
+        gradients = [draw(one.tokens, 4, 64), draw(4, one.tokens)]
+
+        def own(tensors, sums):  # sums: which one has its tokens in the last dimension
+            return [t.index_select(2 if n == sums else 1, slots) for n, t in enumerate(tensors)]
+
+        def evaluate(plan, *tensors):
+            return _evaluate(lambda *qkv: hra_attention(*qkv, plan, return_lse=True), *tensors)
+        truth = own(evaluate(one, inputs, gradients), 1)
+        results = evaluate(plan, own(inputs, None), own(gradients, 1))
+        comm.wait()
+        # Sums of thousands of products, in another order.
+        bound = 256 * torch.finfo(torch.float32).eps
+        off = max(sum(of_all([_off(r, t) for r, t in zip(results, truth)]), []))
+        failed += not off <= bound
+        _say(f"{device.type:5}{'f32':5}{'ok' if off <= bound else 'FAILED':8}{off:<10.2g}"
+             f"{bound:<10.2g}{mask}  {case}, {plan.info['shard']}")
+    return failed
+
+
+# The other checks are about PyTorch. Each gets tensors (1, rows, 2, 32) and a causal plan.
 
 def _gradients(plan, q, k, v, do):
     o = hra_attention(q, k, v, plan)
@@ -846,7 +1123,7 @@ def _check_autograd(plan, q, k, v, do):
     with torch.no_grad():
         o, lse = hra_attention(q, k, v, plan, return_lse=True)
     _same(want[:1], (o,))
-    assert not o.requires_grad and lse.shape == (1, 2, 300)
+    assert not o.requires_grad and lse.shape == (1, 2, plan.rows)
     lse = hra_attention(q, k, v, plan, return_lse=True)[1]
     assert all(g.isfinite().all() for g in torch.autograd.grad(lse.sum(), (q, k)))
 
@@ -859,7 +1136,7 @@ def _check_refusals(plan, q, k, v, do):
     _refused(HraError, "hilbret", Plan, "full", order="hilbret", **sizes)
     _refused(HraError, "300", Plan, "full", **{**sizes, "dim": 300})
     _refused(ValueError, "one of", Plan, "full", saved="all", **sizes)
-    _refused(ValueError, "(1, 300, 2, 32)", hra_attention, q[:, 1:], k, v, plan)
+    _refused(ValueError, str((1, plan.rows, 2, 32)), hra_attention, q[:, 1:], k, v, plan)
     _refused(ValueError, "torch.float64", hra_attention, q, k.double(), v, plan)
     turned = v.transpose(1, 3).contiguous().transpose(1, 3)
     _refused(ValueError, "not contiguous", hra_attention, q, k, turned, plan)
@@ -912,35 +1189,109 @@ def _check_streams(plan, q, k, v, do):
         _same(want, captured)
 
 
-def _check_all(device):
+def _check_ranks(plan, q, k, v, do):
+    """The ranks' rows are all tokens, a module takes them, and other plans are a mismatch."""
+    comm, tokens = plan.comm, torch.arange(300)
+    assert torch.equal(torch.cat([plan.row_index(r)[1] for r in range(comm.ranks)]).sort()[0].cpu(),
+                       tokens)
+    assert torch.equal(plan.take(tokens, 0), plan.row_tokens.cpu())
+    _refused(HraError, "HRA_ERR_ARG", plan.row_index, comm.ranks)
+    whole = torch.randn(1, 300, 3, 8, generator=torch.Generator().manual_seed(4))
+    mine = plan.gather(whole.to(q.device))
+    _same((plan.take(whole.to(q.device)),), (mine,))
+    _same((whole,), (sum(of_all(plan.scatter(mine).cpu())),))
+
+    attend = HraAttention("causal", tokens=300, comm=comm)
+    rows = attend.plan_for(heads=2, dim=32, dtype=q.dtype).rows
+    assert rows == plan.rows and attend.plan_for(heads=2, dim=32, dtype=q.dtype).comm is comm
+    o = attend(q, k, v)
+    _same(_gradients(plan, q, k, v, do), (o, *torch.autograd.grad(o, (q, k, v), do)))
+    assert HraAttention("causal", tokens=300, comm=comm).plan(q, k, v) is attend.plan(q, k, v)
+    _refused(ValueError, "tokens or grid", HraAttention, "causal", comm=comm)
+
+    if comm.ranks > 1:
+        mask = "full" if comm.rank == 0 else "causal"
+        _refused(HraError, "HRA_ERR_MISMATCH", Plan, mask, tokens=300, heads=2, dim=32, comm=comm)
+    assert comm.failure() is None
+    _gradients(plan, q, k, v, do)
+
+
+def _check_end(comm):
+    """A communicator that has been destroyed, and its plans, say so."""
+    plan = Plan("full", tokens=300, heads=2, dim=32, dtype=torch.float32, comm=comm)
+    q = torch.zeros(1, plan.rows, 2, 32, device=comm.device)
+    hra_attention(q, q, q, plan)
+    comm.destroy()
+    comm.destroy()
+    _refused(ValueError, "plan has been destroyed", hra_attention, q, q, q, plan)
+    _refused(ValueError, "communicator has been destroyed", comm.wait)
+    _refused(ValueError, "communicator has been destroyed", Plan, "full", tokens=300, heads=2,
+             dim=32, comm=comm)
+
+
+def _run(check, device, *arguments):
+    """Prints a row for a check; returns 1 if it failed."""
+    failed = False
+    try:
+        check(*arguments)
+    except Exception:
+        failed = True
+        traceback.print_exc(file=sys.stdout)
+    failed = any(of_all(failed))
+    _say(f"{device.type:5}{'':5}{'FAILED' if failed else 'ok':8}{'':20}{check.__doc__}")
+    return int(failed)
+
+
+def _check_all(device, comm=None):
     """Prints a row for each check; returns the number that failed."""
     failed = 0
-    checks = [_check_layouts, _check_autograd, _check_refusals, _check_module]
+    checks = [_check_layouts, _check_autograd, _check_refusals,
+              _check_ranks if comm else _check_module]
     if device.type == "cuda":
         checks.append(_check_streams)
     for check in checks:
         seed = torch.Generator().manual_seed(2)
-        q, k, v, do = (torch.randn(1, 300, 2, 32, generator=seed).to(device) for _ in range(4))
-        plan = Plan("causal", tokens=300, heads=2, dim=32, dtype=q.dtype, backend=device.type)
-        try:
-            check(plan, *(t.requires_grad_() for t in (q, k, v)), do)
-            result = "ok"
-        except Exception:
-            result = "FAILED"
-            failed += 1
-            traceback.print_exc(file=sys.stdout)
-        print(f"{device.type:5}{'':5}{result:8}{'':20}{check.__doc__}", flush=True)
+        plan = Plan("causal", tokens=300, heads=2, dim=32, dtype=torch.float32, comm=comm,
+                    backend=device.type)
+        q, k, v, do = (plan.take(torch.randn(1, 300, 2, 32, generator=seed)).to(device)
+                       for _ in range(4))
+        failed += _run(check, device, plan, *(t.requires_grad_() for t in (q, k, v)), do)
     return failed
 
 
+_LEGEND = ("Worst of o, lse, dq, dk, dv: relative errors of HRA and of the plain evaluation in the "
+           f"same type\n{'on':5}{'type':5}{'':8}{'HRA':10}{'plain':10}mask")
+
+
+def _main_ranks():
+    """Over every kind of communicator. A rank that fails ends the test with an exception, and
+    torchrun then ends the others."""
+    join()
+    device = _device("cuda")
+    _say(f"libhra {VERSION} from {_lib._name}, PyTorch {torch.__version__}, "
+         f"{torch.distributed.get_world_size()} ranks, {torch.cuda.get_device_name(device)}")
+    failed = 0
+    for options in ({}, {"transport": "nccl"}, {"borrow": True}):
+        comm = Comm.over(timeout=120, **options)
+        transport = Plan("full", tokens=1, heads=1, dim=8, comm=comm).info["transport"]
+        _say(f"\nComm.over({', '.join(f'{k}={v!r}' for k, v in options.items())}): {transport}\n"
+             + _LEGEND)
+        failed += _compare(device, comm) + _compare_cuts(device, comm) + _check_all(device, comm)
+        failed += _run(_check_end, device, comm)
+    _say(f"{failed} failed" if failed else "all ok")
+    torch.distributed.destroy_process_group()
+    return 1 if failed else 0
+
+
 def main():
+    if under_torchrun():
+        return _main_ranks()
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices.append(torch.device("cuda", torch.cuda.current_device()))
     names = [torch.cuda.get_device_name(d) if d.type == "cuda" else "CPU" for d in devices]
     print(f"libhra {VERSION} from {_lib._name}, PyTorch {torch.__version__}, {', '.join(names)}\n"
-          "Worst of o, lse, dq, dk, dv: relative errors of HRA and of the plain evaluation in the "
-          f"same type\n{'on':5}{'type':5}{'':8}{'HRA':10}{'plain':10}mask")
+          + _LEGEND)
     failed = sum(_compare(device) + _check_all(device) for device in devices)
     print(f"{failed} failed" if failed else "all ok")
     return 1 if failed else 0

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""compare.py - HRA beside the attention that PyTorch has, on one GPU, in one process, in turn.
+"""compare.py - HRA beside the attention that PyTorch has, in one run, in turn.
 
     examples/tools/compare.py --list
     examples/tools/compare.py --case dense-d128-8k image-hilbert --repeat 30 --json compare.jsonl
+    torchrun --nproc-per-node 2 examples/tools/compare.py --ranks --transport auto nccl
 
 Every contestant of a case gets the same random bf16 tensors, one sequence, in the order that it
 works in, lying as (batch, heads, tokens, dim). Before it is timed its output and gradients must
@@ -10,6 +11,15 @@ agree with those of the first peer that runs. Then all are timed in turn, forwar
 apart, so that a drift of the machine falls on all alike: CUDA events around the call, the L2 cache
 overwritten before each, medians. TFLOP/s count the pairs that attend, 4 x pairs x dim forward and
 10 x pairs x dim backward.
+
+With --ranks, under torchrun, the contestants are PyTorch's context_parallel (cp-) and HRA on
+several GPUs, one sequence over all ranks, each in the sharding of its own. Before each call the
+ranks meet on their GPUs; of each repetition the slowest rank counts. Beside them every rank runs
+the same kernels alone on the whole sequence (-alone), and
+
+    efficiency = time alone / (ranks x time on all ranks)
+
+TFLOP/s are those of one GPU.
 
 A failure of one contestant or case is reported and stops no other. Ends with 1 where HRA failed,
 was wrong or was not timed."""
@@ -31,6 +41,7 @@ import warnings
 
 import torch
 import torch._functorch.config
+import torch.distributed
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import and_masks, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
@@ -41,7 +52,7 @@ import hra_torch  # noqa: E402
 # The compiler would let the first backward through a graph overwrite what the second needs.
 torch._functorch.config.donated_buffer = False
 
-DEVICE = "cuda"
+DEVICE = "cuda"        # the current one
 BLOCK = 128            # tokens on a side of FlexAttention's blocks
 WARM_UP = 3            # rounds before those that count
 FLUSH_BYTES = 1 << 28  # more than the L2 cache of any GPU
@@ -50,7 +61,7 @@ FLUSH_BYTES = 1 << 28  # more than the L2 cache of any GPU
 LIMIT = 0.02
 
 
-# ---- Cases: every row of the tables for one GPU -------------------------------------------------
+# ---- Cases: every row of the tables -------------------------------------------------------------
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -59,7 +70,8 @@ class Case:
     heads: int
     dim: int
     peers: tuple        # contestants beside HRA; all are compared with the first that runs
-    goal: tuple = ()    # what HRA is to reach: its unit, forward, backward or None
+    goal: tuple = ()    # what HRA is to reach: its unit, forward, backward or None; on several
+                        # ranks where the case is for those
     grid: tuple = ()
     order: str = "identity"  # of HRA and of the peers
     boxes: str = ""          # another order, in which HRA is timed too
@@ -71,6 +83,9 @@ class Case:
 
 DENSE = ("cudnn", "cudnn-det", "flash", "flash-det")
 GATHERED = ("gather+cudnn", "gather+flash")
+ALONE = ("cudnn-alone", "flash-alone")
+# The K/V go round, or are gathered after the first round.
+SPLIT = ("cp-cudnn-ring", "cp-cudnn-gather", "cp-flash-ring")
 
 
 def dense(dim, thousands, causal, forward, backward):
@@ -81,6 +96,11 @@ def dense(dim, thousands, causal, forward, backward):
 
 def sparse(mask, tokens, flex, goal=(), **more):
     return Case(mask, tokens, more.pop("heads", 16), 128, ("flex",), goal, flex=flex, **more)
+
+
+def over_ranks(thousands, causal, goal):
+    return Case("causal" if causal else "full", thousands * 1024, 16, 128, ALONE + SPLIT,
+                ("efficiency", goal, goal))
 
 
 IMAGE = {"grid": (256, 256), "flex": ("near", 16, 16)}
@@ -126,6 +146,13 @@ CASES = {
                            note="NATTEN published 79.0 ms + 5.4 ms of permutation, forward"),
 }
 
+RANKS_CASES = {
+    "ranks-16k": over_ranks(16, False, 0.95),
+    "ranks-causal-16k": over_ranks(16, True, 0.92),
+    "ranks-64k": over_ranks(64, False, 0.99),
+    "ranks-causal-64k": over_ranks(64, True, 0.98),
+}
+
 
 # ---- The same masks for FlexAttention, on slots whose tokens are given --------------------------
 
@@ -169,13 +196,16 @@ FLEX = {"window": flex_window, "strided": flex_strided, "near": flex_near,
 # ---- Contestants --------------------------------------------------------------------------------
 
 class Inputs:
-    """q, k, v and the gradient of o, drawn once, in natural order and in those that are asked
-    for."""
+    """q, k, v and the gradient of o, drawn once, the same on all ranks, in natural order and in
+    those that are asked for, which may be only some of the rows."""
 
     def __init__(self, case):
         torch.manual_seed(1)
         shape = (1, case.heads, case.tokens, case.dim)
         self.natural = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(4)]
+        if on_ranks():  # GPUs of other sizes draw other numbers
+            for tensor in self.natural:
+                torch.distributed.broadcast(tensor, 0)
         self.ordered = {}
 
     def along(self, order, tokens):
@@ -184,20 +214,27 @@ class Inputs:
             tensors = self.natural
             if order != "identity":
                 tensors = [t.index_select(2, tokens) for t in tensors]
-            self.ordered[order] = [t.detach().requires_grad_(n < 3) for n, t in enumerate(tensors)]
+            self.ordered[order] = wanting_gradients(tensors)
         return self.ordered[order]
+
+
+def wanting_gradients(tensors):
+    return [t.detach().requires_grad_(n < 3) for n, t in enumerate(tensors)]
 
 
 class Contestant:
     """One way to compute a case. attend maps q, k, v to o; the gradient of o is given in o's shape;
     home makes natural order and shape (1, heads, tokens, dim) of o, home_gradient of the gradient
-    of an input. around is a context for all its calls."""
+    of an input. around is a context for all its calls, plan HRA's. Where it computes on all ranks,
+    alone is the name of who does the same on one GPU."""
 
     def __init__(self, name, attend, inputs, gradient, home, home_gradient=None,
-                 around=contextlib.nullcontext):
+                 around=contextlib.nullcontext, plan=None, alone=None):
         self.name, self.attend, self.inputs, self.around = name, attend, inputs, around
         self.gradient, self.home = gradient, home
         self.home_gradient = home_gradient or home
+        self.ranks = torch.distributed.get_world_size() if alone else 1
+        self.plan, self.alone = plan, alone
         self.o = None
 
     def forward(self):
@@ -207,6 +244,11 @@ class Contestant:
     def backward(self):
         with self.around():
             return torch.autograd.grad(self.o, self.inputs, self.gradient, retain_graph=True)
+
+    def check(self):
+        """Once the stream is done: raises what has failed meanwhile."""
+        if self.plan:
+            self.plan.comm.wait()
 
     def results(self, passes):
         """What it computes, in natural order: o and, where backward is asked for, its gradients."""
@@ -249,11 +291,12 @@ def written_out(q, k, v):
     return torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]), -1) @ v
 
 
-KERNELS = {"cudnn": fused(SDPBackend.CUDNN_ATTENTION), "flash": fused(SDPBackend.FLASH_ATTENTION)}
+KERNEL_KINDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+KERNELS = {name: fused(kind) for name, kind in KERNEL_KINDS.items()}
 
 
 def make_dense(name, case, inputs, tokens):
-    kind = SDPBackend.CUDNN_ATTENTION if name.startswith("cudnn") else SDPBackend.FLASH_ATTENTION
+    kind = KERNEL_KINDS[name.partition("-")[0]]
     *qkv, gradient = inputs.along(case.order, tokens)
     around = deterministic if name.endswith("-det") else contextlib.nullcontext
     return Contestant(name, fused(kind, is_causal=case.mask == "causal"), qkv, gradient,
@@ -309,17 +352,90 @@ def make_hra(name, case, inputs, tokens):
     tokens = plan.row_index()[1]
     *qkv, gradient = inputs.along(order, tokens)
     return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)), qkv,
-                      gradient, homeward(tokens))
+                      gradient, homeward(tokens), plan=plan)
 
 
-def plan_of(case, order, backend):
+def plan_of(case, order, backend=None, comm=None):
     return hra_torch.Plan(case.mask, tokens=case.tokens, heads=case.heads, dim=case.dim,
                           order=order, grid=case.grid or None, dtype=torch.bfloat16,
-                          backend=backend)
+                          backend=backend, comm=comm)
 
 
 MAKERS = {**{name: make_dense for name in DENSE}, "flex": make_flex,
           **{name: make_gathered for name in (*GATHERED, "written-out")}}
+
+
+# ---- Contestants on several ranks ---------------------------------------------------------------
+
+def on_ranks():
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+class Split:
+    """A case on several ranks: what its contestants share. comms are HRA's, by transport."""
+
+    def __init__(self, case, inputs, comms):
+        # Not in every PyTorch.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor.experimental import _attention
+        self.parallel = _attention
+        self.mesh = init_device_mesh(DEVICE, (torch.distributed.get_world_size(),))
+        self.case, self.inputs, self.comms = case, inputs, comms
+        self.whole = torch.arange(case.tokens, device=DEVICE)
+        # Of this rank, while context_parallel holds.
+        self.tokens = self.whole.clone()
+        self.shards = [t.clone() for t in inputs.natural]
+
+    @contextlib.contextmanager
+    def sharded(self):
+        """Around everything, also around contestants that do not call the function that
+        context_parallel patches: to enter and leave takes copies of all tensors."""
+        self.parallel._cp_options.enable_load_balance = self.case.mask == "causal"
+        buffers = [*self.shards, self.tokens]
+        with self.parallel.context_parallel(self.mesh, buffers=buffers,
+                                            buffer_seq_dims=[2] * len(self.shards) + [0],
+                                            no_restore_buffers=set(buffers)):
+            yield
+
+    def together(self, tokens):
+        """The whole, made of the rows of all ranks; this one's are those of `tokens`."""
+        def home(rows):
+            whole = torch.zeros_like(self.inputs.natural[0]).index_copy_(2, tokens, rows)
+            torch.distributed.all_reduce(whole)
+            return whole
+        return home
+
+    def make(self, name):
+        kind, rest = name.split("-", 1)
+        if kind == "cp":
+            return self.make_parallel(name, *rest.split("-"))
+        if kind == "hra":
+            return self.make_hra(name, self.comms.get(rest))
+        return make_dense(name, self.case, self.inputs, self.whole)
+
+    def make_parallel(self, name, kernel, way):
+        method = {"ring": "alltoall", "gather": "allgather"}[way]
+        causal = self.case.mask == "causal"
+
+        def attend(q, k, v):
+            # The function that context_parallel has patched, not the one imported above.
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+
+        @contextlib.contextmanager
+        def around():
+            self.parallel.set_rotate_method(method)
+            with sdpa_kernel(KERNEL_KINDS[kernel]):
+                yield
+        *qkv, gradient = wanting_gradients(self.shards)
+        return Contestant(name, attend, qkv, gradient, self.together(self.tokens), around=around,
+                          alone=f"{kernel}-alone")
+
+    def make_hra(self, name, comm):
+        plan = plan_of(self.case, "identity", comm=comm)
+        *qkv, gradient = self.inputs.along(name if comm else "identity", plan.row_tokens)
+        home = self.together(plan.row_tokens) if comm else homeward(self.whole)
+        return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)),
+                          qkv, gradient, home, plan=plan, alone="hra-alone" if comm else None)
 
 
 # ---- Checking and timing ------------------------------------------------------------------------
@@ -334,13 +450,17 @@ def distance(result, reference):
 
 
 def time_in_turn(calls, rounds):
-    """Milliseconds of each call, sorted, from `rounds` rounds in which each has its turn."""
+    """Milliseconds of each call, sorted, from `rounds` rounds in which each has its turn; of each
+    round those of the slowest rank."""
+    here = torch.zeros(1, device=DEVICE)
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
     events = {name: [] for name in calls}
     for turn in range(-WARM_UP, rounds):
         for name, call in calls.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             flush.zero_()  # also keeps the GPU busy while the call is prepared
+            if on_ranks():
+                torch.distributed.all_reduce(here)  # the GPUs wait for each other, the hosts do not
             begin.record()
             call()
             end.record()
@@ -348,8 +468,9 @@ def time_in_turn(calls, rounds):
                 events[name].append((begin, end))
     clock = sm_clock()  # while the last calls run, or just after
     torch.cuda.synchronize()
-    return {name: sorted(b.elapsed_time(e) for b, e in pairs)
-            for name, pairs in events.items()}, clock
+    ranks = hra_torch.of_all({name: [b.elapsed_time(e) for b, e in pairs]
+                              for name, pairs in events.items()})
+    return {name: sorted(map(max, zip(*(ms[name] for ms in ranks)))) for name in calls}, clock
 
 
 def smi(query):
@@ -380,32 +501,37 @@ def reason(error, caught=()):
                     if "not used because" not in line and "runtime disabled" not in line)
 
 
-def try_out(name, case, inputs, tokens, passes):
+def try_out(name, make, passes):
     """The contestant and its results."""
-    make = make_hra if name.startswith("hra") else MAKERS[name]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            contestant = make(name, case, inputs, tokens)
+            contestant = make(name)
             results = contestant.results(passes)
             torch.cuda.synchronize()
+            contestant.check()
             return contestant, results
         except Exception as error:
             raise RuntimeError(reason(error, caught)) from error
 
 
-def admit(case, names, passes, inputs, tokens, say):
-    """Those contestants that run and agree with the first peer."""
+def admit(names, make, passes, say):
+    """Those contestants that run and agree with the first peer, on all ranks."""
     admitted, reference, first = [], None, None
     for name in names:
+        failed = None
         try:
-            contestant, results = try_out(name, case, inputs, tokens, passes)
+            contestant, results = try_out(name, make, passes)
         except RuntimeError as error:
-            say(what=name, failed=str(error))
+            failed = str(error)
+        failed = next(filter(None, hra_torch.of_all(failed)), None)
+        if failed:
+            say(what=name, failed=failed)
             continue
         if reference is None and not name.startswith("hra"):
             reference, first = results, name
         off = [distance(r, t) for r, t in zip(results, reference)] if reference else []
+        off = sum(hra_torch.of_all(off), [])
         if not all(x <= LIMIT for x in off):  # not a number is no agreement
             say(what=name, failed=f"not timed: differs from {first} by {max(off):.3g}, more than "
                 f"{LIMIT}")
@@ -432,12 +558,18 @@ def lines_of(case, plan, which, times, clock, admitted):
         quartiles = statistics.quantiles(ms, n=4) if len(ms) > 1 else ms * 3
         line = {"what": name, "pass": which, "median_ms": median[name], "min_ms": ms[0],
                 "max_ms": ms[-1], "quartiles_ms": [quartiles[0], quartiles[2]], "runs": len(ms),
-                "tflops": rate(case, plan, which, median[name]), "sm_mhz": clock,
-                "distance": contestant.off}
+                "tflops": rate(case, plan, which, median[name]) / contestant.ranks,
+                "sm_mhz": clock, "distance": contestant.off}
+        if contestant.alone in median:
+            line["efficiency"] = median[contestant.alone] / (contestant.ranks * median[name])
+        if contestant.plan and on_ranks():
+            line["ran"] = {what: contestant.plan.info[what]
+                           for what in ("backend", "backward", "transport", "shard")}
         if name.startswith("hra"):
-            line["speed_over"] = {peer: median[peer] / median[name] for peer in median
-                                  if not peer.startswith("hra")}
-            if case.goal:
+            line["speed_over"] = {peer.name: median[peer.name] / median[name] for peer in admitted
+                                  if not peer.name.startswith("hra")
+                                  and peer.ranks == contestant.ranks}
+            if case.goal and (contestant.alone or not on_ranks()):
                 line["goal"] = {"unit": case.goal[0],
                                 "value": case.goal[1 if which == "forward" else 2]}
         lines.append(line)
@@ -448,10 +580,15 @@ def row(line):
     """A line of the table."""
     if "failed" in line:
         return f"  {line['what']:17}{line['failed']}"
-    over = ", ".join(f"{ratio:.2f} x {peer}" for peer, ratio in line.get("speed_over", {}).items())
+    over = [f"{ratio:.2f} x {peer}" for peer, ratio in line.get("speed_over", {}).items()]
+    if "efficiency" in line:
+        over.insert(0, f"efficiency {line['efficiency']:.3f}")
+    over = ", ".join(over)
     goal = line.get("goal", {})
     if goal.get("value") is not None:
         over += f"  (goal: {goal['value']} {goal['unit']})"
+    if "ran" in line:
+        over += "  [" + ", ".join(f"{what} {value}" for what, value in line["ran"].items()) + "]"
     text = (f"  {line['what']:17}{line['pass']:9}{line['median_ms']:9.3f}"
             f"{line['min_ms']:9.3f}{line['max_ms']:9.3f}{line['tflops']:9.1f}  {over}")
     return text.rstrip()
@@ -459,15 +596,25 @@ def row(line):
 
 def machine():
     """What every figure depends on."""
+    ranks = {"ranks": torch.distributed.get_world_size(),
+             "nccl": ".".join(map(str, torch.cuda.nccl.version()))} if on_ranks() else {}
     return {"gpu": torch.cuda.get_device_name(), "driver": smi("driver_version"),
             "sm_max_mhz": smi("clocks.max.sm"), "torch": torch.__version__,
             "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-            "hra": hra_torch.VERSION,
+            "hra": hra_torch.VERSION, **ranks,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")}
 
 
+def tell(text):
+    """On one rank."""
+    if not on_ranks() or torch.distributed.get_rank() == 0:
+        print(text, flush=True)
+
+
 def report(name, about, file, **line):
-    """A line of a case to the table and the file."""
+    """A line of a case to the table and the file, on one rank."""
+    if on_ranks() and torch.distributed.get_rank() > 0:
+        return
     print(row(line), flush=True)
     if file:
         with open(file, "a") as lines:
@@ -476,7 +623,6 @@ def report(name, about, file, **line):
 
 def run(name, case, options, say):
     """One case. Returns whether HRA did all that it should."""
-    passes = ("forward",) if options.out_only else ("forward", "backward")
     variants = ["hra"] + [f"hra {case.boxes}"] * bool(case.boxes)
     names = [peer for peer in case.peers if peer in options.peers] + variants
     plan = plan_of(case, case.order, "cpu")  # knows the pairs and the order, and computes nothing
@@ -487,13 +633,37 @@ def run(name, case, options, say):
           + (", HRA with its reordering" if case.natural else ""), flush=True)
 
     inputs = Inputs(case)
-    admitted = admit(case, names, passes, inputs, tokens, say)
+
+    def make(name):
+        maker = make_hra if name.startswith("hra") else MAKERS[name]
+        return maker(name, case, inputs, tokens)
+    return contest(case, plan, names, make, options, say) >= set(variants)
+
+
+def contest(case, plan, names, make, options, say):
+    """Names of those that were admitted and timed."""
+    passes = ("forward",) if options.out_only else ("forward", "backward")
+    admitted = admit(names, make, passes, say)
     for which in passes:
         calls = {c.name: getattr(c, which) for c in admitted}
         times, clock = time_in_turn(calls, options.repeat)
+        for contestant in admitted:
+            contestant.check()
         for line in lines_of(case, plan, which, times, clock, admitted):
             say(**line)
-    return {c.name for c in admitted} >= set(variants)
+    return {c.name for c in admitted}
+
+
+def run_over_ranks(name, case, options, say, comms):
+    """One case on several ranks. Returns whether HRA did all that it should."""
+    plan = plan_of(case, "identity", "cpu")
+    variants = ["hra-alone", *(f"hra-{transport}" for transport in comms)]
+    names = [peer for peer in case.peers if peer in options.peers] + variants
+    tell(f"\n{name}: {case.mask}, {case.tokens} tokens, {case.heads} heads of {case.dim}, bf16, "
+         f"over {torch.distributed.get_world_size()} ranks")
+    split = Split(case, Inputs(case), comms)
+    with split.sharded():
+        return contest(case, plan, names, split.make, options, say) >= set(variants)
 
 
 def clear():
@@ -507,6 +677,24 @@ def clear():
     except RuntimeError:
         return False
     return True
+
+
+def run_all_over_ranks(options, about):
+    comms = {transport: hra_torch.Comm.over(transport=transport, timeout=options.timeout)
+             for transport in options.transport}
+    failed = False
+    for name in options.case:
+        say = functools.partial(report, name, about, options.json)
+        try:
+            failed |= not run_over_ranks(name, RANKS_CASES[name], options, say, comms)
+        except Exception as error:
+            say(what="the case", failed=f"on rank {torch.distributed.get_rank()}: {reason(error)}")
+            raise  # the other ranks may be anywhere
+        clear()
+    for comm in comms.values():
+        comm.destroy()
+    torch.distributed.destroy_process_group()
+    return failed
 
 
 def run_all(options, about):
@@ -531,39 +719,59 @@ def run_all(options, about):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="+", metavar="NAME", choices=CASES, default=list(CASES),
+    parser.add_argument("--case", nargs="+", metavar="NAME", choices=[*CASES, *RANKS_CASES],
                         help="only these cases")
     parser.add_argument("--list", action="store_true", help="what cases there are")
     parser.add_argument("--repeat", type=int, default=20, metavar="N",
                         help="rounds that count, after %d that do not (default 20)" % WARM_UP)
     parser.add_argument("--json", metavar="FILE",
                         help="a line for each contestant and pass is appended to it")
-    parser.add_argument("--peers", nargs="*", metavar="NAME", choices=MAKERS, default=list(MAKERS),
-                        help="only these beside HRA, of " + ", ".join(MAKERS))
+    peers = [*MAKERS, *ALONE, *SPLIT]
+    parser.add_argument("--peers", nargs="*", metavar="NAME", choices=peers, default=peers,
+                        help="only these beside HRA, of " + ", ".join(peers))
     parser.add_argument("--out-only", action="store_true", help="no backward")
+    parser.add_argument("--ranks", action="store_true",
+                        help="the cases for several ranks; under torchrun, a GPU for each")
+    parser.add_argument("--transport", nargs="+", metavar="NAME", choices=hra_torch.TRANSPORTS,
+                        default=["auto"], help="with --ranks: HRA over each of these, of "
+                        + ", ".join(hra_torch.TRANSPORTS) + " (default auto)")
+    parser.add_argument("--timeout", type=float, default=120, metavar="S",
+                        help="with --ranks: seconds that HRA waits for a rank (default 120)")
     parser.add_argument("--failed", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error("--repeat must be 1 or more")
+    table = RANKS_CASES if options.ranks else CASES
+    options.case = options.case or list(table)
+    for name in options.case:
+        if name not in table:
+            parser.error(f"{name} is a case {'without' if options.ranks else 'for'} --ranks")
+    if not options.list and options.ranks != hra_torch.under_torchrun():
+        parser.error("--ranks and torchrun go together: "
+                     "torchrun --nproc-per-node 2 examples/tools/compare.py --ranks")
     return options
 
 
 def main():
     options = parse()
     if options.list:
-        for name, case in CASES.items():
+        for name, case in {**CASES, **RANKS_CASES}.items():
             print(f"{name:17}{case.tokens:7} tokens {case.heads:3} x {case.dim:3}  {case.mask}"
                   f"  [{', '.join(case.peers)}]")
         return 0
     if not torch.cuda.is_available():
         sys.exit("compare.py: PyTorch finds no GPU here")
+    if options.ranks:
+        hra_torch.join()
+        if torch.distributed.get_world_size() < 2:
+            sys.exit("compare.py: --ranks compares two ranks or more; torchrun has started one")
     about = machine()
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"medians of {options.repeat} runs in turn after {WARM_UP} more, L2 overwritten before "
-          "each\n"
-          f"  {'':17}{'':9}{'median':>9}{'least':>9}{'most':>9}{'TFLOP/s':>9}  HRA's speed over\n"
-          f"  {'':17}{'':9}{'ms':>9}{'ms':>9}{'ms':>9}")
-    return 1 if run_all(options, about) else 0
+    tell(", ".join(f"{key} {value}" for key, value in about.items()))
+    tell(f"medians of {options.repeat} runs in turn after {WARM_UP} more, L2 overwritten before "
+         f"each{', the slowest rank of each' * options.ranks}\n"
+         f"  {'':17}{'':9}{'median':>9}{'least':>9}{'most':>9}{'TFLOP/s':>9}  HRA's speed over\n"
+         f"  {'':17}{'':9}{'ms':>9}{'ms':>9}{'ms':>9}{'a GPU' * options.ranks:>9}".rstrip())
+    return 1 if (run_all_over_ranks if options.ranks else run_all)(options, about) else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ static struct {
 } device;
 
 #ifdef HRA_HAVE_CUDA
-static cudaStream_t stream;
+static cudaStream_t stream, beside;
 static cudaEvent_t mark[DEVICE_MARKS];
 
 static int done(const char *call, cudaError_t status)
@@ -47,7 +47,8 @@ static int open_gpu(int index)
         return 0;
     if (done("cudaSetDevice", cudaSetDevice(index % count)) != 0 ||
         done("cudaGetDeviceProperties", cudaGetDeviceProperties(&properties, index % count)) != 0 ||
-        done("cudaStreamCreateWithFlags", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)) != 0)
+        done("cudaStreamCreateWithFlags", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)) != 0 ||
+        done("cudaStreamCreateWithFlags", cudaStreamCreateWithFlags(&beside, cudaStreamNonBlocking)) != 0)
         return -1;
     for (int n = 0; n < DEVICE_MARKS; n++)
         if (done("cudaEventCreate", cudaEventCreate(&mark[n])) != 0)
@@ -78,8 +79,10 @@ void device_close(void)
 #ifdef HRA_HAVE_CUDA
     for (int n = 0; device.gpu && n < DEVICE_MARKS; n++)
         cudaEventDestroy(mark[n]);
-    if (device.gpu)
+    if (device.gpu) {
         cudaStreamDestroy(stream);
+        cudaStreamDestroy(beside);
+    }
 #endif
     device.gpu = 0;
 }
@@ -125,6 +128,15 @@ void *device_stream(void)
     return NULL;
 }
 
+void *device_stream_beside(void)
+{
+#ifdef HRA_HAVE_CUDA
+    if (device.gpu)
+        return beside;
+#endif
+    return NULL;
+}
+
 void *device_alloc(size_t bytes)
 {
     void *memory = NULL;
@@ -133,6 +145,8 @@ void *device_alloc(size_t bytes)
         const cudaError_t status = cudaMalloc(&memory, bytes + 1); /* 0 bytes would give NULL */
         snprintf(device.error, sizeof(device.error), "cudaMalloc of %zu bytes: %s", bytes,
                  cudaGetErrorString(status));
+        if (status != cudaSuccess)
+            cudaGetLastError(); /* the next kernel's check is not to find it */
         return status == cudaSuccess ? memory : NULL;
     }
 #endif
@@ -193,11 +207,17 @@ int device_wait(void)
 
 int device_mark(int number)
 {
+    return device_mark_on(number, device_stream());
+}
+
+int device_mark_on(int number, void *on)
+{
     struct timespec now;
 #ifdef HRA_HAVE_CUDA
     if (device.gpu)
-        return done("cudaEventRecord", cudaEventRecord(mark[number], stream));
+        return done("cudaEventRecord", cudaEventRecord(mark[number], on));
 #endif
+    (void)on;
     clock_gettime(CLOCK_MONOTONIC, &now);
     device.marked[number] = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     return 0;
@@ -215,4 +235,70 @@ int device_between(double *out_s, int from, int to)
 #endif
     *out_s = device.marked[to] - device.marked[from];
     return 0;
+}
+
+int device_follow(void *on, int number)
+{
+#ifdef HRA_HAVE_CUDA
+    if (device.gpu)
+        return done("cudaStreamWaitEvent", cudaStreamWaitEvent(on, mark[number], 0));
+#endif
+    (void)on;
+    (void)number;
+    return 0;
+}
+
+static int no_gpu(void)
+{
+    snprintf(device.error, sizeof(device.error), "there is no GPU");
+    return -1;
+}
+
+int device_record(void)
+{
+#ifdef HRA_HAVE_CUDA
+    if (device.gpu)
+        return done("cudaStreamBeginCapture",
+                    cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+#endif
+    return no_gpu();
+}
+
+int device_recorded(void **out)
+{
+#ifdef HRA_HAVE_CUDA
+    cudaGraph_t graph;
+    cudaGraphExec_t record;
+
+    if (device.gpu) {
+        if (done("cudaStreamEndCapture", cudaStreamEndCapture(stream, &graph)) != 0)
+            return -1;
+        const int status = done("cudaGraphInstantiate", cudaGraphInstantiate(&record, graph, 0));
+        cudaGraphDestroy(graph);
+        if (status == 0)
+            *out = record;
+        return status;
+    }
+#endif
+    (void)out;
+    return no_gpu();
+}
+
+int device_replay(void *record)
+{
+#ifdef HRA_HAVE_CUDA
+    if (device.gpu)
+        return done("cudaGraphLaunch", cudaGraphLaunch(record, stream));
+#endif
+    (void)record;
+    return no_gpu();
+}
+
+void device_forget(void *record)
+{
+#ifdef HRA_HAVE_CUDA
+    if (record != NULL)
+        cudaGraphExecDestroy(record);
+#endif
+    (void)record;
 }

@@ -23,8 +23,10 @@ const char *device_name(void);
 /* What the multiprocessors' clock is now, MHz, as nvidia-smi says; -1: not known. */
 int device_clock_mhz(void);
 
-/* A stream that waits for no other, for hra_forward and its like; NULL on the host. */
+/* A stream that waits for no other, for hra_forward and its like, and a second one for what runs beside; NULL on
+ * the host. */
 void *device_stream(void);
+void *device_stream_beside(void);
 
 /* `bytes` aligned to DEVICE_ALIGNMENT, the caller's; NULL: failed. device_free accepts NULL. */
 enum { DEVICE_ALIGNMENT = 256 };
@@ -42,9 +44,22 @@ int device_copy(void *to, const void *from, size_t bytes);
 /* Wait for all that was enqueued; the failure of any of it is ours. */
 int device_wait(void);
 
-/* Set mark `number` behind what the stream now holds, and after device_wait the seconds from one to another. */
-enum { DEVICE_MARKS = 8 };
+/* Set mark `number` behind what device_stream, or a stream of ours, now holds, and after device_wait the seconds from
+ * one to another. */
+enum { DEVICE_MARKS = 16 };
 int device_mark(int number);
+int device_mark_on(int number, void *stream);
 int device_between(double *out_s, int from, int to);
+
+/* What is put on the stream next comes after a mark that has been set. On the host it does so anyway. */
+int device_follow(void *stream, int number);
+
+/* What is put on device_stream between device_record and device_recorded is kept and not done; each device_replay
+ * puts it there as one piece. For a GPU only. *out is the caller's, to be given to device_forget, which accepts
+ * NULL. */
+int device_record(void);
+int device_recorded(void **out);
+int device_replay(void *record);
+void device_forget(void *record);
 
 #endif

@@ -1,458 +1,394 @@
-/* hra-bench.c - times forward and backward on one rank, beside a matrix product in the same run: of the same BLAS
- * with the same threads, or of cuBLAS on the same GPU. With --reorder, the way into the plan's order and back beside
- * a copy; with --plan, the making of orders, masks and plans on any number of ranks. */
+/* hra-bench.c - times forward and backward, beside a matrix product in the same run: of the same BLAS with the
+ * same threads, or of cuBLAS on the same GPU; on several ranks also beside the whole problem on each rank alone, and
+ * hops of what travels. With --hops, the transport alone and beside compute (hops.c); with --reorder, the way into the
+ * plan's order and back beside a copy; with --plan, the making of orders, masks and plans on any number of ranks. */
+#include "examples/tools/bench.h"
 #include "examples/tools/device.h"
-#include "examples/tools/problem.h"
 
-#include <cblas.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#ifdef HRA_HAVE_MPI
-#include <hra/mpi.h>
-#endif
-#ifdef HRA_HAVE_CUDA
-#include <cublas_v2.h>
-#endif
-
-enum { REPEAT_MAX = 1000 };
-
-/* ---- The ranks ----------------------------------------------------------------------------- */
-
-/* Who this process is; does not change after the start. */
-static struct {
-    int rank, ranks;
-    int local; /* number among the ranks of this machine */
-} world = {0, 1, 0};
-
-static void world_start(int *argc, char ***argv)
-{
-#ifdef HRA_HAVE_MPI
-    MPI_Comm machine;
-    int level;
-    MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
-    MPI_Comm_rank(MPI_COMM_WORLD, &world.rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &world.ranks);
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
-    MPI_Comm_rank(machine, &world.local);
-    MPI_Comm_free(&machine);
-#else
-    (void)argc;
-    (void)argv;
-#endif
-}
-
-static int world_end(int status)
-{
-#ifdef HRA_HAVE_MPI
-    MPI_Finalize();
-#endif
-    return status;
-}
-
-/* Ends all ranks after a failure that the others may not know of. */
-static _Noreturn void world_abort(void)
-{
-#ifdef HRA_HAVE_MPI
-    MPI_Abort(MPI_COMM_WORLD, 1);
-#endif
-    exit(1);
-}
-
-/* Returns when all ranks have come. */
-static void world_meet(void)
-{
-#ifdef HRA_HAVE_MPI
-    MPI_Barrier(MPI_COMM_WORLD);
-#endif
-}
-
-/* Each of x [count] becomes the largest over the ranks, on all of them. */
-static void world_max(double *x, int count)
-{
-    (void)x;
-    (void)count;
-#ifdef HRA_HAVE_MPI
-    MPI_Allreduce(MPI_IN_PLACE, x, count, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-#endif
-}
-
-static hra_status connect(hra_comm **out)
-{
-#ifdef HRA_HAVE_MPI
-    if (world.ranks > 1)
-        return hra_comm_create_mpi(out, MPI_COMM_WORLD, NULL);
-#endif
-    return hra_comm_create_self(out);
-}
-
-/* ---- Memory, failures, times --------------------------------------------------------------- */
-
-static void *take(int64_t count, size_t bytes)
-{
-    void *memory = aligned_alloc(64, ((size_t)count * bytes / 64 + 1) * 64);
-    if (memory == NULL) {
-        fprintf(stderr, "hra-bench: no memory for %lld x %zu bytes\n", (long long)count, bytes);
-        world_abort();
-    }
-    return memory;
-}
-
-/* What is asked is the same on every rank, and so is the answer that it cannot be: rank 0 gives it. Of other
- * failures each rank says what it knows. */
-static void demand(hra_status status)
-{
-    const int wrong = status == HRA_ERR_ARG || status == HRA_ERR_UNSUPPORTED;
-
-    if (status == HRA_OK)
-        return;
-    if (world.rank == 0 || !wrong)
-        fprintf(stderr, "hra-bench: %s: %s\n", hra_status_name(status), hra_last_error());
-    if (!wrong)
-        world_abort();
-    exit(world_end(2));
-}
-
-/* The same of the backend's memory and of what was enqueued there. */
-static void need(int status)
-{
-    if (status == 0)
-        return;
-    fprintf(stderr, "hra-bench: %s\n", device_error());
-    world_abort();
-}
-
-/* `bytes` where the backend computes. */
-static void *take_there(size_t bytes)
-{
-    void *memory = device_alloc(bytes);
-    need(memory == NULL ? -1 : 0);
-    return memory;
-}
-
-static double now_s(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* Times of one thing, in the order taken; after sort_times ascending, which median needs. */
-struct times {
-    double s[REPEAT_MAX];
-    int count;
-};
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void sort_times(struct times *t)
-{
-    qsort(t->s, (size_t)t->count, sizeof(t->s[0]), by_value);
-}
-
-static double median(const struct times *t)
-{
-    return (t->s[(t->count - 1) / 2] + t->s[t->count / 2]) / 2;
-}
 
 /* ---- Forward and backward ------------------------------------------------------------------ */
 
-/* Numbers drawn of a tensor; a longer one repeats them. It is prime, so that no two rows or heads are equal. */
-enum { DRAWN = 4194301 };
+enum { PRODUCT, FORWARD, BACKWARD, ALONE_FORWARD, ALONE_BACKWARD, HOPS_FORWARD, HOPS_BACKWARD, PASSES };
 
-/* `count` normal random numbers of a type, where the backend computes; series 0: uninitialised. */
-static void *numbers(hra_type type, int64_t count, uint64_t series)
-{
-    const size_t size = hra_type_bytes(type);
-    const int64_t drawn = count < DRAWN ? count : DRAWN;
-    char *memory = take_there((size_t)count * size);
-
-    if (series == 0)
-        return memory;
-    double *x = take(drawn, sizeof(*x));
-    char *rounded = take(drawn, size);
-    for (int64_t i = 0; i < drawn; i++)
-        x[i] = random_normal(series, (uint64_t)i);
-    demand(hra_convert(rounded, type, x, HRA_F64, drawn));
-    for (int64_t i = 0; i < count; i += drawn)
-        need(device_write(memory + (size_t)i * size, rounded,
-                          (size_t)(count - i < drawn ? count - i : drawn) * size));
-    free(x);
-    free(rounded);
-    return memory;
-}
-
-/* A tensor [batch][rows][heads][dim], with strides of whole 16 bytes, as GPUs want them. */
-static hra_tensor tensor(const hra_problem *p, int64_t rows, int heads, int dim, uint64_t series)
-{
-    const int64_t unit = 16 / (int64_t)hra_type_bytes(p->type), head = (dim + unit - 1) / unit * unit;
-    return (hra_tensor){.data = numbers(p->type, p->batch * rows * heads * head, series),
-                        .stride_batch = rows * heads * head,
-                        .stride_row = heads * head,
-                        .stride_head = head};
-}
-
-/* The matrix product C = A B^T of square matrices, beside which all is timed. */
-struct product {
-    const char *name;
-    int64_t n;
-    void *a, *b, *c;
-#ifdef HRA_HAVE_CUDA
-    cublasHandle_t cublas; /* NULL on the host */
-#endif
+/* Hops like the messages of a pass. */
+struct trip {
+    hra_hops *hops; /* NULL: nothing travels */
+    double bytes;   /* of one hop: the largest message of the pass over the ranks */
+    int count;      /* hops in one run */
 };
 
-#ifdef HRA_HAVE_CUDA
-static void need_cublas(cublasStatus_t status)
-{
-    if (status == CUBLAS_STATUS_SUCCESS)
-        return;
-    fprintf(stderr, "hra-bench: cuBLAS: %s\n", cublasGetStatusString(status));
-    world_abort();
-}
-#endif
-
-static struct product product_open(int on_gpu, uint64_t seed)
-{
-    struct product g = {.name = "sgemm 2048^3", .n = 2048};
-    hra_type type = HRA_F32;
-
-#ifdef HRA_HAVE_CUDA
-    if (on_gpu) {
-        g.name = "bf16 8192^3";
-        g.n = 8192;
-        type = HRA_BF16;
-        need_cublas(cublasCreate(&g.cublas));
-        need_cublas(cublasSetStream(g.cublas, device_stream()));
-    }
-#endif
-    (void)on_gpu;
-    g.a = numbers(type, g.n * g.n, seed + 5);
-    g.b = numbers(type, g.n * g.n, seed + 6);
-    g.c = numbers(type, g.n * g.n, 0);
-    return g;
-}
-
-static void product_run(const struct product *g)
-{
-    const int n = (int)g->n;
-#ifdef HRA_HAVE_CUDA
-    const float one = 1, zero = 0;
-    if (g->cublas != NULL) {
-        need_cublas(cublasGemmEx(g->cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, n, n, &one, g->a, CUDA_R_16BF, n,
-                                 g->b, CUDA_R_16BF, n, &zero, g->c, CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
-                                 CUBLAS_GEMM_DEFAULT));
-        return;
-    }
-#endif
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n, n, n, 1, g->a, n, g->b, n, 0, g->c, n);
-}
-
-static void product_close(struct product *g)
-{
-#ifdef HRA_HAVE_CUDA
-    if (g->cublas != NULL)
-        cublasDestroy(g->cublas);
-#endif
-    device_free(g->a);
-    device_free(g->b);
-    device_free(g->c);
-}
-
-/* A plan with everything that its calls read and write. */
-struct layer {
-    hra_plan *plan;
-    hra_plan_info info;
-    hra_tensor q, k, v, g, o, dq, dk, dv; /* g: gradient of o */
-    void *lse, *workspace, *saved;
+/* All that is timed in turn. On one rank there are PRODUCT, FORWARD and BACKWARD only. */
+struct attention {
+    hra_comm *comm, *self;
+    struct layer layer;  /* the problem over the ranks */
+    struct layer alone;  /* the whole problem on this rank; no plan where a rank has no memory for it */
+    struct trip trip[2]; /* of forward and backward */
+    hra_hops *gate; /* once a stream has passed it, all ranks have come; NULL: between hosts, or one rank */
+    struct product product;
+    struct times time[PASSES]; /* the largest over the ranks; count 0: not timed */
+    struct times
+        exposed[2];  /* of each turn: what a pass took longer than the busiest rank's share of it alone */
+    double bytes[4]; /* workspace, saved, arena and plan on the rank that has most */
 };
 
-static void layer_open(struct layer *l, hra_comm *comm, const struct setup *s, uint64_t seed)
+/* The largest message of a pass over the ranks. */
+static double largest_message(hra_plan *plan, hra_pass pass)
 {
-    const hra_problem *p = &s->problem;
+    int64_t count;
+    double bytes = 0;
 
-    l->info.size = sizeof(l->info);
-    demand(hra_plan_create(&l->plan, comm, p, s->order, s->mask, &s->options));
-    demand(hra_plan_get_info(l->plan, &l->info));
-    const int64_t rows = hra_plan_rows(l->plan, 0);
-    l->q = tensor(p, rows, p->heads, p->dim, seed + 1);
-    l->k = tensor(p, rows, p->heads_kv, p->dim, seed + 2);
-    l->v = tensor(p, rows, p->heads_kv, p->dim_v, seed + 3);
-    l->g = tensor(p, rows, p->heads, p->dim_v, seed + 4);
-    l->o = tensor(p, rows, p->heads, p->dim_v, 0);
-    l->dq = tensor(p, rows, p->heads, p->dim, 0);
-    l->dk = tensor(p, rows, p->heads_kv, p->dim, 0);
-    l->dv = tensor(p, rows, p->heads_kv, p->dim_v, 0);
-    l->lse = numbers(hra_type_sums(p->type), p->batch * p->heads * rows, 0);
-    l->workspace = take_there(l->info.workspace_bytes);
-    l->saved = l->info.saved_bytes > 0 ? take_there(l->info.saved_bytes) : NULL;
+    demand(hra_plan_moves(plan, world.rank, pass, NULL, 0, &count));
+    hra_plan_move *move = take(count, sizeof(*move));
+    demand(hra_plan_moves(plan, world.rank, pass, move, count, &count));
+    for (int64_t i = 0; i < count; i++)
+        bytes = fmax(bytes, (double)move[i].bytes);
+    free(move);
+    world_max(&bytes, 1);
+    return bytes;
 }
 
-static void layer_forward(struct layer *l)
+/* A run of hops moves some 256 MiB, in two hops or more. */
+static void open_trip(struct trip *t, struct attention *a, hra_pass pass)
 {
-    demand(hra_forward(l->plan, &l->q, &l->k, &l->v, &l->o, l->lse, l->workspace, l->saved, device_stream()));
+    const double run = 0x1p28;
+
+    t->bytes = largest_message(a->layer.plan, pass);
+    if (t->bytes == 0)
+        return;
+    t->count = (int)fmin(fmax(run / t->bytes, 2), 64);
+    demand(hra_hops_create(&t->hops, a->comm, (size_t)t->bytes, t->count));
 }
 
-static void layer_backward(struct layer *l)
+/* What several ranks are compared with. */
+static void open_comparison(struct attention *a, const struct setup *s, int of_gpus, uint64_t seed)
 {
-    demand(hra_backward(l->plan, &l->q, &l->k, &l->v, &l->o, l->lse, &l->g, NULL, &l->dq, &l->dk, &l->dv,
-                        l->workspace, l->saved, device_stream()));
+    demand(hra_comm_create_self(&a->self));
+    double lacks = layer_open(&a->alone, a->self, s, seed) != 0;
+    world_max(&lacks, 1);
+    if (lacks > 0)
+        layer_close(&a->alone);
+    open_trip(&a->trip[0], a, HRA_FORWARD);
+    open_trip(&a->trip[1], a, HRA_BACKWARD);
+    if (of_gpus)
+        demand(hra_hops_create(&a->gate, a->comm, 1, world.ranks - 1));
 }
 
-static void layer_close(struct layer *l)
+static void open_attention(struct attention *a, const struct setup *s, const struct connection *c,
+                           uint64_t seed)
 {
-    void *const all[] = {l->q.data,  l->k.data,  l->v.data, l->g.data,    l->o.data, l->dq.data,
-                         l->dk.data, l->dv.data, l->lse,    l->workspace, l->saved};
-    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-        device_free(all[i]);
-    hra_plan_destroy(l->plan);
+    demand(connection_open(&a->comm, c));
+    need(layer_open(&a->layer, a->comm, s, seed));
+    if (world.ranks > 1)
+        open_comparison(a, s, connection_of_gpus(c), seed);
+    product_open(&a->product, a->layer.info.threads, seed);
+    const hra_plan_info *info = &a->layer.info;
+    a->bytes[0] = (double)info->workspace_bytes;
+    a->bytes[1] = (double)info->saved_bytes;
+    a->bytes[2] = (double)info->arena_bytes;
+    a->bytes[3] = (double)info->plan_bytes;
+    world_max(a->bytes, 4);
 }
 
-enum { PRODUCT, FORWARD, BACKWARD, PASSES };
-
-/* The clock of the GPU while it does what was timed: for about half a second, which nvidia-smi takes to ask. -1: not
- * known. */
-static int clock_at_work(struct layer *l, double step_s)
+static void close_attention(struct attention *a)
 {
-    if (device_name()[0] == '\0')
-        return -1;
-    for (double s = 0; s < 0.5; s += step_s + 1e-5) {
-        layer_forward(l);
-        layer_backward(l);
+    product_close(&a->product);
+    hra_hops_destroy(a->gate);
+    hra_hops_destroy(a->trip[0].hops);
+    hra_hops_destroy(a->trip[1].hops);
+    layer_close(&a->alone);
+    layer_close(&a->layer);
+    demand(hra_comm_destroy(a->self));
+    demand(hra_comm_destroy(a->comm));
+}
+
+static int is_timed(const struct attention *a, int pass)
+{
+    if (pass == ALONE_FORWARD || pass == ALONE_BACKWARD)
+        return a->alone.plan != NULL;
+    return pass < HOPS_FORWARD || a->trip[pass - HOPS_FORWARD].hops != NULL;
+}
+
+/* What the stream gets next is done by all ranks at once: else one that is ahead would have its waiting timed. */
+static void fall_in(const struct attention *a)
+{
+    if (world.ranks == 1)
+        return;
+    if (a->gate != NULL) {
+        demand(hra_hops_run(a->gate, device_stream()));
+        return;
     }
-    const int clock = device_clock_mhz();
     need(device_wait());
-    return clock;
+    world_meet();
+}
+
+static void carry_out(struct attention *a, int pass)
+{
+    switch (pass) {
+    case PRODUCT:
+        product_run(&a->product);
+        break;
+    case FORWARD:
+        layer_forward(&a->layer);
+        break;
+    case BACKWARD:
+        layer_backward(&a->layer);
+        break;
+    case ALONE_FORWARD:
+        layer_forward(&a->alone);
+        break;
+    case ALONE_BACKWARD:
+        layer_backward(&a->alone);
+        break;
+    default:
+        demand(hra_hops_run(a->trip[pass - HOPS_FORWARD].hops, a->gate != NULL ? device_stream() : NULL));
+    }
+}
+
+/* All that was enqueued is done, on every rank or with a failure's sentence. */
+static void finish(const struct attention *a)
+{
+    if (world.ranks > 1)
+        demand(hra_comm_wait(a->comm, device_stream()));
+    need(device_wait());
+}
+
+/* The times of a turn that is done. */
+static void keep(struct attention *a)
+{
+    const double share = a->layer.info.balance / world.ranks;
+    double s[PASSES] = {0};
+
+    for (int pass = 0; pass < PASSES; pass++)
+        if (is_timed(a, pass))
+            need(device_between(&s[pass], 2 * pass, 2 * pass + 1));
+    world_max(s, PASSES);
+    for (int pass = 0; pass < PASSES; pass++)
+        if (is_timed(a, pass))
+            add_time(&a->time[pass], s[pass]);
+    for (int way = 0; way < 2 && is_timed(a, ALONE_FORWARD); way++)
+        add_time(&a->exposed[way], s[FORWARD + way] - share * s[ALONE_FORWARD + way]);
 }
 
 /* Everything is timed in turn, so that a drift of the machine falls on all alike. A GPU is not waited for within a
  * turn: the product hides what it costs to enqueue the rest, and leaves none of its tensors in the caches. */
-static void measure(struct layer *l, const struct product *g, int repeat, struct times time[PASSES])
+static void measure(struct attention *a, int repeat)
 {
     const int on_gpu = device_name()[0] != '\0';
 
+    _Static_assert(2 * PASSES <= DEVICE_MARKS, "DEVICE_MARKS is too small");
     for (int i = on_gpu ? -5 : -1; i < repeat; i++) { /* the first times warm up */
+        for (int pass = 0; i == 0 && pass < PASSES; pass++)
+            a->time[pass].count = 0;
         if (i == 0)
-            time[PRODUCT].count = time[FORWARD].count = time[BACKWARD].count = 0;
-        need(device_mark(0));
-        product_run(g);
-        need(device_mark(1));
-        /* OpenBLAS's own threads go on spinning for some 20 ms after a product, on cores that ours then lack. */
-        if (!on_gpu)
-            nanosleep(&(struct timespec){0, 100000000}, NULL);
-        need(device_mark(2));
-        layer_forward(l);
-        need(device_mark(3));
-        layer_backward(l);
-        need(device_mark(4));
-        need(device_wait());
-        const int from[PASSES] = {0, 2, 3};
+            a->exposed[0].count = a->exposed[1].count = 0;
         for (int pass = 0; pass < PASSES; pass++) {
-            struct times *t = &time[pass];
-            need(device_between(&t->s[t->count], from[pass], from[pass] + 1));
-            t->count++;
+            if (!is_timed(a, pass))
+                continue;
+            fall_in(a);
+            need(device_mark(2 * pass));
+            carry_out(a, pass);
+            need(device_mark(2 * pass + 1));
+            /* OpenBLAS's own threads go on spinning for some 20 ms after a product, on cores that ours then lack. */
+            if (!on_gpu && pass == PRODUCT)
+                nanosleep(&(struct timespec){0, 100000000}, NULL);
         }
+        finish(a);
+        keep(a);
     }
     for (int pass = 0; pass < PASSES; pass++)
-        sort_times(&time[pass]);
+        sort_times(&a->time[pass]);
+    sort_times(&a->exposed[0]);
+    sort_times(&a->exposed[1]);
 }
 
-/* What one pass came to. */
+/* The clock of the GPU while it does what was timed: for about half a second, which nvidia-smi takes to ask. -1: not
+ * known. */
+static int clock_at_work(struct attention *a)
+{
+    const double step_s = median(&a->time[FORWARD]) + median(&a->time[BACKWARD]);
+
+    if (device_name()[0] == '\0')
+        return -1;
+    for (double s = 0; s < 0.5; s += step_s + 1e-5) {
+        layer_forward(&a->layer);
+        layer_backward(&a->layer);
+    }
+    const int clock = device_clock_mhz();
+    finish(a);
+    return clock;
+}
+
+/* What one pass came to, on one rank in the mean. */
 struct rates {
     const char *name;
     double live, tiles;    /* FLOP/s over pairs that attend, and over all pairs of live tiles */
     double us, of_product; /* a live tile; share of the product's rate */
 };
 
-static struct rates rate(const struct layer *l, const hra_problem *p, const struct product *g, int pass,
-                         const struct times time[PASSES])
+static struct rates rate(const struct attention *a, const hra_problem *p, int pass)
 {
-    static const char *const name[PASSES] = {NULL, "forward", "backward"};
+    static const char *const name[] = {NULL, "forward", "backward", "alone forward", "alone backward"};
     /* FLOP of a pair: 2 products of dim and dim_v channels forward, 5 backward, 2 FLOP each. */
-    const double flop[PASSES] = {0, 2.0 * (p->dim + p->dim_v), 2.0 * (3 * p->dim + 2 * p->dim_v)};
-    const double tiles = (double)(l->info.tiles_full + l->info.tiles_partial), n = (double)g->n;
-    const double peak = 2 * n * n * n / median(&time[PRODUCT]), s = median(&time[pass]);
+    const double flop[] = {2.0 * (p->dim + p->dim_v), 2.0 * (3 * p->dim + 2 * p->dim_v)};
+    const double n = (double)a->product.n, peak = 2 * n * n * n / median(&a->time[PRODUCT]);
 
     if (pass == PRODUCT)
-        return (struct rates){g->name, peak, peak, 0, 1};
-    const double live = flop[pass] * (double)l->info.pairs_live / s;
-    return (struct rates){name[pass], live, flop[pass] * (double)l->info.pairs_in_tiles / s,
+        return (struct rates){a->product.name, peak, peak, 0, 1};
+    const int together = pass == FORWARD || pass == BACKWARD, way = (pass - FORWARD) % 2;
+    const hra_plan_info *info = together ? &a->layer.info : &a->alone.info;
+    const double s = median(&a->time[pass]) * (together ? world.ranks : 1); /* of all ranks */
+    const double tiles = (double)(info->tiles_full + info->tiles_partial);
+    const double live = flop[way] * (double)info->pairs_live / s;
+    return (struct rates){name[pass], live, flop[way] * (double)info->pairs_in_tiles / s,
                           tiles > 0 ? s / tiles * 1e6 : 0, live / peak};
 }
 
-static void print_json(const struct layer *l, const struct rates *r, const struct times *t, int clock,
-                       const char *text)
-{
-    const hra_plan_info *info = &l->info;
+/* How much of what travels in a pass is hidden behind compute. */
+struct overlap {
+    double received;   /* bytes, by a rank in the mean */
+    double bytes_s;    /* of hops alone, bytes/s in each direction */
+    double transfer_s; /* that the received bytes take at that rate */
+    double share;      /* 1 - exposed / transfer */
+    double efficiency; /* alone / (ranks x together) */
+};
 
-    printf("{\"what\": \"%s\", \"problem\": \"%s\", \"backend\": \"%s\", \"backward\": \"%s\", "
-           "\"device\": \"%s\", \"sm_mhz\": %d, \"threads\": %d, \"runs\": %d, \"median_s\": %.6g, "
-           "\"min_s\": %.6g, \"max_s\": %.6g, \"gflops_live_pairs\": %.4g, \"gflops_live_tiles\": %.4g, "
-           "\"live_tiles\": %" PRId64 ", \"us_per_tile\": %.4g, \"share_of_product\": %.4g, "
-           "\"workspace_bytes\": %zu, \"saved_bytes\": %zu, \"arena_bytes\": %zu, \"plan_bytes\": %zu}\n",
-           r->name, text, info->backend, info->backward, device_name(), clock, info->threads, t->count,
-           median(t), t->s[0], t->s[t->count - 1], r->live * 1e-9, r->tiles * 1e-9,
-           r->us > 0 ? info->tiles_full + info->tiles_partial : INT64_C(0), r->us, r->of_product,
-           info->workspace_bytes, info->saved_bytes, info->arena_bytes, info->plan_bytes);
+static struct overlap overlap_of(const struct attention *a, int way)
+{
+    const struct trip *t = &a->trip[way];
+    const hra_plan_info *info = &a->layer.info;
+    struct overlap o = {.received =
+                            (double)(way == 0 ? info->bytes_forward : info->bytes_backward) / world.ranks};
+
+    if (t->hops != NULL) {
+        o.bytes_s = t->bytes * t->count / median(&a->time[HOPS_FORWARD + way]);
+        o.transfer_s = o.received / o.bytes_s;
+    }
+    if (!is_timed(a, ALONE_FORWARD))
+        return o;
+    o.efficiency = median(&a->time[ALONE_FORWARD + way]) / (world.ranks * median(&a->time[FORWARD + way]));
+    if (o.transfer_s > 0)
+        o.share = 1 - median(&a->exposed[way]) / o.transfer_s;
+    return o;
 }
 
-static void print_head(const struct layer *l, int clock, const char *text)
+/* The end of a line of a pass over several ranks. */
+static void print_overlap_json(const struct attention *a, int way)
 {
-    const hra_plan_info *info = &l->info;
+    const struct overlap o = overlap_of(a, way);
+    const struct times *t = &a->exposed[way];
+
+    printf(
+        ", \"bytes_received\": %.0f, \"hop_bytes\": %.0f, \"hop_gbytes_per_s\": %.4g, \"transfer_s\": %.6g",
+        o.received, a->trip[way].bytes, o.bytes_s * 1e-9, o.transfer_s);
+    if (t->count > 0)
+        printf(
+            ", \"exposed_s\": %.6g, \"exposed_min_s\": %.6g, \"exposed_max_s\": %.6g, \"efficiency\": %.4g",
+            median(t), least(t), most(t), o.efficiency);
+    if (t->count > 0 && o.transfer_s > 0)
+        printf(", \"overlap\": %.4g", o.share);
+}
+
+static void print_json(const struct attention *a, const struct rates *r, int pass, int clock,
+                       const char *text)
+{
+    const hra_plan_info *info = &a->layer.info;
+    const struct times *t = &a->time[pass];
+
+    printf("{\"what\": \"%s\", \"problem\": \"%s\", \"backend\": \"%s\", \"backward\": \"%s\", "
+           "\"device\": \"%s\", \"sm_mhz\": %d, \"threads\": %d, \"ranks\": %d, \"transport\": \"%s\", "
+           "\"runs\": %d, \"median_s\": %.6g, \"min_s\": %.6g, \"max_s\": %.6g, \"gflops_live_pairs\": %.4g, "
+           "\"gflops_live_tiles\": %.4g, \"live_tiles\": %" PRId64
+           ", \"us_per_tile\": %.4g, \"share_of_product\": %.4g, \"workspace_bytes\": %.0f, "
+           "\"saved_bytes\": %.0f, \"arena_bytes\": %.0f, \"plan_bytes\": %.0f",
+           r->name, text, info->backend, info->backward, device_name(), clock, info->threads, world.ranks,
+           info->transport, t->count, median(t), least(t), most(t), r->live * 1e-9, r->tiles * 1e-9,
+           r->us > 0 ? info->tiles_full + info->tiles_partial : INT64_C(0), r->us, r->of_product, a->bytes[0],
+           a->bytes[1], a->bytes[2], a->bytes[3]);
+    if (world.ranks > 1 && (pass == FORWARD || pass == BACKWARD))
+        print_overlap_json(a, pass - FORWARD);
+    printf("}\n");
+}
+
+static void print_head(const struct attention *a, int clock, const char *text)
+{
+    const hra_plan_info *info = &a->layer.info;
     const int on_gpu = device_name()[0] != '\0';
     char mhz[16] = "?";
 
     if (clock >= 0)
         snprintf(mhz, sizeof(mhz), "%d", clock);
     printf("%s\n", text);
+    if (world.ranks > 1)
+        printf("%d ranks, transport %s, schedule %s, balance %.3f; on each rank ", world.ranks,
+               info->transport, info->schedule, info->balance);
     if (on_gpu)
         printf("%s, SM clock at work %s MHz, backward %s", device_name(), mhz, info->backward);
     else
         printf("%d thread%s", info->threads, info->threads == 1 ? "" : "s");
     printf(", density %.4f, tiles %" PRId64 " full + %" PRId64 " partial\n",
            (double)info->pairs_live / (double)info->pairs_all, info->tiles_full, info->tiles_partial);
-    printf("MiB: workspace %.1f, saved %.1f, arena %.1f, plan on the host %.1f\n\n",
-           (double)info->workspace_bytes * 0x1p-20, (double)info->saved_bytes * 0x1p-20,
-           (double)info->arena_bytes * 0x1p-20, (double)info->plan_bytes * 0x1p-20);
-    printf("%-14s %12s %12s %12s %12s %12s %12s %11s\n", "", "median ms", "least ms", "most ms",
-           on_gpu ? "TFLOP/s" : "GFLOP/s", "in tiles", "us/tile", "of product");
+    printf("MiB%s: workspace %.1f, saved %.1f, arena %.1f, plan on the host %.1f\n\n",
+           world.ranks > 1 ? " on the rank that has most" : "", a->bytes[0] * 0x1p-20, a->bytes[1] * 0x1p-20,
+           a->bytes[2] * 0x1p-20, a->bytes[3] * 0x1p-20);
+    printf("%-14s %12s %12s %12s %12s %12s %12s %11s\n", world.ranks > 1 ? "rates a rank" : "", "median ms",
+           "least ms", "most ms", on_gpu ? "TFLOP/s" : "GFLOP/s", "in tiles", "us/tile", "of product");
 }
 
-static void bench_attention(const struct setup *s, uint64_t seed, int repeat, int json, const char *text)
+static void print_overlaps(const struct attention *a)
 {
-    static struct times time[PASSES];
-    struct layer l = {.plan = NULL};
-    hra_comm *comm;
+    static const char *const name[] = {"forward", "backward"};
 
-    demand(connect(&comm));
-    layer_open(&l, comm, s, seed);
+    printf("\n%-14s %12s %12s %12s %12s %12s %12s %11s %11s\n", "transfers", "MiB/rank", "hops GB/s", "ms",
+           "exposed ms", "least ms", "most ms", "overlap", "efficiency");
+    for (int way = 0; way < 2; way++) {
+        const struct overlap o = overlap_of(a, way);
+        const struct times *t = &a->exposed[way];
+        printf("%-14s %12.1f %12.1f %12.3f", name[way], o.received * 0x1p-20, o.bytes_s * 1e-9,
+               o.transfer_s * 1e3);
+        if (t->count == 0)
+            printf(" %12s %12s %12s %11s %11s", "-", "-", "-", "-", "-");
+        else if (o.transfer_s == 0)
+            printf(" %12s %12s %12s %11s %11.3f", "-", "-", "-", "-", o.efficiency);
+        else
+            printf(" %12.3f %12.3f %12.3f %11.3f %11.3f", median(t) * 1e3, least(t) * 1e3, most(t) * 1e3,
+                   o.share, o.efficiency);
+        printf("\n");
+    }
+    if (!is_timed(a, ALONE_FORWARD))
+        printf("A rank has no memory for the whole problem, so that what is exposed is not known.\n");
+}
+
+static void bench_attention(const struct setup *s, const struct connection *c, uint64_t seed, int repeat,
+                            int json, const char *text)
+{
+    static struct attention a;
     const double unit = device_name()[0] != '\0' ? 1e-12 : 1e-9;
-    openblas_set_num_threads(l.info.threads);
-    struct product g = product_open(device_name()[0] != '\0', seed);
-    measure(&l, &g, repeat, time);
-    const int clock = clock_at_work(&l, median(&time[FORWARD]) + median(&time[BACKWARD]));
-    if (!json)
-        print_head(&l, clock, text);
-    for (int pass = 0; pass < PASSES; pass++) {
-        const struct rates r = rate(&l, &s->problem, &g, pass, time);
-        const struct times *t = &time[pass];
+
+    open_attention(&a, s, c, seed);
+    measure(&a, repeat);
+    const int clock = clock_at_work(&a);
+    if (world.rank == 0 && !json)
+        print_head(&a, clock, text);
+    for (int pass = 0; world.rank == 0 && pass <= ALONE_BACKWARD; pass++) {
+        if (!is_timed(&a, pass))
+            continue;
+        const struct rates r = rate(&a, &s->problem, pass);
+        const struct times *t = &a.time[pass];
         if (json)
-            print_json(&l, &r, t, clock, text);
+            print_json(&a, &r, pass, clock, text);
         else
             printf("%-14s %12.3f %12.3f %12.3f %12.1f %12.1f %12.2f %11.3f\n", r.name, median(t) * 1e3,
-                   t->s[0] * 1e3, t->s[t->count - 1] * 1e3, r.live * unit, r.tiles * unit, r.us,
-                   r.of_product);
+                   least(t) * 1e3, most(t) * 1e3, r.live * unit, r.tiles * unit, r.us, r.of_product);
     }
-    product_close(&g);
-    layer_close(&l);
-    demand(hra_comm_destroy(comm));
+    if (world.ranks > 1 && world.rank == 0 && !json)
+        print_overlaps(&a);
+    close_attention(&a);
 }
 
 /* ---- Reordering ---------------------------------------------------------------------------- */
@@ -475,11 +411,10 @@ static void print_ways(const struct times time[WAYS], double bytes, int json, co
                 "{\"what\": \"%s\", \"problem\": \"%s\", \"device\": \"%s\", \"runs\": %d, \"bytes\": %.0f, "
                 "\"median_s\": %.6g, \"min_s\": %.6g, \"max_s\": %.6g, \"gbytes_per_s\": %.4g, "
                 "\"share_of_copy\": %.4g}\n",
-                name[way], text, device_name(), t->count, bytes, median(t), t->s[0], t->s[t->count - 1], rate,
-                share);
+                name[way], text, device_name(), t->count, bytes, median(t), least(t), most(t), rate, share);
         else
-            printf("%-14s %12.3f %12.3f %12.3f %12.1f %11.3f\n", name[way], median(t) * 1e3, t->s[0] * 1e3,
-                   t->s[t->count - 1] * 1e3, rate, share);
+            printf("%-14s %12.3f %12.3f %12.3f %12.1f %11.3f\n", name[way], median(t) * 1e3, least(t) * 1e3,
+                   most(t) * 1e3, rate, share);
     }
 }
 
@@ -491,10 +426,11 @@ static void bench_reorder(const struct setup *s, uint64_t seed, int repeat, int 
     hra_plan *plan;
     hra_comm *comm;
 
-    demand(connect(&comm));
+    demand(hra_comm_create_self(&comm));
     demand(hra_plan_create(&plan, comm, p, s->order, s->mask, &s->options));
     const hra_tensor whole = tensor(p, p->tokens, p->heads, p->dim, seed + 1);
     const hra_tensor rows = tensor(p, p->tokens, p->heads, p->dim, 0);
+    need(whole.data == NULL || rows.data == NULL ? -1 : 0);
     const size_t bytes = (size_t)(p->batch * whole.stride_batch) * hra_type_bytes(p->type);
     for (int i = -1; i < repeat; i++) { /* the first time warms up */
         for (int way = 0; i == 0 && way < WAYS; way++)
@@ -536,6 +472,13 @@ struct planning {
     hra_plan_info info;      /* of the last plan */
 };
 
+static double now_s(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 /* The moment at which a call begins. */
 struct moment {
     double wall_s, cpu_s;
@@ -554,8 +497,8 @@ static double end(struct planning *p, int row, struct moment then, hra_status st
 
     demand(status);
     world_max(took, 2);
-    p->wall[row].s[p->wall[row].count++] = took[0];
-    p->cpu[row].s[p->cpu[row].count++] = took[1];
+    add_time(&p->wall[row], took[0]);
+    add_time(&p->cpu[row], took[1]);
     return took[0];
 }
 
@@ -638,7 +581,7 @@ static void time_plan(struct planning *p, const struct setup *s, hra_comm *comm,
     hra_plan_destroy(plan);
 
     const double tiles = busiest(&info);
-    p->tile.s[p->tile.count++] = tiles > 0 ? took / tiles : 0;
+    add_time(&p->tile, tiles > 0 ? took / tiles : 0);
     p->most[ARENA_GROWN] += (double)info.arena_bytes > p->most[ARENA_BYTES];
     p->most[ARENA_BYTES] = fmax(p->most[ARENA_BYTES], (double)info.arena_bytes);
     p->most[PLAN_BYTES] = fmax(p->most[PLAN_BYTES], (double)info.plan_bytes);
@@ -658,13 +601,13 @@ static void restart(struct planning *p, int keep_order)
 
 /* packed: tokens of a document in the mean, 0 without documents. All times are sorted at the end. */
 static void measure_plans(struct planning *p, const struct setup *s, const struct problem *problem,
-                          int64_t packed, int repeat)
+                          const struct connection *c, int64_t packed, int repeat)
 {
     const double slow_s = 1;
     double order_s = 0;
     hra_comm *comm;
 
-    demand(connect(&comm));
+    demand(connection_open(&comm, c));
     for (int i = -1; i < repeat; i++) { /* the first time warms up */
         if (i == 0)
             restart(p, order_s >= slow_s);
@@ -707,8 +650,8 @@ static void print_plans(const struct planning *p, int64_t packed, const char *te
            p->wall[PLAN].count, "", "median ms", "least ms", "most ms", "CPU ms", "us/tile");
     for (int row = 0; row < ROWS; row++) {
         const struct times *t = &p->wall[row];
-        printf("%-14s %12.3f %12.3f %12.3f %12.3f", row_name[row], median(t) * 1e3, t->s[0] * 1e3,
-               t->s[t->count - 1] * 1e3, median(&p->cpu[row]) * 1e3);
+        printf("%-14s %12.3f %12.3f %12.3f %12.3f", row_name[row], median(t) * 1e3, least(t) * 1e3,
+               most(t) * 1e3, median(&p->cpu[row]) * 1e3);
         if (row == PLAN)
             printf(" %12.3f", median(&p->tile) * 1e6);
         printf("\n");
@@ -725,7 +668,7 @@ static void print_plans_json(const struct planning *p, int64_t packed, const cha
         printf("{\"what\": \"%s\", \"problem\": \"%s\", \"packed\": %" PRId64
                ", \"ranks\": %d, \"runs\": %d, \"median_s\": %.6g, \"min_s\": %.6g, \"max_s\": %.6g, "
                "\"cpu_median_s\": %.6g",
-               row_name[row], text, packed, world.ranks, t->count, median(t), t->s[0], t->s[t->count - 1],
+               row_name[row], text, packed, world.ranks, t->count, median(t), least(t), most(t),
                median(&p->cpu[row]));
         if (row == PLAN)
             printf(", \"us_per_tile\": %.4g, \"tiles_full\": %" PRId64 ", \"tiles_partial\": %" PRId64
@@ -744,12 +687,14 @@ static void print_plans_json(const struct planning *p, int64_t packed, const cha
 
 struct arguments {
     struct problem problem;
+    struct connection connection;
     int64_t packed; /* tokens of a document in the mean; 0 without documents */
-    int repeat, json, plan, reorder;
+    int64_t bytes;  /* of a hop; 0: the usual ones */
+    int repeat, json, plan, reorder, hops;
 };
 
 /* Options beside those of a problem. */
-enum { OWN_OPTIONS = 5 };
+enum { OWN_OPTIONS = 7 + CONNECTION_OPTIONS };
 
 static int usage(const char *why)
 {
@@ -761,20 +706,43 @@ static int usage(const char *why)
 static void help(const struct option *options, int count)
 {
     printf(
-        "usage: hra-bench [OPTION VALUE]...\n"
-        "       [mpirun -n RANKS] hra-bench --plan [OPTION VALUE]...\n"
-        "Times forward and backward on one rank, beside a product of two 2048 x 2048 f32 matrices, or with\n"
-        "--backend cuda of two 8192 x 8192 bf16 matrices by cuBLAS. Rates count the pairs that attend:\n"
-        "2 (dim + dim_v) FLOP a pair forward, 2 (3 dim + 2 dim_v) backward; in tiles: all pairs of live "
-        "tiles.\n"
+        "usage: [mpirun -n RANKS] hra-bench [--hops | --plan] [OPTION VALUE]...\n"
+        "       hra-bench --reorder [OPTION VALUE]...\n"
+        "Times forward and backward, beside a product of two 2048 x 2048 f32 matrices, or with --backend "
+        "cuda\n"
+        "of two 8192 x 8192 bf16 matrices by cuBLAS. Rates count the pairs that attend: 2 (dim + dim_v) "
+        "FLOP\n"
+        "a pair forward, 2 (3 dim + 2 dim_v) backward; in tiles: all pairs of live tiles.\n"
         "On a GPU times are those of events on the stream, after five turns that are not counted; the "
         "product\n"
         "before each forward has emptied the caches of its tensors.\n"
+        "On several ranks each pass begins when all ranks have come to it, the slowest rank's time counts "
+        "in\n"
+        "each turn, and rates are those of one rank. In the same turns each rank does the whole problem "
+        "alone\n"
+        "(`alone`), all at once, and hops like the plan's largest message. What a pass takes longer than "
+        "the\n"
+        "busiest rank's share of the time alone is called exposed: transfers that were waited for, and\n"
+        "whatever else the distribution costs, such as more and smaller launches. Transfer is the time of "
+        "the\n"
+        "bytes that a rank receives at the rate of the hops; overlap is 1 - exposed / transfer, as sure as "
+        "the\n"
+        "spread of what is exposed is small against the transfer, and efficiency the time alone / (ranks x\n"
+        "time).\n"
+        "With --hops: the transport alone; every rank sends to the next one, and each hop sends on what the\n"
+        "last one brought. Between GPUs also beside forwards of 4096 tokens, full, 16 heads of 128 in "
+        "--dtype\n"
+        "(default bf16), where `compute slows` is the time that those lose / the time of the hops; and in\n"
+        "turn the same of bare copies into mapped memory with a flag for each, which ask nothing of the\n"
+        "receiver. All bytes are looked at in the end.\n"
         "With --reorder: q from token order to the plan's and back, beside a copy of as many bytes.\n"
         "With --plan: the making of the order (once only where it takes a second), of the mask, and of a\n"
         "plan on a communicator that has had one. Times are those of the slowest rank, CPU of the one that\n"
         "used most. Where heads or sequences share a mask it is compiled once and its tiles count for each:\n"
-        "us/tile is of use with --heads 1. What is said of tiles and balance is of the last plan.\n\n");
+        "us/tile is of use with --heads 1. What is said of tiles and balance is of the last plan.\n"
+        "--transport gpu, nccl and peer choose --backend cuda; the n-th rank of a machine takes its n-th "
+        "GPU,\n"
+        "beginning again after the last.\n\n");
     options_print(options, count);
 }
 
@@ -785,34 +753,67 @@ static void bench(const struct arguments *a)
     char *text = problem_text(&a->problem);
     const char *shown = text == NULL ? "" : text;
 
-    need(device_open(a->problem.backend, world.local));
     demand(setup_create(&s, &a->problem));
     if (a->reorder)
         bench_reorder(&s, a->problem.seed, a->repeat, a->json, shown);
     else if (!a->plan)
-        bench_attention(&s, a->problem.seed, a->repeat, a->json, shown);
+        bench_attention(&s, &a->connection, a->problem.seed, a->repeat, a->json, shown);
     else {
-        measure_plans(&planning, &s, &a->problem, a->packed, a->repeat);
+        measure_plans(&planning, &s, &a->problem, &a->connection, a->packed, a->repeat);
         if (world.rank == 0 && a->json)
             print_plans_json(&planning, a->packed, shown);
         else if (world.rank == 0)
             print_plans(&planning, a->packed, shown);
     }
     setup_destroy(&s);
-    device_close();
     free(text);
+}
+
+/* 1: an option that says how hops are timed. */
+static int may_stand_beside_hops(const char *name)
+{
+    static const char *const names[] = {"hops",    "bytes",   "repeat", "json", "transport",
+                                        "timeout", "backend", "dtype",  "seed"};
+    for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
+        if (strcmp(name, names[n]) == 0)
+            return 1;
+    return 0;
+}
+
+/* Look for options that contradict one another. 0, or -1 and one sentence in why [bytes]. */
+static int check_modes(const struct arguments *a, const struct option *options, int count, char *why,
+                       size_t bytes)
+{
+    why[0] = '\0';
+    if (a->packed > 0 && !a->plan)
+        snprintf(why, bytes, "--packed: documents are for --plan, which is not given");
+    else if (a->bytes > 0 && !a->hops)
+        snprintf(why, bytes, "--bytes: it is for --hops, which is not given");
+    else if (a->reorder && a->plan)
+        snprintf(why, bytes, "--reorder: --plan is given too, and only one of them can be timed");
+    else if (a->reorder && world.ranks > 1)
+        snprintf(why, bytes, "--reorder: here are %d ranks, and it is timed on one", world.ranks);
+    else if (a->hops && world.ranks == 1)
+        snprintf(why, bytes, "--hops: here is one rank; start two or more with mpirun -n RANKS");
+    for (int n = 0; a->hops && n < count; n++)
+        if (options[n].given && !may_stand_beside_hops(options[n].name))
+            snprintf(why, bytes, "--%s: --hops takes no such option", options[n].name);
+    return why[0] == '\0' ? 0 : -1;
 }
 
 /* Everything between MPI's start and end. Returns the exit status. */
 static int run(int argc, char **argv, struct arguments *a)
 {
     struct option options[PROBLEM_OPTIONS + OWN_OPTIONS];
-    const int shared = problem_options(options, &a->problem);
-    const struct option own[OWN_OPTIONS] = {
+    const int shared = problem_options(options, &a->problem), all = shared + OWN_OPTIONS;
+    const struct option own[] = {
         {"repeat", "N", "times that are counted, after those that warm up (default 7)", OPTION_INT,
          &a->repeat, 1, REPEAT_MAX - 1, NULL, 0},
         {"json", NULL, "one line of JSON for each row instead of the table", OPTION_FLAG, &a->json, 0, 0,
          NULL, 0},
+        {"hops", NULL, "time the transport alone, on several ranks", OPTION_FLAG, &a->hops, 0, 0, NULL, 0},
+        {"bytes", "N", "with --hops: of one hop (default 1, 4, 16, 64 and 256 MiB)", OPTION_INT64, &a->bytes,
+         1, INT64_C(1) << 40, NULL, 0},
         {"plan", NULL, "time the making of plans, on any number of ranks", OPTION_FLAG, &a->plan, 0, 0, NULL,
          0},
         {"reorder", NULL, "time the gathering and scattering of q instead, beside a copy", OPTION_FLAG,
@@ -820,26 +821,35 @@ static int run(int argc, char **argv, struct arguments *a)
         {"packed", "MEAN", "with --plan: other documents of MEAN tokens for each plan, & --mask",
          OPTION_INT64, &a->packed, 1, INT64_C(1) << 40, NULL, 0},
     };
+    struct hops_wanted hops = {.connection = &a->connection, .type = HRA_BF16};
     char why[512];
 
-    memcpy(options + shared, own, sizeof(own));
-    const int parsed = options_parse(options, shared + OWN_OPTIONS, argc, argv, why, sizeof(why));
+    connection_options(options + shared, &a->connection);
+    memcpy(options + shared + CONNECTION_OPTIONS, own, sizeof(own));
+    const int parsed = options_parse(options, all, argc, argv, why, sizeof(why));
     if (parsed == 1) {
         if (world.rank == 0)
-            help(options, shared + OWN_OPTIONS);
+            help(options, all);
         return 0;
     }
-    if (parsed != 0 || problem_complete(&a->problem, why, sizeof(why)) != 0)
+    if (parsed != 0 || check_modes(a, options, all, why, sizeof(why)) != 0 ||
+        problem_complete(&a->problem, why, sizeof(why)) != 0 ||
+        connection_complete(&a->connection, &a->problem, why, sizeof(why)) != 0)
         return usage(why);
-    if (a->packed > 0 && !a->plan)
-        return usage("--packed: documents are for --plan, which is not given");
-    if (a->reorder && a->plan)
-        return usage("--reorder: --plan is given too, and only one of them can be timed");
-    if (world.ranks > 1 && !a->plan) {
-        snprintf(why, sizeof(why), "here are %d ranks; all but --plan is timed on one", world.ranks);
-        return usage(why);
-    }
-    bench(a);
+    for (int n = 0; n < all; n++) /* hops have a default of their own */
+        if (options[n].given && options[n].at == &a->problem.type)
+            hops.type = a->problem.type;
+    hops.seed = a->problem.seed;
+    hops.bytes = a->bytes;
+    hops.repeat = a->repeat;
+    hops.json = a->json;
+
+    need(device_open(a->problem.backend, world.local));
+    if (a->hops)
+        bench_hops(&hops);
+    else
+        bench(a);
+    device_close();
     return 0;
 }
 
@@ -847,7 +857,7 @@ int main(int argc, char **argv)
 {
     struct arguments a = {.problem = PROBLEM_DEFAULT, .repeat = 7};
 
-    world_start(&argc, &argv);
+    world_start("hra-bench", &argc, &argv);
     const int result = run(argc, argv, &a);
     problem_free(&a.problem);
     return world_end(result);

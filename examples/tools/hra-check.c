@@ -8,6 +8,7 @@
 #include "examples/tools/npy.h"
 #include "examples/tools/oracle.h"
 #include "examples/tools/problem.h"
+#include "examples/tools/world.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -16,89 +17,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#ifdef HRA_HAVE_MPI
-#include <hra/mpi.h>
-#endif
 
-/* ---- The ranks ----------------------------------------------------------------------------- */
-
-struct world {
-    int rank, ranks;
-    int local; /* number among the ranks of this machine */
-    hra_comm *comm;
-};
-
-static void world_start(struct world *w, int *argc, char ***argv)
-{
-    *w = (struct world){0, 1, 0, NULL};
-#ifdef HRA_HAVE_MPI
-    MPI_Comm machine;
-    int level;
-    MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
-    MPI_Comm_rank(MPI_COMM_WORLD, &w->rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &w->ranks);
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
-    MPI_Comm_rank(machine, &w->local);
-    MPI_Comm_free(&machine);
-#else
-    (void)argc;
-    (void)argv;
-#endif
-}
-
-static int world_end(const struct world *w, int status)
-{
-    (void)w;
-#ifdef HRA_HAVE_MPI
-    MPI_Finalize();
-#endif
-    return status;
-}
-
-/* Ends all ranks after a failure that the others may not know of. */
-static _Noreturn void world_abort(const struct world *w, const char *what, const char *why)
-{
-    fprintf(stderr, "hra-check: rank %d: %s: %s\n", w->rank, what, why);
-#ifdef HRA_HAVE_MPI
-    MPI_Abort(MPI_COMM_WORLD, 1);
-#endif
-    exit(1);
-}
-
-/* On rank 0 x [count] becomes the sum over the ranks. -inf of one rank with zeros of others, as in
- * an lse of which each rank knows its own rows, stays -inf. */
-static void world_add(const struct world *w, double *x, int64_t count)
-{
-    (void)w;
-    (void)x;
-    (void)count;
-#ifdef HRA_HAVE_MPI
-    const int64_t most = 1 << 24;
-    for (int64_t done = 0; done < count; done += most) {
-        const int now = (int)(count - done < most ? count - done : most);
-        MPI_Reduce(w->rank == 0 ? MPI_IN_PLACE : (const void *)(x + done), x + done, now, MPI_DOUBLE, MPI_SUM,
-                   0, MPI_COMM_WORLD);
-    }
-#endif
-}
+/* ---- Ranks and memory ---------------------------------------------------------------------- */
 
 /* The largest over the ranks, on all of them. */
-static int world_max(const struct world *w, int x)
+static int largest(int mine)
 {
-    (void)w;
-#ifdef HRA_HAVE_MPI
-    MPI_Allreduce(MPI_IN_PLACE, &x, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
-#endif
-    return x;
+    double x = mine;
+    world_max(&x, 1);
+    return (int)x;
 }
 
-static void *take(const struct world *w, size_t bytes)
+static void *take(size_t bytes)
 {
     void *memory = calloc(1, bytes + 1);
     char why[64];
     if (memory == NULL) {
         snprintf(why, sizeof(why), "%zu bytes", bytes);
-        world_abort(w, "no memory", why);
+        world_abort("no memory", why);
     }
     return memory;
 }
@@ -189,22 +125,22 @@ struct trial {
 };
 
 /* Standard normal numbers, rounded to the type before anybody sees them. */
-static void trial_fill(const struct world *w, struct trial *t)
+static void trial_fill(struct trial *t)
 {
     const struct problem *p = &t->problem;
     for (int n = 0; n < TENSORS; n++) {
         const int64_t count = count_of(p, n, p->tokens);
         const hra_type type = type_of(p, n);
         if (n >= INPUTS) {
-            t->got[n] = take(w, (size_t)count * sizeof(double));
-            t->exact[n] = take(w, (size_t)count * sizeof(double));
-            t->plain[n] = take(w, (size_t)count * sizeof(double));
+            t->got[n] = take((size_t)count * sizeof(double));
+            t->exact[n] = take((size_t)count * sizeof(double));
+            t->plain[n] = take((size_t)count * sizeof(double));
             continue;
         }
         if (n == DLSE && !p->dlse)
             continue;
-        void *rounded = take(w, (size_t)count * hra_type_bytes(type));
-        t->in[n] = take(w, (size_t)count * sizeof(double));
+        void *rounded = take((size_t)count * hra_type_bytes(type));
+        t->in[n] = take((size_t)count * sizeof(double));
         for (int64_t i = 0; i < count; i++)
             t->in[n][i] = random_normal(random_bits(p->seed, (uint64_t)n), (uint64_t)i);
         hra_convert(rounded, type, t->in[n], HRA_F64, count);
@@ -230,10 +166,10 @@ static void trial_free(struct trial *t)
 enum { GUARD = DEVICE_ALIGNMENT, GUARD_BYTE = 0x5a, UNWRITTEN = 0xff }; /* 0xff.. is NaN in every type */
 
 /* Stops where memory of the backend failed. */
-static void need(const struct world *w, int status)
+static void need(int status)
 {
     if (status != 0)
-        world_abort(w, "memory of the backend", device_error());
+        world_abort("memory of the backend", device_error());
 }
 
 /* Memory of the backend between two guards. */
@@ -244,25 +180,25 @@ struct fenced {
 };
 
 /* data: `shift` bytes, less than GUARD, behind an address of DEVICE_ALIGNMENT. */
-static struct fenced fence(const struct world *w, size_t bytes, size_t shift)
+static struct fenced fence(size_t bytes, size_t shift)
 {
     struct fenced f = {NULL, NULL, bytes};
     f.start = device_alloc(shift + bytes + (size_t)2 * GUARD);
-    need(w, f.start == NULL ? -1 : 0);
+    need(f.start == NULL ? -1 : 0);
     f.data = f.start + shift + GUARD;
-    need(w, device_fill(f.start, GUARD_BYTE, shift + bytes + (size_t)2 * GUARD));
-    need(w, device_fill(f.data, UNWRITTEN, bytes));
+    need(device_fill(f.start, GUARD_BYTE, shift + bytes + (size_t)2 * GUARD));
+    need(device_fill(f.data, UNWRITTEN, bytes));
     return f;
 }
 
-static int fence_broken(const struct world *w, const struct fenced *f)
+static int fence_broken(const struct fenced *f)
 {
     const size_t before = (size_t)(f->data - f->start);
     unsigned char guard[3 * GUARD];
     int broken = 0;
 
-    need(w, device_read(guard, f->start, before));
-    need(w, device_read(guard + before, f->data + f->bytes, GUARD));
+    need(device_read(guard, f->start, before));
+    need(device_read(guard + before, f->data + f->bytes, GUARD));
     for (size_t n = 0; n < before + GUARD; n++)
         broken |= guard[n] != GUARD_BYTE;
     return broken;
@@ -313,11 +249,11 @@ struct rows {
 };
 
 /* Tensor n as it must be before a run, [bytes_of], the caller's: inputs from all tokens, all else UNWRITTEN. */
-static unsigned char *image(const struct world *w, const struct trial *t, const struct rows *r, int n)
+static unsigned char *image(const struct trial *t, const struct rows *r, int n)
 {
     const struct problem *p = &t->problem;
     const size_t bytes = bytes_of(p, n, r->count, &r->form);
-    unsigned char *data = take(w, bytes);
+    unsigned char *data = take(bytes);
     const hra_tensor view = layout(p, n, r->count, &r->form, data);
 
     memset(data, UNWRITTEN, bytes);
@@ -333,28 +269,38 @@ static const char *const faults[] = {NULL, "the library wrote outside its output
 
 /* Reads tensor n after a run into out [bytes_of]. Returns the fault that it shows: an input is as it was, and of an
  * output nothing but its numbers was written. */
-static int look(const struct world *w, const struct trial *t, const struct rows *r, int n,
-                const struct fenced *memory, unsigned char *out)
+static int look(const struct trial *t, const struct rows *r, int n, const struct fenced *memory,
+                unsigned char *out)
 {
     const struct problem *p = &t->problem;
-    unsigned char *before = image(w, t, r, n), *after = take(w, memory->bytes);
+    unsigned char *before = image(t, r, n), *after = take(memory->bytes);
     const hra_tensor view = layout(p, n, r->count, &r->form, after);
 
-    need(w, device_read(out, memory->data, memory->bytes));
+    need(device_read(out, memory->data, memory->bytes));
     memcpy(after, out, memory->bytes);
     if (n >= INPUTS)
         erase(p, n, &view, r->count);
     const int changed = memcmp(before, after, memory->bytes) != 0;
     free(before);
     free(after);
-    if (fence_broken(w, memory) || (changed && n >= INPUTS))
+    if (fence_broken(memory) || (changed && n >= INPUTS))
         return 1;
     return changed ? 2 : 0;
 }
 
+/* Ends all ranks where a call failed, or what it enqueued: on a GPU, waiting for that has the communicator's time
+ * limit. */
+static void demand(hra_comm *comm, const char *call, hra_status status, void *stream)
+{
+    if (status == HRA_OK && device_name()[0] != '\0')
+        status = hra_comm_wait(comm, stream);
+    if (status != HRA_OK)
+        world_abort(call, hra_last_error());
+}
+
 /* One forward and one backward into fresh memory, on `stream`; out[n], [bytes_of], becomes tensor n. Returns the
  * fault. */
-static int execute(const struct world *w, const struct trial *t, hra_plan *plan, const struct rows *r,
+static int execute(hra_comm *comm, const struct trial *t, hra_plan *plan, const struct rows *r,
                    unsigned char **out, void *stream)
 {
     const struct problem *p = &t->problem;
@@ -364,28 +310,29 @@ static int execute(const struct world *w, const struct trial *t, hra_plan *plan,
     int fault = 0;
 
     for (int n = 0; n < TENSORS; n++) {
-        out[n] = image(w, t, r, n);
-        memory[n] = fence(w, bytes_of(p, n, r->count, &r->form), r->form.shift);
+        out[n] = image(t, r, n);
+        memory[n] = fence(bytes_of(p, n, r->count, &r->form), r->form.shift);
         v[n] = layout(p, n, r->count, &r->form, memory[n].data);
-        need(w, device_write(memory[n].data, out[n], memory[n].bytes));
+        need(device_write(memory[n].data, out[n], memory[n].bytes));
     }
     hra_plan_get_info(plan, &info);
-    struct fenced work = fence(w, info.workspace_bytes, 0), saved = fence(w, info.saved_bytes, 0);
+    struct fenced work = fence(info.workspace_bytes, 0), saved = fence(info.saved_bytes, 0);
     void *save = info.saved_bytes > 0 ? saved.data : NULL;
 
-    if (hra_forward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, work.data, save, stream) != HRA_OK)
-        world_abort(w, "hra_forward", hra_last_error());
-    need(w, device_fill(work.data, UNWRITTEN, work.bytes)); /* nothing may be kept in it */
-    if (hra_backward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, &v[DO], p->dlse ? v[DLSE].data : NULL,
-                     &v[DQ], &v[DK], &v[DV], work.data, save, stream) != HRA_OK)
-        world_abort(w, "hra_backward", hra_last_error());
+    demand(comm, "hra_forward",
+           hra_forward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, work.data, save, stream), stream);
+    need(device_fill(work.data, UNWRITTEN, work.bytes)); /* nothing may be kept in it */
+    demand(comm, "hra_backward",
+           hra_backward(plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, &v[DO], p->dlse ? v[DLSE].data : NULL,
+                        &v[DQ], &v[DK], &v[DV], work.data, save, stream),
+           stream);
 
     for (int n = 0; n < TENSORS; n++) {
-        const int shown = look(w, t, r, n, &memory[n], out[n]);
+        const int shown = look(t, r, n, &memory[n], out[n]);
         fault = fault ? fault : shown;
         device_free(memory[n].start);
     }
-    if (fence_broken(w, &work) || fence_broken(w, &saved))
+    if (fence_broken(&work) || fence_broken(&saved))
         fault = fault ? fault : 1;
     device_free(work.start);
     device_free(saved.start);
@@ -394,17 +341,17 @@ static int execute(const struct world *w, const struct trial *t, hra_plan *plan,
 
 /* Both runs, on a GPU the second on a stream that waits for no other, and the gathering on rank 0. Returns the worst
  * fault over the ranks. */
-static int library(const struct world *w, struct trial *t, hra_plan *plan)
+static int library(hra_comm *comm, struct trial *t, hra_plan *plan)
 {
     const struct problem *p = &t->problem;
-    struct rows r = {hra_plan_rows(plan, w->rank), NULL, draw_form(p)};
+    struct rows r = {hra_plan_rows(plan, world.rank), NULL, draw_form(p)};
     unsigned char *first[TENSORS], *second[TENSORS];
 
-    r.token = take(w, (size_t)r.count * sizeof(*r.token));
-    if (hra_plan_row_index(plan, w->rank, NULL, r.token) != HRA_OK)
-        world_abort(w, "hra_plan_row_index", hra_last_error());
-    int fault = execute(w, t, plan, &r, first, NULL);
-    const int again = execute(w, t, plan, &r, second, device_stream());
+    r.token = take((size_t)r.count * sizeof(*r.token));
+    if (hra_plan_row_index(plan, world.rank, NULL, r.token) != HRA_OK)
+        world_abort("hra_plan_row_index", hra_last_error());
+    int fault = execute(comm, t, plan, &r, first, NULL);
+    const int again = execute(comm, t, plan, &r, second, device_stream());
     fault = fault ? fault : again;
 
     for (int n = 0; n < TENSORS; n++) {
@@ -413,13 +360,13 @@ static int library(const struct world *w, struct trial *t, hra_plan *plan)
             if (memcmp(first[n], second[n], bytes_of(p, n, r.count, &r.form)) != 0)
                 fault = fault ? fault : 3;
             move(p, n, TO_TOKENS, t->got[n], &view, r.token, r.count);
-            world_add(w, t->got[n], count_of(p, n, p->tokens));
+            world_add(t->got[n], count_of(p, n, p->tokens));
         }
         free(first[n]);
         free(second[n]);
     }
     free(r.token);
-    return world_max(w, fault);
+    return largest(fault);
 }
 
 /* ---- Oracle and verdict -------------------------------------------------------------------- */
@@ -447,7 +394,7 @@ static double distance(const double *x, const double *ref, int64_t count)
 
 /* The plain evaluation whose sums begin at channel `order` / TURNS of the channels, and in the second half of the
  * orders at the last token and head, into t->plain where it errs more than what is there. */
-static void evaluate_plainly(const struct world *w, struct trial *t, struct oracle a, int order)
+static void evaluate_plainly(struct trial *t, struct oracle a, int order)
 {
     const struct problem *p = &t->problem;
     double *turned[TENSORS];
@@ -455,7 +402,7 @@ static void evaluate_plainly(const struct world *w, struct trial *t, struct orac
     for (int n = 0; n < TENSORS; n++) {
         const int64_t count = count_of(p, n, p->tokens);
         const int channels = channels_of(p, n), by = (int)((int64_t)channels * (order % TURNS) / TURNS);
-        turned[n] = take(w, (size_t)count * sizeof(double));
+        turned[n] = take((size_t)count * sizeof(double));
         if (n < INPUTS && t->in[n] != NULL)
             rotate(turned[n], t->in[n], count, channels, by);
     }
@@ -470,13 +417,13 @@ static void evaluate_plainly(const struct world *w, struct trial *t, struct orac
     a.dk = turned[DK];
     a.dv = turned[DV];
     if (oracle_plain(&a, p->type) != 0)
-        world_abort(w, "no memory", "for the plain evaluation");
+        world_abort("no memory", "for the plain evaluation");
 
     for (int n = INPUTS; n < TENSORS; n++) {
         const int64_t count = count_of(p, n, p->tokens);
         const int channels = channels_of(p, n), by = (int)((int64_t)channels * (order % TURNS) / TURNS);
-        double *back = take(w, (size_t)count * sizeof(double));
-        world_add(w, turned[n], count);
+        double *back = take((size_t)count * sizeof(double));
+        world_add(turned[n], count);
         rotate(back, turned[n], count, channels, channels - by);
         if (order == 0 || distance(back, t->exact[n], count) > distance(t->plain[n], t->exact[n], count)) {
             double *worse = back;
@@ -489,7 +436,7 @@ static void evaluate_plainly(const struct world *w, struct trial *t, struct orac
         free(turned[n]);
 }
 
-static void references(const struct world *w, struct trial *t, const hra_mask *mask)
+static void references(struct trial *t, const hra_mask *mask)
 {
     const struct problem *p = &t->problem;
     const struct oracle a = {.mask = mask,
@@ -511,15 +458,15 @@ static void references(const struct world *w, struct trial *t, const hra_mask *m
                              .dq = t->exact[DQ],
                              .dk = t->exact[DK],
                              .dv = t->exact[DV],
-                             .first = w->rank,
-                             .step = w->ranks};
+                             .first = world.rank,
+                             .step = world.ranks};
     if (oracle_exact(&a) != 0)
-        world_abort(w, "no memory", "for the oracle");
+        world_abort("no memory", "for the oracle");
     for (int n = INPUTS; n < TENSORS; n++)
-        world_add(w, t->exact[n], count_of(p, n, p->tokens));
+        world_add(t->exact[n], count_of(p, n, p->tokens));
     const int few = p->batch * p->tokens * p->heads <= FEW_ROWS;
     for (int order = 0; order < (few ? ORDERS : 1); order++)
-        evaluate_plainly(w, t, a, order);
+        evaluate_plainly(t, a, order);
 }
 
 /* What the table says of one output. */
@@ -698,18 +645,18 @@ static int dump(const struct trial *t, const char *folder)
 
 /* A call that every rank makes with the same arguments failed on all of them. Returns the exit
  * status. What others cannot know, every rank says for itself. */
-static int refused(const struct world *w, const char *call, hra_status status)
+static int refused(const hra_comm *comm, const char *call, hra_status status)
 {
-    if (w->rank == 0 ||
+    if (world.rank == 0 ||
         (status != HRA_ERR_ARG && status != HRA_ERR_MISMATCH && status != HRA_ERR_UNSUPPORTED))
         fprintf(stderr, "hra-check: %s: %s: %s\n", call, hra_status_name(status), hra_last_error());
-    if (w->comm != NULL && hra_comm_get_status(w->comm) != HRA_OK)
-        world_abort(w, call, hra_last_error());
+    if (comm != NULL && hra_comm_get_status(comm) != HRA_OK)
+        world_abort(call, hra_last_error());
     return status == HRA_ERR_ARG || status == HRA_ERR_UNSUPPORTED ? 2 : 1;
 }
 
 /* One problem, which is freed, on all ranks. Returns the exit status, the same on every rank. */
-static int check(const struct world *w, struct problem *p, int loud, const char *folder)
+static int check(hra_comm *comm, struct problem *p, int loud, const char *folder)
 {
     struct trial t = {.problem = *p};
     struct setup s = {.order = NULL};
@@ -718,31 +665,31 @@ static int check(const struct world *w, struct problem *p, int loud, const char 
 
     hra_status status = setup_create(&s, p);
     if (status == HRA_OK) {
-        status = hra_plan_create(&plan, w->comm, &s.problem, s.order, s.mask, &s.options);
+        status = hra_plan_create(&plan, comm, &s.problem, s.order, s.mask, &s.options);
         if (status != HRA_OK)
             setup_destroy(&s);
     }
     if (status != HRA_OK) {
         trial_free(&t);
-        return refused(w, "plan", status);
+        return refused(comm, "plan", status);
     }
     hra_plan_get_info(plan, &info);
-    if (loud && w->rank == 0) {
+    if (loud && world.rank == 0) {
         const double all = (double)info.pairs_all;
         printf("%d rank%s, transport %s, backend %s%s%s, backward %s, schedule %s, %d thread%s on rank 0\n",
-               w->ranks, w->ranks == 1 ? "" : "s", info.transport, info.backend,
+               world.ranks, world.ranks == 1 ? "" : "s", info.transport, info.backend,
                device_name()[0] != '\0' ? " on " : "", device_name(), info.backward, info.schedule,
                info.threads, info.threads == 1 ? "" : "s");
         printf("density %.4f, %.4f as counted, %.4f in live tiles\n", (double)info.pairs_live / all,
                (double)info.pairs_counted / all, (double)info.pairs_in_tiles / all);
     }
 
-    trial_fill(w, &t);
-    const int fault = library(w, &t, plan);
+    trial_fill(&t);
+    const int fault = library(comm, &t, plan);
     hra_plan_destroy(plan);
-    references(w, &t, s.mask);
+    references(&t, s.mask);
     int failed = 0;
-    if (w->rank == 0) {
+    if (world.rank == 0) {
         failed = !report(&t, fault, loud);
         if (loud)
             printf("bits %016" PRIx64 "\n", bits_of(&t));
@@ -751,52 +698,55 @@ static int check(const struct world *w, struct problem *p, int loud, const char 
     }
     setup_destroy(&s);
     trial_free(&t);
-    return world_max(w, failed);
+    return largest(failed);
 }
 
 /* `count` problems of the series of wanted->seed for the wanted backend, one line each. */
-static int check_series(const struct world *w, const struct problem *wanted, int count)
+static int check_series(hra_comm *comm, const struct problem *wanted, const struct connection *connection,
+                        int count)
 {
     int failures = 0;
     for (int n = 0; n < count; n++) {
         struct problem p;
         char *text = NULL, why[256];
         if (problem_draw(&p, wanted->seed, (uint64_t)n, wanted->backend) != 0)
-            world_abort(w, "no memory", "for a problem");
+            world_abort("no memory", "for a problem");
         p.backward = wanted->backward;
         if ((text = problem_text(&p)) == NULL)
-            world_abort(w, "no memory", "for a problem");
+            world_abort("no memory", "for a problem");
         if (problem_complete(&p, why, sizeof(why)) != 0)
-            world_abort(w, text, why);
-        if (w->rank == 0) {
-            printf("%4d hra-check %s ", n + 1, text); /* before it runs, in case it never ends */
+            world_abort(text, why);
+        if (world.rank == 0) {
+            printf("%4d hra-check --transport %s %s ", n + 1, connection_name(connection),
+                   text); /* before it runs, in case it never ends */
             fflush(stdout);
         }
-        const int failed = check(w, &p, 0, NULL) != 0;
+        const int failed = check(comm, &p, 0, NULL) != 0;
         failures += failed;
-        if (w->rank == 0)
+        if (world.rank == 0)
             printf("%s\n", failed ? "FAIL" : "ok");
         free(text);
     }
-    if (w->rank == 0)
+    if (world.rank == 0)
         printf("%d problems, %d failed\n", count, failures);
     return failures > 0;
 }
 
 /* ---- The command line ---------------------------------------------------------------------- */
 
-enum { SELF = 1, MPI };
-static const struct option_choice transports[] = {{"auto", 0}, {"self", SELF}, {"mpi", MPI}, {NULL, 0}};
-
 struct arguments {
     struct problem problem;
-    int transport, count; /* count: of --random, 0 without */
-    char *folder;         /* of --dump */
+    struct connection connection;
+    int count;    /* of --random, 0 without */
+    char *folder; /* of --dump */
 };
 
-static int usage(const struct world *w, const char *why)
+/* Options beside those of a problem. */
+enum { OWN_OPTIONS = 2 + CONNECTION_OPTIONS };
+
+static int usage(const char *why)
 {
-    if (w->rank == 0)
+    if (world.rank == 0)
         fprintf(stderr, "hra-check: %s\n", why);
     return 2;
 }
@@ -814,101 +764,91 @@ static void help(const struct option *options, int count)
         "--random draws whole problems from --seed, for --backend and --backward; each line has the\n"
         "options that repeat one. `bits` stands for all outputs: equal where every bit of them is.\n"
         "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
-        "last.\n",
+        "last.\n"
+        "--transport gpu, nccl and peer choose --backend cuda; a rank that does not come within --timeout "
+        "is\n"
+        "an error.\n",
         FEW_ROWS, ORDERS);
 }
 
 /* 1: an option that says which problems are drawn, or where they run. */
 static int may_stand_beside_random(const char *name)
 {
-    static const char *const names[] = {"random", "seed", "transport", "backend", "backward"};
+    static const char *const names[] = {"random", "seed", "transport", "timeout", "backend", "backward"};
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(name, names[n]) == 0)
             return 1;
     return 0;
 }
 
-static hra_status connect(struct world *w, int transport)
+/* All that was asked for, on a communicator. Returns the exit status. */
+static int check_all(hra_comm *comm, struct arguments *a)
 {
-#ifdef HRA_HAVE_MPI
-    if (transport != SELF)
-        return hra_comm_create_mpi(&w->comm, MPI_COMM_WORLD, NULL);
-#endif
-    (void)transport;
-    return hra_comm_create_self(&w->comm);
+    if (a->count > 0)
+        return check_series(comm, &a->problem, &a->connection, a->count);
+    char *text = problem_text(&a->problem);
+    if (world.rank == 0 && text != NULL)
+        printf("hra-check --transport %s %s\n", connection_name(&a->connection), text);
+    free(text);
+    const int result = check(comm, &a->problem, 1, a->folder);
+    a->problem.order = a->problem.mask = NULL; /* freed by check */
+    return result;
 }
 
 /* Everything between MPI's start and end. Returns the exit status. */
-static int run(struct world *w, int argc, char **argv, struct arguments *a)
+static int run(int argc, char **argv, struct arguments *a)
 {
-    struct option options[PROBLEM_OPTIONS + 3];
-    const int shared = problem_options(options, &a->problem);
+    struct option options[PROBLEM_OPTIONS + OWN_OPTIONS];
+    const int shared = problem_options(options, &a->problem), all = shared + OWN_OPTIONS;
     const struct option own[] = {
-        {"transport", NULL, "how ranks talk (default auto: mpi where built with it)", OPTION_CHOICE,
-         &a->transport, 0, 0, transports, 0},
         {"dump", "DIR", "write the tensors there as .npy, in token order", OPTION_TEXT, &a->folder, 0, 0,
          NULL, 0},
         {"random", "COUNT", "check that many random problems", OPTION_INT, &a->count, 1, 1000000, NULL, 0},
     };
+    hra_comm *comm = NULL;
     char why[512];
 
-    memcpy(options + shared, own, sizeof(own));
-    const int parsed = options_parse(options, shared + 3, argc, argv, why, sizeof(why));
+    connection_options(options + shared, &a->connection);
+    memcpy(options + shared + CONNECTION_OPTIONS, own, sizeof(own));
+    const int parsed = options_parse(options, all, argc, argv, why, sizeof(why));
     if (parsed == 1) {
-        if (w->rank == 0)
-            help(options, shared + 3);
+        if (world.rank == 0)
+            help(options, all);
         return 0;
     }
     if (parsed != 0)
-        return usage(w, why);
-    for (int n = 0; a->count > 0 && n < shared + 3; n++)
+        return usage(why);
+    for (int n = 0; a->count > 0 && n < all; n++)
         if (options[n].given && !may_stand_beside_random(options[n].name)) {
             snprintf(why, sizeof(why), "--%s: --random draws the whole problem", options[n].name);
-            return usage(w, why);
+            return usage(why);
         }
-    if (problem_complete(&a->problem, why, sizeof(why)) != 0)
-        return usage(w, why);
-    if (a->transport == SELF && w->ranks > 1) {
-        snprintf(why, sizeof(why), "--transport: 'self' is for one rank, here are %d", w->ranks);
-        return usage(w, why);
-    }
-#ifndef HRA_HAVE_MPI
-    if (a->transport == MPI)
-        return usage(w, "--transport: 'mpi' is not in this build, which was made without MPI");
-#endif
+    if (problem_complete(&a->problem, why, sizeof(why)) != 0 ||
+        connection_complete(&a->connection, &a->problem, why, sizeof(why)) != 0)
+        return usage(why);
 
-    if (device_open(a->problem.backend, w->local) != 0)
-        world_abort(w, "--backend", device_error());
-    const hra_status status = connect(w, a->transport);
+    if (device_open(a->problem.backend, world.local) != 0)
+        world_abort("--backend", device_error());
+    hra_status status = connection_open(&comm, &a->connection);
     if (status != HRA_OK)
-        return refused(w, "communicator", status);
-
-    int result;
-    if (a->count > 0)
-        result = check_series(w, &a->problem, a->count);
-    else {
-        char *text = problem_text(&a->problem);
-        if (w->rank == 0 && text != NULL)
-            printf("hra-check %s\n", text);
-        free(text);
-        result = check(w, &a->problem, 1, a->folder);
-        a->problem.order = a->problem.mask = NULL; /* freed by check */
-    }
-    if (w->rank == 0 && result < 2)
-        printf("%s\n", result == 0 ? "ok" : "FAIL");
-    hra_comm_destroy(w->comm);
+        return refused(NULL, "communicator", status);
+    int result = check_all(comm, a);
+    status = hra_comm_destroy(comm);
+    if (status != HRA_OK && result == 0)
+        result = refused(NULL, "hra_comm_destroy", status);
     device_close();
+    if (world.rank == 0 && result < 2)
+        printf("%s\n", result == 0 ? "ok" : "FAIL");
     return result;
 }
 
 int main(int argc, char **argv)
 {
     struct arguments a = {.problem = PROBLEM_DEFAULT};
-    struct world w;
 
-    world_start(&w, &argc, &argv);
-    const int result = run(&w, argc, argv, &a);
+    world_start("hra-check", &argc, &argv);
+    const int result = run(argc, argv, &a);
     problem_free(&a.problem);
     free(a.folder);
-    return world_end(&w, result);
+    return world_end(result);
 }

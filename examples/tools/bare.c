@@ -1,0 +1,224 @@
+/* bare.c - mapped memory by CUDA IPC, copies, and flags that streams write and wait for. */
+#include "examples/tools/bare.h"
+#include "examples/tools/device.h"
+#include "examples/tools/world.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef HRA_HAVE_CUDA
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#endif
+
+static char error[512];
+
+const char *bare_error(void)
+{
+    return error;
+}
+
+#ifdef HRA_HAVE_CUDA
+/* What a rank allocates is one piece, since one handle shares all of it. */
+struct bare {
+    size_t bytes, flag_at; /* of a hop; from the start of what arrives to its flag */
+    char *sent;            /* [bytes] */
+    char *arrives;         /* [bytes], then the flag: how many hops have arrived */
+    char *there;           /* `arrives` of the next rank, as we address it; NULL: not mapped */
+    uint32_t hops;         /* so far */
+    __typeof__(cuStreamWriteValue32) *write;
+    __typeof__(cuStreamWaitValue32) *wait;
+};
+
+/* What a rank tells the others when one of the steps is done. */
+struct word {
+    int failed;
+    char why[252];
+    cudaIpcMemHandle_t handle;
+};
+
+static int done(const char *call, cudaError_t status)
+{
+    if (status == cudaSuccess)
+        return 0;
+    snprintf(error, sizeof(error), "%s: %s", call, cudaGetErrorString(status));
+    cudaGetLastError(); /* where ranks cannot map each other's memory the tool goes on without us */
+    return -1;
+}
+
+static int done_driver(const char *call, CUresult result)
+{
+    if (result == CUDA_SUCCESS)
+        return 0;
+    snprintf(error, sizeof(error), "%s gives error %d", call, (int)result);
+    return -1;
+}
+
+static int find(void *out, const char *name)
+{
+    enum cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+    void *function = NULL;
+
+    if (done("cudaGetDriverEntryPointByVersion",
+             cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found)) != 0)
+        return -1;
+    if (function == NULL || found != cudaDriverEntryPointSuccess) {
+        snprintf(error, sizeof(error), "the driver has no %s", name);
+        return -1;
+    }
+    memcpy(out, &function, sizeof(function));
+    return 0;
+}
+
+/* The byte that a rank sends. */
+static int stamp(int rank)
+{
+    return rank % 251 + 1;
+}
+
+/* Memory, and its handle for others. */
+static int prepare(struct bare *b, struct word *mine)
+{
+    if (find(&b->write, "cuStreamWriteValue32") != 0 || find(&b->wait, "cuStreamWaitValue32") != 0)
+        return -1;
+    b->sent = device_alloc(b->bytes);
+    b->arrives = b->sent == NULL ? NULL : device_alloc(b->flag_at + sizeof(uint32_t));
+    if (b->arrives == NULL || device_fill(b->sent, stamp(world.rank), b->bytes) != 0 ||
+        device_fill(b->arrives, 0, b->flag_at + sizeof(uint32_t)) != 0) {
+        snprintf(error, sizeof(error), "%s", device_error());
+        return -1;
+    }
+    return done("cudaIpcGetMemHandle", cudaIpcGetMemHandle(&mine->handle, b->arrives));
+}
+
+/* Tell the others how a step went. all [ranks]. -1, alike on all ranks, where it failed on one, with its sentence. */
+static int agree(struct word *all, struct word *mine, int status)
+{
+    mine->failed = status != 0;
+    if (mine->failed)
+        snprintf(mine->why, sizeof(mine->why), "%.250s", error);
+    world_gather(all, mine, (int)sizeof(*mine));
+    for (int r = 0; r < world.ranks; r++)
+        if (all[r].failed) {
+            snprintf(error, sizeof(error), "rank %d: %.250s", r, all[r].why);
+            return -1;
+        }
+    return 0;
+}
+
+static int open_all(struct bare *b, struct word *all)
+{
+    struct word mine = {.failed = 0};
+
+    if (agree(all, &mine, prepare(b, &mine)) != 0)
+        return -1;
+    const int next = (world.rank + 1) % world.ranks;
+    void *there = NULL;
+    const int status = done("cudaIpcOpenMemHandle",
+                            cudaIpcOpenMemHandle(&there, all[next].handle, cudaIpcMemLazyEnablePeerAccess));
+    b->there = there;
+    return agree(all, &mine, status);
+}
+
+int bare_open(struct bare **out, size_t bytes)
+{
+    if (world.local_ranks != world.ranks || world.ranks < 2 || device_name()[0] == '\0') {
+        snprintf(error, sizeof(error), "%d ranks, %d of them on this machine, GPU %s", world.ranks,
+                 world.local_ranks, device_name()[0] == '\0' ? "none" : device_name());
+        return -1;
+    }
+    struct bare *b = calloc(1, sizeof(*b));
+    struct word *all = calloc((size_t)world.ranks, sizeof(*all));
+    if (b == NULL || all == NULL)
+        world_abort("no memory", "for a bare copy");
+    b->bytes = bytes;
+    b->flag_at = (bytes + 255) / 256 * 256;
+    const int status = open_all(b, all);
+    free(all);
+    if (status != 0)
+        bare_close(b);
+    else
+        *out = b;
+    return status;
+}
+
+int bare_run(struct bare *b, int count, void *stream)
+{
+    const CUdeviceptr mine = (CUdeviceptr)(uintptr_t)(b->arrives + b->flag_at);
+    const CUdeviceptr next = (CUdeviceptr)(uintptr_t)(b->there + b->flag_at);
+
+    for (int i = 0; i < count; i++) {
+        b->hops++;
+        if (done("cudaMemcpyAsync",
+                 cudaMemcpyAsync(b->there, b->sent, b->bytes, cudaMemcpyDeviceToDevice, stream)) != 0 ||
+            done_driver("cuStreamWriteValue32",
+                        b->write(stream, next, b->hops, CU_STREAM_WRITE_VALUE_DEFAULT)) != 0 ||
+            done_driver("cuStreamWaitValue32", b->wait(stream, mine, b->hops, CU_STREAM_WAIT_VALUE_GEQ)) != 0)
+            return -1;
+    }
+    return 0;
+}
+
+int bare_check(struct bare *b)
+{
+    enum { PIECE = 1 << 20 };
+    const int from = (world.rank + world.ranks - 1) % world.ranks;
+    unsigned char *piece = malloc(PIECE);
+    int status = piece == NULL ? -1 : 0;
+
+    snprintf(error, sizeof(error), "no memory to look at what has arrived");
+    for (size_t at = 0; status == 0 && at < b->bytes; at += PIECE) {
+        const size_t bytes = b->bytes - at < PIECE ? b->bytes - at : PIECE;
+        status = device_read(piece, b->arrives + at, bytes);
+        if (status != 0)
+            snprintf(error, sizeof(error), "%s", device_error());
+        for (size_t i = 0; status == 0 && i < bytes; i++)
+            if (piece[i] != stamp(from)) {
+                snprintf(error, sizeof(error), "byte %zu on rank %d is %d; rank %d sent %d", at + i,
+                         world.rank, piece[i], from, stamp(from));
+                status = -1;
+            }
+    }
+    free(piece);
+    return status;
+}
+
+void bare_close(struct bare *b)
+{
+    if (b == NULL)
+        return;
+    if (b->there != NULL)
+        cudaIpcCloseMemHandle(b->there);
+    world_meet();
+    device_free(b->sent);
+    device_free(b->arrives);
+    free(b);
+}
+#else
+int bare_open(struct bare **out, size_t bytes)
+{
+    (void)out;
+    (void)bytes;
+    snprintf(error, sizeof(error), "this build has no CUDA");
+    return -1;
+}
+
+int bare_run(struct bare *b, int count, void *stream)
+{
+    (void)b;
+    (void)count;
+    (void)stream;
+    return -1;
+}
+
+int bare_check(struct bare *b)
+{
+    (void)b;
+    return -1;
+}
+
+void bare_close(struct bare *b)
+{
+    (void)b;
+}
+#endif
