@@ -4,11 +4,13 @@
 #     tests/gpu/run.sh [BUILD=DIR] [COMMIT=NAME] [STEP ...]     all steps, or those named
 # A step is a list of commands; one that cannot run here, for want of mpirun or compute-sanitizer, counts as not run. One
 # line a step, after it what failed; everything that was printed is in DIR/gpu-logs. A run of all steps writes
-# docs/gpu-results.md. Exit status: 0 all passed, 1 something failed, 2 nothing failed but not all was run.
+# docs/gpu-results.md. FAULTS in the environment is how many faults faults_of_ranks draws; default 100. Exit status: 0 all
+# passed, 1 something failed, 2 nothing failed but not all was run.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 BUILD=build
 COMMIT=
+FAULTS=${FAULTS:-100}
 steps=()
 for argument in "$@"; do
     case $argument in
@@ -28,6 +30,8 @@ export LD_LIBRARY_PATH=$BUILD${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export PATH=$PATH:/usr/local/cuda/bin
 gpus=$(nvidia-smi --query-gpu=name,memory.total --format=csv,noheader 2>/dev/null)
 [ -n "$gpus" ] || { echo "there is no GPU here"; exit 2; }
+gpu_count=$(echo "$gpus" | wc -l)
+export gpu_count
 
 # ---- Commands of which steps are made; exit status 77: cannot run here ----
 
@@ -42,6 +46,16 @@ ranks() {
     shift
     mpirun --oversubscribe --bind-to none -n "$count" "$@"
 }
+
+# TRANSPORT, COUNT, COMMAND...: the same, for NCCL only where each rank has a GPU of its own.
+over() {
+    [ "$1" != nccl ] || [ "$2" -le "$gpu_count" ] || return 77
+    shift
+    ranks "$@"
+}
+
+# COMMAND...: as hosts of Megatron run, with one queue for all streams of a process.
+one_queue() { CUDA_DEVICE_MAX_CONNECTIONS=1 "$@"; }
 
 # OPTION...: two runs of hra-check print the same bits.
 twice() {
@@ -70,7 +84,7 @@ planted() {
     sanitize "$1" "$BUILD/tests/gpu-fault" none || { echo "$1 reports what is right"; return 1; }
     ! sanitize "$1" "$BUILD/tests/gpu-fault" "$2" || { echo "$1 does not find the fault '$2'"; return 1; }
 }
-export -f check worker ranks twice sanitize planted
+export -f check worker ranks over one_queue twice sanitize planted
 
 # ---- The steps: a command a line ----
 
@@ -134,7 +148,8 @@ programs() {
 
 several_ranks() {
     local count
-    echo "ranks 2 \$BUILD/tests/gpu-worker blocking"
+    echo "ranks 2 \$BUILD/tests/gpu-ring blocking mpi"
+    echo "ranks 2 \$BUILD/tests/gpu-ring hops mpi"
     for count in 2 4 8; do
         echo "ranks $count \$BUILD/examples/hra-check --backend cuda --random 40 --seed $count"
     done
@@ -142,6 +157,54 @@ several_ranks() {
         echo "ranks $count \$BUILD/examples/hra-check --backend cuda --tokens 3000 --heads 2 --dtype bf16"
         echo "ranks $count \$BUILD/examples/hra-check --backend cuda --grid 50x50 --order hilbert --mask 'grid(6,6)' --dtype f32 --heads 2 --dlse"
     done
+}
+
+# hra-check chooses its own ranks' GPUs; a rank that waits for a minute has been left alone.
+transports() {
+    local transport count options='--backend cuda --timeout 60 --random 100'
+    for transport in peer nccl gpu; do
+        for count in 2 4 8; do
+            echo "over $transport $count \$BUILD/examples/hra-check --transport $transport $options --seed 1$count"
+        done
+    done
+}
+
+rings() {
+    local test
+    for test in same graph layers comms hops growth making held; do
+        echo "over peer 2 \$BUILD/tests/gpu-ring $test peer"
+        echo "over peer 4 \$BUILD/tests/gpu-ring $test peer"
+        echo "over nccl 2 \$BUILD/tests/gpu-ring $test nccl"
+    done
+    for test in same graph hops; do
+        echo "over peer 8 \$BUILD/tests/gpu-ring $test peer"
+        echo "over gpu 3 \$BUILD/tests/gpu-ring $test gpu"
+    done
+}
+
+single_queue() {
+    local test options='--backend cuda --timeout 60 --random 50 --seed 3'
+    for test in same graph layers comms hops growth held; do
+        echo "one_queue over peer 2 \$BUILD/tests/gpu-ring $test peer"
+        echo "one_queue over peer 4 \$BUILD/tests/gpu-ring $test peer"
+        echo "one_queue over nccl 2 \$BUILD/tests/gpu-ring $test nccl"
+    done
+    echo "one_queue over peer 4 \$BUILD/examples/hra-check --transport peer $options"
+    echo "one_queue over nccl 2 \$BUILD/examples/hra-check --transport nccl $options"
+}
+
+# The host's own NCCL, which wants a GPU for each rank, whatever ours is.
+beside_nccl() {
+    local transport
+    for transport in peer nccl; do
+        echo "over nccl 2 \$BUILD/tests/gpu-ring foreign $transport"
+        echo "one_queue over nccl 2 \$BUILD/tests/gpu-ring foreign $transport"
+        echo "over nccl 2 \$BUILD/tests/gpu-ring ways $transport"
+    done
+}
+
+faults_of_ranks() {
+    echo "tests/gpu/faults.sh $FAULTS"
 }
 
 planted_faults() {
@@ -239,13 +302,18 @@ END
 }
 
 cores=$(nproc)
-jobs=$((cores < 8 ? cores : 8))
+jobs=$((cores < 16 ? cores : 16))
 step programs 1 400 'twin against oracle; steps, graphs, memory, refusals, reordering; large problems against the twin'
 step every_mask_and_order "$jobs" 120 'hra-check, every mask on every order in bf16, f16, f32'
 step every_size "$jobs" 120 'hra-check, head sizes, tokens, groups of heads, options'
 step random_problems 2 400 'hra-check, 200 and 50 drawn problems'
 step same_bits "$jobs" 120 'hra-check twice, the same bits'
 step several_ranks 1 300 '2, 4 and 8 ranks over MPI that share the GPUs'
+step transports 1 300 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100 drawn problems each'
+step rings 1 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, memory, late ranks'
+step single_queue 1 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
+step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
+step faults_of_ranks 1 $((120 + 8 * FAULTS)) "$FAULTS faults: ranks killed, held up, absent, with another plan"
 step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
 step sanitizers "$jobs" 300 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
 echo "$passed passed, $failed failed, $not_run not run"

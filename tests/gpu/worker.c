@@ -1,207 +1,13 @@
-/* worker.c - what is tested on a GPU beyond hra-check. Started by run.sh:
+/* worker.c - what is tested on one GPU beyond hra-check. Started by run.sh:
  *
  *     gpu-worker TEST
  *
  * Exit status 0: the test passed. What failed is printed, with the line. */
-#include "examples/tools/device.h"
-#include "examples/tools/problem.h"
+#include "tests/gpu/layer.h"
 #include "tests/gpu/twin.h"
 
-#include <cuda_runtime_api.h>
-#include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#ifdef HRA_HAVE_MPI
-#include <hra/mpi.h>
-#endif
-
-static int failures;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "line %d: %s: ", __LINE__, #condition);                                          \
-            fprintf(stderr, __VA_ARGS__);                                                                    \
-            fputc('\n', stderr);                                                                             \
-            failures++;                                                                                      \
-        }                                                                                                    \
-    } while (0)
-
-/* What must succeed for the test to go on. */
-#define NEED(status, why)                                                                                    \
-    do {                                                                                                     \
-        if ((status) != 0) {                                                                                 \
-            fprintf(stderr, "line %d: %s: %s\n", __LINE__, #status, why);                                    \
-            exit(1);                                                                                         \
-        }                                                                                                    \
-    } while (0)
-
-#define NEED_HRA(call) NEED(call, hra_last_error())
-#define NEED_DEVICE(call) NEED(call, device_error())
-#define NEED_CUDA(call) NEED(call, cudaGetErrorString(cudaGetLastError()))
-
-static void *take(int64_t count, size_t bytes)
-{
-    void *memory = calloc((size_t)count + 1, bytes);
-    NEED(memory == NULL, "no memory");
-    return memory;
-}
-
-static void *take_there(size_t bytes)
-{
-    void *memory = device_alloc(bytes);
-    NEED_DEVICE(memory == NULL);
-    return memory;
-}
-
-/* ---- Layers -------------------------------------------------------------------------------- */
-
-enum { Q, K, V, DO, DLSE, O, LSE, DQ, DK, DV, TENSORS, INPUTS = O };
-
-static const struct {
-    const char *name;
-    int kv, value, sums; /* key heads; channels dim_v; [batch][heads][rows] of hra_type_sums */
-} kinds[TENSORS] = {{"q", 0, 0, 0}, {"k", 1, 0, 0},   {"v", 1, 1, 0},  {"do", 0, 1, 0}, {"dlse", 0, 0, 1},
-                    {"o", 0, 1, 0}, {"lse", 0, 0, 1}, {"dq", 0, 0, 0}, {"dk", 1, 0, 0}, {"dv", 1, 1, 0}};
-
-static int heads_of(const struct problem *p, int n)
-{
-    return kinds[n].kv ? p->heads_kv : p->heads;
-}
-
-static int channels_of(const struct problem *p, int n)
-{
-    return kinds[n].sums ? 1 : kinds[n].value ? p->dim_v : p->dim;
-}
-
-static hra_type type_of(const struct problem *p, int n)
-{
-    return kinds[n].sums ? hra_type_sums(p->type) : p->type;
-}
-
-static int64_t count_of(const struct problem *p, int n, int64_t rows)
-{
-    return p->batch * rows * heads_of(p, n) * channels_of(p, n);
-}
-
-/* A problem with its plan, and memory of the GPU for everything that its calls touch. */
-struct layer {
-    struct problem problem;
-    struct setup setup;
-    hra_comm *comm;
-    hra_plan *plan;
-    hra_plan_info info;
-    int64_t rows;
-    hra_tensor t[TENSORS]; /* without gaps, (batch, seq, head, dim) */
-    void *workspace, *saved;
-};
-
-static size_t bytes_of(const struct layer *l, int n)
-{
-    return (size_t)count_of(&l->problem, n, l->rows) * hra_type_bytes(type_of(&l->problem, n));
-}
-
-/* Order and mask of `problem` are string literals. */
-static struct problem problem_of(int64_t tokens, const char *order, const char *mask, hra_type type)
-{
-    struct problem p = PROBLEM_DEFAULT;
-
-    p.tokens = tokens;
-    p.order = (char *)(uintptr_t)order;
-    p.mask = (char *)(uintptr_t)mask;
-    p.type = type;
-    p.batch = 2;
-    p.heads_kv = 2;
-    p.dim_v = p.dim;
-    p.scale = 0.125;
-    p.backend = HRA_BACKEND_CUDA;
-    p.dlse = 1;
-    return p;
-}
-
-static void layer_open(struct layer *l, const struct problem *p, hra_comm *comm)
-{
-    *l = (struct layer){.problem = *p, .comm = comm, .info = {.size = sizeof(l->info)}};
-    NEED_HRA(setup_create(&l->setup, p));
-    NEED_HRA(
-        hra_plan_create(&l->plan, comm, &l->setup.problem, l->setup.order, l->setup.mask, &l->setup.options));
-    NEED_HRA(hra_plan_get_info(l->plan, &l->info));
-    l->rows = hra_plan_rows(l->plan, hra_comm_rank(comm));
-    for (int n = 0; n < TENSORS; n++) {
-        const int64_t heads = heads_of(p, n), channels = channels_of(p, n);
-        l->t[n] =
-            (hra_tensor){take_there(bytes_of(l, n)), l->rows * heads * channels, heads * channels, channels};
-    }
-    l->workspace = take_there(l->info.workspace_bytes);
-    l->saved = l->info.saved_bytes > 0 ? take_there(l->info.saved_bytes) : NULL;
-}
-
-static void layer_close(struct layer *l)
-{
-    for (int n = 0; n < TENSORS; n++)
-        device_free(l->t[n].data);
-    device_free(l->workspace);
-    device_free(l->saved);
-    hra_plan_destroy(l->plan);
-    setup_destroy(&l->setup);
-}
-
-static hra_status forward(struct layer *l, void *stream)
-{
-    const hra_tensor *t = l->t;
-    return hra_forward(l->plan, &t[Q], &t[K], &t[V], &t[O], t[LSE].data, l->workspace, l->saved, stream);
-}
-
-static hra_status backward(struct layer *l, void *stream)
-{
-    const hra_tensor *t = l->t;
-    return hra_backward(l->plan, &t[Q], &t[K], &t[V], &t[O], t[LSE].data, &t[DO], t[DLSE].data, &t[DQ],
-                        &t[DK], &t[DV], l->workspace, l->saved, stream);
-}
-
-/* Numbers of input n for our rows; `set` names one of many. The caller's. */
-static void *draw(const struct layer *l, int n, int set)
-{
-    const struct problem *p = &l->problem;
-    const int64_t count = count_of(p, n, l->rows);
-    double *x = take(count, sizeof(*x));
-    void *rounded = take(count, hra_type_bytes(type_of(p, n)));
-
-    for (int64_t i = 0; i < count; i++)
-        x[i] = random_normal(random_bits((uint64_t)set, (uint64_t)n), (uint64_t)i);
-    NEED_HRA(hra_convert(rounded, type_of(p, n), x, HRA_F64, count));
-    free(x);
-    return rounded;
-}
-
-static void set_inputs(struct layer *l, int set)
-{
-    for (int n = 0; n < INPUTS; n++) {
-        void *numbers = draw(l, n, set);
-        NEED_DEVICE(device_write(l->t[n].data, numbers, bytes_of(l, n)));
-        free(numbers);
-    }
-}
-
-/* All bytes of the outputs, the caller's. */
-static unsigned char *outputs(const struct layer *l, size_t *bytes)
-{
-    *bytes = 0;
-    for (int n = INPUTS; n < TENSORS; n++)
-        *bytes += bytes_of(l, n);
-    unsigned char *all = take((int64_t)*bytes, 1), *next = all;
-    for (int n = INPUTS; n < TENSORS; next += bytes_of(l, n++))
-        NEED_DEVICE(device_read(next, l->t[n].data, bytes_of(l, n)));
-    return all;
-}
-
-static void forget_outputs(struct layer *l)
-{
-    for (int n = INPUTS; n < TENSORS; n++)
-        NEED_DEVICE(device_fill(l->t[n].data, 0xff, bytes_of(l, n)));
-}
 
 /* ---- The twin ------------------------------------------------------------------------------ */
 
@@ -273,8 +79,8 @@ static void reference_close(struct reference *r)
     }
 }
 
-/* 2-norm of x - y, or of x where y is NULL, over the first `heads` heads; infinite numbers, which must be the same, are
- * left out. */
+/* 2-norm of x - y, or of x where y is NULL, over the first `heads` heads; infinite numbers, which must be
+ * the same, are left out. */
 static double distance(const struct problem *p, int n, int heads, const double *x, const double *y)
 {
     const int64_t all = heads_of(p, n), channels = channels_of(p, n), count = count_of(p, n, p->tokens);
@@ -289,7 +95,8 @@ static double distance(const struct problem *p, int n, int heads, const double *
     return sqrt(sum);
 }
 
-/* The twin gives what the oracle gives, to 1e-13 of it, and writes nothing of the pairs that it is not asked for. */
+/* The twin gives what the oracle gives, to 1e-13 of it, and writes nothing of the pairs that it is not asked
+ * for. */
 static void test_twin(hra_comm *comm)
 {
     enum { PROBLEMS = 100 };
@@ -374,8 +181,8 @@ static void read_lse(const struct layer *l, double *out)
     free(token);
 }
 
-/* One sequence of 6,000 tokens against the twin. The plain evaluation, which takes a CPU, is that of the first head, and
- * its error is taken for that of every head. */
+/* One sequence of 6,000 tokens against the twin. The plain evaluation, which takes a CPU, is that of the
+ * first head, and its error is taken for that of every head. */
 static void compare_large(hra_comm *comm, hra_type type)
 {
     struct problem p = problem_of(6000, "hilbert", "causal & window(3000,0) | global(7)", type);
@@ -398,8 +205,8 @@ static void compare_large(hra_comm *comm, hra_type type)
     for (int n = Q; n <= DO; n++)
         reorder(&l, HRA_GATHER, n, r.in[n]);
     l.t[DLSE].data = NULL;
-    NEED_HRA(forward(&l, NULL));
-    NEED_HRA(backward(&l, NULL));
+    NEED_HRA(layer_forward(&l, NULL));
+    NEED_HRA(layer_backward(&l, NULL));
     NEED_DEVICE(device_wait());
     for (int n = INPUTS; n < TENSORS; n++) {
         if (n == LSE)
@@ -425,16 +232,6 @@ static void test_large(hra_comm *comm)
 
 /* ---- Steps and graphs ---------------------------------------------------------------------- */
 
-/* Outputs of inputs `set`, by calls on `stream`. */
-static unsigned char *step(struct layer *l, int set, void *stream, size_t *bytes)
-{
-    set_inputs(l, set);
-    NEED_HRA(forward(l, stream));
-    NEED_HRA(backward(l, stream));
-    NEED_DEVICE(device_wait());
-    return outputs(l, bytes);
-}
-
 /* Small problems: the same bits twice, whatever was in the workspace; `unset`: nobody has written there. */
 static void compute_small(hra_comm *comm, const hra_type *types, int count, int unset)
 {
@@ -452,10 +249,10 @@ static void compute_small(hra_comm *comm, const hra_type *types, int count, int 
             layer_open(&l, &p, comm);
             if (!unset)
                 NEED_DEVICE(device_fill(l.workspace, 0, l.info.workspace_bytes));
-            unsigned char *one = step(&l, 1, NULL, &bytes);
+            unsigned char *one = layer_step(&l, 1, NULL, &bytes);
             if (!unset)
                 NEED_DEVICE(device_fill(l.workspace, 0xff, l.info.workspace_bytes));
-            unsigned char *two = step(&l, 1, device_stream(), &bytes);
+            unsigned char *two = layer_step(&l, 1, device_stream(), &bytes);
             CHECK(memcmp(one, two, bytes) == 0, "%s, %s", masks[mask], hra_type_name(p.type));
             free(one);
             free(two);
@@ -468,91 +265,25 @@ static void test_steps(hra_comm *comm)
     compute_small(comm, (const hra_type[]){HRA_F32, HRA_BF16, HRA_F16}, 3, 0);
 }
 
-/* For initcheck, which looks for reads of what nobody has written. It does not see what cuBLAS's kernels for 16-bit types
- * store on sm_90, and takes all of it for unwritten; those are left to `steps`, where the workspace's content would show. */
+/* For initcheck, which looks for reads of what nobody has written. It does not see what cuBLAS's kernels for
+ * 16-bit types store on sm_90, and takes all of it for unwritten; those are left to `steps`, where the
+ * workspace's content would show. */
 static void test_unset(hra_comm *comm)
 {
     compute_small(comm, (const hra_type[]){HRA_F32}, 1, 1);
-}
-
-/* Forward and backward of a layer as a graph; nothing is computed yet. */
-static cudaGraphExec_t record(struct layer *l, cudaStream_t stream)
-{
-    cudaGraph_t graph;
-    cudaGraphExec_t out;
-
-    NEED_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    NEED_HRA(forward(l, stream));
-    NEED_HRA(backward(l, stream));
-    NEED_CUDA(cudaStreamEndCapture(stream, &graph));
-    NEED_CUDA(cudaGraphInstantiate(&out, graph, 0));
-    NEED_CUDA(cudaGraphDestroy(graph));
-    return out;
-}
-
-/* A graph replayed 20 times with changing inputs, among calls that are not recorded, gives the bits of those calls. */
-static void replay(hra_comm *comm, const struct problem *p)
-{
-    enum { SETS = 3, REPLAYS = 20 };
-    cudaStream_t stream = device_stream();
-    unsigned char *wanted[SETS];
-    struct layer l;
-    size_t bytes;
-
-    layer_open(&l, p, comm);
-    CHECK(l.info.blocking == 0, "a plan on one GPU is blocking");
-    for (int set = 0; set < SETS; set++)
-        wanted[set] = step(&l, set, stream, &bytes);
-    forget_outputs(&l);
-    cudaGraphExec_t graph = record(&l, stream);
-    NEED_DEVICE(device_wait());
-    unsigned char *nothing = outputs(&l, &bytes);
-    for (size_t i = 0; i < bytes; i++)
-        if (nothing[i] != 0xff) {
-            CHECK(0, "recording a graph computed something");
-            break;
-        }
-    free(nothing);
-    for (int i = 0; i < REPLAYS; i++) {
-        const int set = i % SETS, eager = i % 4 == 2;
-        unsigned char *got;
-
-        forget_outputs(&l);
-        if (eager) {
-            got = step(&l, set, stream, &bytes);
-        } else {
-            set_inputs(&l, set);
-            NEED_CUDA(cudaGraphLaunch(graph, stream));
-            NEED_DEVICE(device_wait());
-            got = outputs(&l, &bytes);
-        }
-        CHECK(memcmp(got, wanted[set], bytes) == 0, "%s %d", eager ? "call" : "replay", i);
-        free(got);
-    }
-    NEED_CUDA(cudaGraphExecDestroy(graph));
-    for (int set = 0; set < SETS; set++)
-        free(wanted[set]);
-    layer_close(&l);
 }
 
 static void test_graph(hra_comm *comm)
 {
     struct problem p = problem_of(1500, "identity", "causal & window(400,0)", HRA_BF16);
 
-    replay(comm, &p);
+    layer_replay(comm, &p, 20);
     p.saved = HRA_SAVED_QKV;
     p.order = (char[]){"morton"};
-    replay(comm, &p);
+    layer_replay(comm, &p, 20);
     p.type = HRA_F32;
     p.mask = (char[]){"heads(0: full; 1-3: docs(700,800))"};
-    replay(comm, &p);
-}
-
-static size_t free_memory(void)
-{
-    size_t left, all;
-    NEED_CUDA(cudaMemGetInfo(&left, &all));
-    return left;
+    layer_replay(comm, &p, 20);
 }
 
 /* Once a plan has run its calls take no memory of the GPU, on which nobody else may work meanwhile. */
@@ -564,11 +295,11 @@ static void test_memory(hra_comm *comm)
     size_t bytes;
 
     layer_open(&l, &p, comm);
-    free(step(&l, 0, device_stream(), &bytes));
+    free(layer_step(&l, 0, device_stream(), &bytes));
     const size_t before = free_memory();
     for (int i = 0; i < STEPS; i++) {
-        NEED_HRA(forward(&l, device_stream()));
-        NEED_HRA(backward(&l, device_stream()));
+        NEED_HRA(layer_forward(&l, device_stream()));
+        NEED_HRA(layer_backward(&l, device_stream()));
     }
     NEED_DEVICE(device_wait());
     CHECK(free_memory() == before, "%zu bytes were free, %zu are after %d steps", before, free_memory(),
@@ -596,10 +327,10 @@ static void refuse_plan(hra_comm *comm, const struct problem *p, int may, const 
 /* Forward and backward as the layer is now are refused with a message that has the number in it. */
 static void refuse_calls(struct layer *l, const char *what, const char *number)
 {
-    hra_status status = forward(l, NULL);
+    hra_status status = layer_forward(l, NULL);
     CHECK(status == HRA_ERR_ARG && strstr(hra_last_error(), number) != NULL, "forward, %s: %s: %s", what,
           hra_status_name(status), hra_last_error());
-    status = backward(l, NULL);
+    status = layer_backward(l, NULL);
     CHECK(status == HRA_ERR_ARG && strstr(hra_last_error(), number) != NULL, "backward, %s: %s: %s", what,
           hra_status_name(status), hra_last_error());
 }
@@ -619,7 +350,7 @@ static void test_refused(hra_comm *comm)
     layer_open(&l, &p, comm);
     CHECK(strcmp(l.info.backend, "cuda") == 0 && strcmp(l.info.backward, "cublas") == 0,
           "backend %s, backward %s", l.info.backend, l.info.backward);
-    unsigned char *wanted = step(&l, 5, NULL, &bytes);
+    unsigned char *wanted = layer_step(&l, 5, NULL, &bytes);
 
     for (int n = Q; n <= V; n++) {
         const hra_tensor right = l.t[n];
@@ -638,7 +369,7 @@ static void test_refused(hra_comm *comm)
     refuse_calls(&l, "workspace", "256");
     l.workspace = right;
 
-    unsigned char *got = step(&l, 5, NULL, &bytes);
+    unsigned char *got = layer_step(&l, 5, NULL, &bytes);
     CHECK(memcmp(got, wanted, bytes) == 0, "other bits after refused calls");
     free(got);
     free(wanted);
@@ -702,62 +433,14 @@ static void test_reorder(hra_comm *comm)
     reorder_both_ways(comm, HRA_F32, 2, 128, 1);
 }
 
-/* ---- Several ranks ------------------------------------------------------------------------- */
-
-/* Plans over MPI wait on the host, so a capture of them is refused and goes on without them; what then is called
- * outside of a capture succeeds. */
-static void test_blocking(hra_comm *comm)
-{
-    struct problem p = problem_of(700, "identity", "causal", HRA_BF16);
-    cudaStream_t stream = device_stream();
-    cudaGraph_t graph = NULL;
-    struct layer l;
-    size_t nodes = 1, bytes;
-
-    layer_open(&l, &p, comm);
-    CHECK(hra_comm_ranks(comm) > 1 && l.info.blocking == 1, "%d ranks, blocking %d", hra_comm_ranks(comm),
-          l.info.blocking);
-    set_inputs(&l, 2);
-    NEED_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    const hra_status one = forward(&l, stream), two = backward(&l, stream);
-    CHECK(one == HRA_ERR_UNSUPPORTED && two == HRA_ERR_UNSUPPORTED, "%s, %s: %s", hra_status_name(one),
-          hra_status_name(two), hra_last_error());
-    NEED_CUDA(cudaStreamEndCapture(stream, &graph));
-    NEED_CUDA(cudaGraphGetNodes(graph, NULL, &nodes));
-    CHECK(nodes == 0, "%zu nodes were captured", nodes);
-    NEED_CUDA(cudaGraphDestroy(graph));
-    free(step(&l, 2, stream, &bytes));
-    layer_close(&l);
-}
-
-/* The communicator of one test: of all ranks of mpirun where it needs several. */
-static hra_comm *connect(int several, int argc, char **argv)
-{
-    hra_comm *comm = NULL;
-#ifdef HRA_HAVE_MPI
-    if (several) {
-        MPI_Init(&argc, &argv);
-        NEED_HRA(hra_comm_create_mpi(&comm, MPI_COMM_WORLD, NULL));
-        return comm;
-    }
-#endif
-    (void)argc;
-    (void)argv;
-    NEED(several, "this build has no MPI");
-    NEED_HRA(hra_comm_create_self(&comm));
-    return comm;
-}
-
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(hra_comm *comm);
-        int several; /* 1: under mpirun */
     } tests[] = {
-        {"twin", test_twin, 0},   {"large", test_large, 0},     {"steps", test_steps, 0},
-        {"graph", test_graph, 0}, {"refused", test_refused, 0}, {"reorder", test_reorder, 0},
-        {"unset", test_unset, 0}, {"memory", test_memory, 0},   {"blocking", test_blocking, 1},
+        {"twin", test_twin},       {"large", test_large},     {"steps", test_steps}, {"graph", test_graph},
+        {"refused", test_refused}, {"reorder", test_reorder}, {"unset", test_unset}, {"memory", test_memory},
     };
 
     for (size_t i = 0; argc > 1 && i < sizeof(tests) / sizeof(tests[0]); i++) {
@@ -765,15 +448,12 @@ int main(int argc, char **argv)
             continue;
         NEED_DEVICE(device_open(HRA_BACKEND_CUDA, 0));
         NEED(device_name()[0] == '\0', "there is no GPU");
-        hra_comm *comm = connect(tests[i].several, argc, argv);
+        hra_comm *comm = NULL;
+        NEED_HRA(hra_comm_create_self(&comm));
         tests[i].run(comm);
         NEED_HRA(hra_comm_destroy(comm));
         device_close();
         NEED_CUDA(cudaDeviceReset()); /* what is left allocated shows in memcheck */
-#ifdef HRA_HAVE_MPI
-        if (tests[i].several)
-            MPI_Finalize();
-#endif
         return failures > 0;
     }
     fprintf(stderr, "gpu-worker: no test '%s'\n", argc > 1 ? argv[1] : "");

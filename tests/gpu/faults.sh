@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Faults between ranks on GPUs, drawn from a seed, counted by kind and outcome; tests/gpu/faults.c says what they are.
+#     BUILD=DIR tests/gpu/faults.sh FAULTS [SEED]
+# Batches of faults, each one mpirun, over the transports, with 2 and 4 ranks, with and without
+# CUDA_DEVICE_MAX_CONNECTIONS=1; over nccl with a GPU for each rank. Prints one line a kind, then what was wrong. A fault
+# of which nothing is heard, since a process hung or crashed, is wrong. Exit status: 0 every fault was noticed rightly,
+# 1 not, 77 cannot run here.
+set -u
+faults=${1:?how many faults} seed=${2:-1}
+command -v mpirun >/dev/null || exit 77
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+[ "$gpus" -gt 0 ] || exit 77
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+logs=${logs:-$BUILD}/faults
+rm -rf "$logs"
+mkdir -p "$logs" || exit 1
+export logs BUILD
+
+ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 4 1' 'gpu 3 -')
+if [ "$gpus" -ge 2 ]; then
+    ways=('nccl 2 -' 'peer 2 -' 'nccl 2 1' 'peer 4 -' 'peer 2 1' 'gpu 2 -' 'peer 4 1' 'nccl 2 -')
+else
+    echo 'nccl: not run, it needs a GPU for each of 2 ranks'
+fi
+
+# NUMBER FAULTS SEED TRANSPORT RANKS CONNECTIONS: one mpirun; its lines go to a file of their own.
+batch() {
+    local out=$logs/$1 processes=$(($5 + ($2 + 3) / 5)) # a fifth are kills, each of which takes a process
+    [ "$6" = - ] || export CUDA_DEVICE_MAX_CONNECTIONS=$6
+    timeout -k 5 $((60 + 6 * $2)) mpirun --oversubscribe --bind-to none --enable-recovery \
+        --mca mpi_yield_when_idle 1 -n "$processes" \
+        "$BUILD/tests/gpu-ring" faults "$4" "$5" "$2" "$3" >"$out.out" 2>"$out.err" </dev/null
+    local status=$? heard
+    heard=$(grep -c $'^fault\t' "$out.out")
+    # mpirun's own status says nothing where processes were killed, but for that of timeout.
+    if [ $status -eq 124 ] || [ "$heard" -lt "$2" ] || grep -qE '^a process (crashed|hangs)' "$out.err"; then
+        printf 'lost\t%s\t%s\t%s\n' $(($2 - heard)) "$status" \
+            "$4, $5 ranks, $2 faults, seed $3, connections $6" >>"$out.out"
+    fi
+    sed -i "s/^fault\t/fault\t$4\t/" "$out.out"
+}
+export -f batch
+
+# Batches of 10 to 25, so that there are enough of them for all ways.
+size=$((faults / ${#ways[@]}))
+size=$((size < 10 ? 10 : size > 25 ? 25 : size))
+jobs=$(($(nproc) / 8))
+jobs=$((jobs < 1 ? 1 : jobs > 4 ? 4 : jobs))
+began=$SECONDS
+for ((n = 0, left = faults; left > 0; n++, left -= size)); do
+    printf '%s %s %s %s\n' "$n" $((left < size ? left : size)) $((seed * 1000 + n)) "${ways[n % ${#ways[@]}]}"
+done | xargs -L 1 -P "$jobs" bash -c 'batch "$@"' batch
+
+cat "$logs"/*.out >"$logs/all"
+awk -F '\t' '
+    $1 == "fault" {
+        kind = $2 "\t" $4 ", " $5
+        count[kind]++
+        outcome[kind, $7]++
+        outcomes[$7]
+        all++
+        wrong[kind] += $8 != "right"
+        bad += $8 != "right"
+    }
+    $1 == "lost" { lost += $2; crashed += $2 == 0 }
+    END {
+        for (kind in count) {
+            line = ""
+            for (o in outcomes)
+                if ((kind, o) in outcome)
+                    line = line sprintf("  %s %d", o, outcome[kind, o])
+            split(kind, part, "\t")
+            row = sprintf("%-5s %-33s %4d faults, %d wrong:", part[1], part[2], count[kind], wrong[kind])
+            print row line | "sort"
+        }
+        close("sort")
+        printf "%d faults, %d of them wrong; %d without a word, %d batches that crashed or did not end\n",
+            all + lost, bad, lost, crashed
+        exit bad + lost + crashed > 0
+    }' "$logs/all"
+result=$?
+echo "$((SECONDS - began)) s, $jobs batches at a time"
+if [ $result -ne 0 ]; then
+    grep -h -e $'\tWRONG\t' -e $'^lost\t' "$logs/all" | head -n 20
+    for log in "$logs"/*.err; do
+        grep -H -m 12 -e '^rank ' -e '^fault ' -e '^a process ' "$log"
+    done | sed "s|^$logs/||" | head -n 60
+fi
+exit $result
