@@ -701,21 +701,95 @@ static int check(hra_comm *comm, struct problem *p, int loud, const char *folder
     return largest(failed);
 }
 
-/* `count` problems of the series of wanted->seed for the wanted backend, one line each. */
-static int check_series(hra_comm *comm, const struct problem *wanted, const struct connection *connection,
-                        int count)
+/* Cut a line in place into the words that a shell would see: between spaces, or in single quotes. How many there are, -1
+ * where there are more than `most` or a quote is left open. */
+static int cut_words(char *line, char **word, int most)
 {
-    int failures = 0;
-    for (int n = 0; n < count; n++) {
-        struct problem p;
-        char *text = NULL, why[256];
-        if (problem_draw(&p, wanted->seed, (uint64_t)n, wanted->backend) != 0)
+    int words = 0;
+
+    for (char *at = line; *(at += strspn(at, " \t\r\n")) != '\0';) {
+        const int quoted = *at == '\'';
+        char *const begin = at + quoted;
+        at = begin + strcspn(begin, quoted ? "'" : " \t\r\n");
+        if (words == most || (quoted && *at == '\0'))
+            return -1;
+        word[words++] = begin;
+        if (*at != '\0')
+            *at++ = '\0';
+    }
+    return words;
+}
+
+/* The problem of a line of options, as --random prints them: what it leaves open is as in `wanted`. 0, or -1 and one
+ * sentence. */
+static int problem_read(struct problem *p, char *line, const struct problem *wanted, char *why, size_t bytes)
+{
+    struct option options[PROBLEM_OPTIONS];
+    char *word[1 + 2 * PROBLEM_OPTIONS] = {"hra-check"};
+
+    *p = (struct problem)PROBLEM_DEFAULT;
+    p->backend = wanted->backend;
+    p->backward = wanted->backward;
+    const int words = cut_words(line, word + 1, 2 * PROBLEM_OPTIONS);
+    if (words < 0) {
+        snprintf(why, bytes, "more words than there are options, or a quote that does not end");
+        return -1;
+    }
+    if (options_parse(options, problem_options(options, p), 1 + words, word, why, bytes) == 0 &&
+        problem_complete(p, why, bytes) == 0)
+        return 0;
+    problem_free(p);
+    return -1;
+}
+
+/* Where the problems of a series come from: drawn from the seed of `wanted`, or lines of a file. */
+struct series {
+    const struct problem *wanted;
+    int count;  /* problems that are drawn */
+    FILE *file; /* NULL: they are drawn */
+    const char *path;
+    int line; /* of the file, last read */
+};
+
+/* The n-th problem of the series, from 0, for the wanted backend. 0 where there are no more. */
+static int series_next(struct series *s, int n, struct problem *p)
+{
+    char why[256] = "", place[512], *line = NULL;
+    size_t room = 0;
+
+    if (s->file == NULL) {
+        if (n == s->count)
+            return 0;
+        if (problem_draw(p, s->wanted->seed, (uint64_t)n, s->wanted->backend) != 0)
             world_abort("no memory", "for a problem");
-        p.backward = wanted->backward;
-        if ((text = problem_text(&p)) == NULL)
+        p->backward = s->wanted->backward;
+        if (problem_complete(p, why, sizeof(why)) != 0)
+            world_abort("a drawn problem", why);
+        return 1;
+    }
+    ssize_t length;
+    do { /* lines without words, and those that begin with # are passed over */
+        length = getline(&line, &room, s->file);
+        s->line++;
+    } while (length >= 0 && strchr("#\n\r", line[strspn(line, " \t")]) != NULL);
+    if (length >= 0 && problem_read(p, line, s->wanted, why, sizeof(why)) != 0) {
+        snprintf(place, sizeof(place), "%s, line %d", s->path, s->line);
+        world_abort(place, why);
+    }
+    free(line);
+    return length >= 0;
+}
+
+/* The problems of a series, one line each. */
+static int check_series(hra_comm *comm, struct series *s, const struct connection *connection)
+{
+    struct problem p;
+    int failures = 0, n;
+
+    for (n = 0; series_next(s, n, &p); n++) {
+        char *text = problem_text(&p);
+        if (text == NULL)
             world_abort("no memory", "for a problem");
-        if (problem_complete(&p, why, sizeof(why)) != 0)
-            world_abort(text, why);
         if (world.rank == 0) {
             printf("%4d hra-check --transport %s %s ", n + 1, connection_name(connection),
                    text); /* before it runs, in case it never ends */
@@ -728,7 +802,7 @@ static int check_series(hra_comm *comm, const struct problem *wanted, const stru
         free(text);
     }
     if (world.rank == 0)
-        printf("%d problems, %d failed\n", count, failures);
+        printf("%d problems, %d failed\n", n, failures);
     return failures > 0;
 }
 
@@ -739,10 +813,11 @@ struct arguments {
     struct connection connection;
     int count;    /* of --random, 0 without */
     char *folder; /* of --dump */
+    char *list;   /* of --list */
 };
 
 /* Options beside those of a problem. */
-enum { OWN_OPTIONS = 2 + CONNECTION_OPTIONS };
+enum { OWN_OPTIONS = 3 + CONNECTION_OPTIONS };
 
 static int usage(const char *why)
 {
@@ -762,7 +837,8 @@ static void help(const struct option *options, int count)
         "With up to %d query rows the plain error is the largest of %d orders of summation.\n"
         "--dump writes q k v do o lse dq dk dv in token order; bf16, which NumPy lacks, as f32.\n"
         "--random draws whole problems from --seed, for --backend and --backward; each line has the\n"
-        "options that repeat one. `bits` stands for all outputs: equal where every bit of them is.\n"
+        "options that repeat one; --list reads such lines. `bits` stands for all outputs: equal where every "
+        "bit of them is.\n"
         "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
         "last.\n"
         "--transport gpu, nccl and peer choose --backend cuda; a rank that does not come within --timeout "
@@ -771,21 +847,28 @@ static void help(const struct option *options, int count)
         FEW_ROWS, ORDERS);
 }
 
-/* 1: an option that says which problems are drawn, or where they run. */
-static int may_stand_beside_random(const char *name)
+/* 1: an option that says which problems make a series, or where they run. */
+static int may_stand_beside(const char *series, const char *name)
 {
-    static const char *const names[] = {"random", "seed", "transport", "timeout", "backend", "backward"};
+    static const char *const names[] = {"transport", "timeout", "backend", "backward"};
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(name, names[n]) == 0)
             return 1;
-    return 0;
+    return strcmp(name, series) == 0 || (strcmp(series, "random") == 0 && strcmp(name, "seed") == 0);
 }
 
 /* All that was asked for, on a communicator. Returns the exit status. */
 static int check_all(hra_comm *comm, struct arguments *a)
 {
-    if (a->count > 0)
-        return check_series(comm, &a->problem, &a->connection, a->count);
+    struct series series = {.wanted = &a->problem, .count = a->count, .path = a->list};
+    if (a->list != NULL && (series.file = fopen(a->list, "r")) == NULL)
+        world_abort(a->list, strerror(errno));
+    if (a->count > 0 || a->list != NULL) {
+        const int result = check_series(comm, &series, &a->connection);
+        if (series.file != NULL)
+            fclose(series.file);
+        return result;
+    }
     char *text = problem_text(&a->problem);
     if (world.rank == 0 && text != NULL)
         printf("hra-check --transport %s %s\n", connection_name(&a->connection), text);
@@ -804,6 +887,8 @@ static int run(int argc, char **argv, struct arguments *a)
         {"dump", "DIR", "write the tensors there as .npy, in token order", OPTION_TEXT, &a->folder, 0, 0,
          NULL, 0},
         {"random", "COUNT", "check that many random problems", OPTION_INT, &a->count, 1, 1000000, NULL, 0},
+        {"list", "FILE", "check the problems of a file, on each line the options of one", OPTION_TEXT,
+         &a->list, 0, 0, NULL, 0},
     };
     hra_comm *comm = NULL;
     char why[512];
@@ -818,9 +903,10 @@ static int run(int argc, char **argv, struct arguments *a)
     }
     if (parsed != 0)
         return usage(why);
-    for (int n = 0; a->count > 0 && n < all; n++)
-        if (options[n].given && !may_stand_beside_random(options[n].name)) {
-            snprintf(why, sizeof(why), "--%s: --random draws the whole problem", options[n].name);
+    const char *const series = a->count > 0 ? "random" : a->list != NULL ? "list" : NULL;
+    for (int n = 0; series != NULL && n < all; n++)
+        if (options[n].given && !may_stand_beside(series, options[n].name)) {
+            snprintf(why, sizeof(why), "--%s: --%s says the whole problem", options[n].name, series);
             return usage(why);
         }
     if (problem_complete(&a->problem, why, sizeof(why)) != 0 ||
@@ -850,5 +936,6 @@ int main(int argc, char **argv)
     const int result = run(argc, argv, &a);
     problem_free(&a.problem);
     free(a.folder);
+    free(a.list);
     return world_end(result);
 }

@@ -3,9 +3,10 @@
 # nor Criterion, so that a checkout can be carried there with its build folder.
 #     tests/gpu/run.sh [BUILD=DIR] [COMMIT=NAME] [STEP ...]     all steps, or those named
 # A step is a list of commands; one that cannot run here, for want of mpirun or compute-sanitizer, counts as not run. One
-# line a step, after it what failed; everything that was printed is in DIR/gpu-logs. A run of all steps writes
-# docs/gpu-results.md. FAULTS in the environment is how many faults faults_of_ranks draws; default 100. Exit status: 0 all
-# passed, 1 something failed, 2 nothing failed but not all was run.
+# line a step, after it what failed; everything that was printed is in DIR/gpu-logs. What steps found is kept in DIR/gpu-steps;
+# once all have been run on a commit, in one call or in several, docs/gpu-results.md is written. FAULTS in the environment is
+# how many faults faults_of_ranks draws; default 100. Exit status: 0 all passed, 1 something failed, 2 nothing failed but
+# not all was run.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 BUILD=build
@@ -84,12 +85,21 @@ planted() {
     sanitize "$1" "$BUILD/tests/gpu-fault" none || { echo "$1 reports what is right"; return 1; }
     ! sanitize "$1" "$BUILD/tests/gpu-fault" "$2" || { echo "$1 does not find the fault '$2'"; return 1; }
 }
-export -f check worker ranks over one_queue twice sanitize planted
 
-# ---- The steps: a command a line ----
+# FUNCTION ARGUMENT...: hra-check of the problems that the function prints, options a line, in one process.
+listed() {
+    local list
+    list=$(mktemp) || return 1
+    "$@" >"$list"
+    check --list "$list"
+    local status=$?
+    rm -f "$list"
+    return $status
+}
 
-every_mask_and_order() {
-    local type order mask row=0
+# TYPE ORDER: every mask.
+masks_of() {
+    local mask row=0
     local masks=(
         'full' 'causal' 'window(100,0)' 'window(-,17)' 'window(30,-5)' 'grid(3,4)' 'neighbourhood(7,5)'
         'neighbourhood(8,9; 2,3)' 'docs(1,127,200,30,122)' 'dilated(96,3)' 'dilated(96,3,head,both)'
@@ -99,18 +109,15 @@ every_mask_and_order() {
         'heads(0-1: causal; 2: full; 3: window(9,9))' 'batches(0: causal; 1: docs(240,240))' 'mix(causal; window(20,20); full)'
         'longnet(60:1, 240:4, 480:8)' '!causal' '!(grid(2,2) | global(3))' 'causal & docs(250,230)' 'window(5,5) | dilated(480,7)'
     )
-    for type in bf16 f16 f32; do
-        for order in identity hilbert boxes:8x8 morton snake random:5; do
-            for mask in "${masks[@]}"; do
-                row=$((row + 1))
-                echo "check --grid 24x20 --batch 2 --heads 4 --kv-heads 2 --dtype $type --order $order --mask '$mask' --seed $row"
-            done
-        done
+    for mask in "${masks[@]}"; do
+        row=$((row + 1))
+        echo "--grid 24x20 --batch 2 --heads 4 --kv-heads 2 --dtype $1 --order $2 --mask '$mask' --seed $row"
     done
 }
 
-every_size() {
-    local type size row=1000
+# TYPE: head sizes, tokens, groups of heads, options.
+sizes_of() {
+    local size row=1000
     local sizes=(
         '--tokens 1' '--tokens 2 --heads 1' '--tokens 127' '--tokens 128' '--tokens 129' '--tokens 1025 --heads 2'
         "--tokens 3000 --heads 1 --mask 'window(200,50)'" '--tokens 300 --dim 1' '--tokens 300 --dim 3 --dim-v 5'
@@ -120,13 +127,25 @@ every_size() {
         '--tokens 300 --heads 6 --kv-heads 3' "--tokens 300 --batch 3 --head0 2 --mask 'dilated(64,4,head)'"
         '--tokens 300 --scale -0.3' '--tokens 300 --order morton --saved qkv --backward cublas --dlse'
     )
+    for size in "${sizes[@]}"; do
+        row=$((row + 1))
+        echo "$size --dtype $1 --seed $row"
+    done
+}
+export -f check worker ranks over one_queue twice sanitize planted listed masks_of sizes_of
+
+# ---- The steps: a command a line ----
+
+every_mask_and_order() {
+    local type order
     for type in bf16 f16 f32; do
-        for size in "${sizes[@]}"; do
-            row=$((row + 1))
-            echo "check $size --dtype $type --seed $row"
+        for order in identity hilbert boxes:8x8 morton snake random:5; do
+            echo "listed masks_of $type $order"
         done
     done
 }
+
+every_size() { printf 'listed sizes_of %s\n' bf16 f16 f32; }
 
 random_problems() {
     echo "check --random 200"
@@ -227,26 +246,34 @@ sanitizers() {
 
 # ---- Running them ----
 
-# ID SECONDS COMMAND: one line of a list. Its output goes to a file of its own, its result to results.
+# ID SECONDS COMMAND: one line of a list. Its output goes to a file of its own, its result to results. It counts as many times
+# as hra-check says that it has checked problems, some of which may have failed; else once.
 one() {
-    local id=$1 limit=$2 status=0 result=passed
+    local id=$1 limit=$2 status=0 result=passed all=1 bad=1
     timeout -k 5 "$limit" bash -c "$3" >"$logs/$id" 2>&1 </dev/null || status=$?
     case $status in
         0) ;;
         77) result='not run' ;;
         *) result=failed ;;
     esac
-    printf '%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$3" >>"$logs/results"
+    read -r all bad < <(sed -n 's/^\([0-9]\+\) problems, \([0-9]\+\) failed$/\1 \2/p' "$logs/$id" | tail -n 1 | grep . || echo 1 1)
+    [ $result != passed ] || bad=0
+    [ "$all" -eq "$bad" ] || printf '%s\tpassed\t%s\t%s\t%s\n' "$id" "$status" $((all - bad)) "$3" >>"$logs/results"
+    [ "$bad" -eq 0 ] || printf '%s\t%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$bad" "$3" >>"$logs/results"
 }
 export -f one
 
 passed=0
 failed=0
 not_run=0
-table=
+all_steps=()
+
+# RESULT: how many problems had it.
+count_of() { awk -F '\t' -v result="$1" '$2 == result {n += $4} END {print n + 0}' "$logs/results"; }
 
 step() { # NAME, JOBS side by side, SECONDS for each, what it is in words
     local name=$1 jobs=$2 limit=$3 began=$SECONDS n=0 p f u line
+    all_steps+=("$name")
     if [ ${#steps[@]} -gt 0 ] && [[ ! " ${steps[*]} " == *" $name "* ]]; then
         return 0
     fi
@@ -255,51 +282,70 @@ step() { # NAME, JOBS side by side, SECONDS for each, what it is in words
         n=$((n + 1))
         printf '%s\0%s\0%s\0' "$name-$n" "$limit" "$line"
     done | xargs -0 -n 3 -P "$jobs" bash -c 'one "$@"' one
-    p=$(awk -F '\t' '$2 == "passed"' "$logs/results" | wc -l)
-    f=$(awk -F '\t' '$2 == "failed"' "$logs/results" | wc -l)
-    u=$(($("$name" | wc -l) - p - f)) # what left no result did not run either
+    p=$(count_of passed)
+    f=$(count_of failed)
+    # What left no result did not run either.
+    u=$(($(count_of 'not run') + $("$name" | wc -l) - $(cut -f 1 "$logs/results" | sort -u | wc -l)))
     passed=$((passed + p))
     failed=$((failed + f))
     not_run=$((not_run + u))
-    table+="| $name | $4 | $p | $f | $u | $((SECONDS - began)) |"$'\n'
+    {
+        echo "$commit"
+        echo "$p $f $u"
+        echo "| $name | $4 | $gpu_names | $p | $f | $u | $((SECONDS - began)) |"
+        awk -F '\t' '$2 != "passed" {printf "    %s: %s\n", $2, $5}' "$logs/results"
+    } >"$kept/$name"
     printf '%-22s %4d passed %4d failed %4d not run %5d s\n' "$name" "$p" "$f" "$u" $((SECONDS - began))
-    while IFS=$'\t' read -r id _ status line; do
+    while IFS=$'\t' read -r id _ status _ line; do
         printf 'FAILED  %s, exit status %s: %s\n' "$id" "$status" "$line"
         tail -n 25 "$logs/$id"
     done < <(awk -F '\t' '$2 == "failed"' "$logs/results" | head -n 10)
-    awk -F '\t' '$2 != "passed"' "$logs/results" >>"$logs/not-passed"
 }
 
+# The kept results of all steps; fails where one is missing or of another commit.
 write_results() {
-    local driver commit=$COMMIT
-    driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
-    if [ -z "$commit" ]; then
-        commit=$(git rev-parse --short HEAD 2>/dev/null) || commit='not known: no git here'
-        [ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=', with changes'
-    fi
+    local name rows=() p=0 f=0 u=0 counts
+    for name in "${all_steps[@]}"; do
+        if [ "$(head -n 1 "$kept/$name" 2>/dev/null)" != "$commit" ]; then
+            echo "docs/gpu-results.md is not written: $name has not been run on $commit" >&2
+            return 1
+        fi
+        read -r -a counts < <(sed -n 2p "$kept/$name")
+        p=$((p + counts[0])) f=$((f + counts[1])) u=$((u + counts[2]))
+        rows+=("$(sed -n 3p "$kept/$name")")
+    done
     cat <<END
 # What the tests on GPUs found
 
-Written by \`tests/gpu/run.sh\`, one command on a machine with a GPU. What could not run there counts as not run, never as
-passed.
+Written by \`tests/gpu/run.sh\` on machines with GPUs. What could not run there counts as not run, never as passed.
 
 | | |
 |---|---|
 | commit | $commit |
 | date | $(date -u +%Y-%m-%d) |
-| GPU | $(echo "$gpus" | sort | uniq -c | awk '{n = $1; $1 = ""; print n " x" $0}' | paste -sd ';') |
-| driver | $driver |
+| driver | $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) |
 | CUDA compiler | $(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p' | grep . || echo 'not here') |
-| result | $passed passed, $failed failed, $not_run not run |
+| result | $p passed, $f failed, $u not run |
 
-| step | what | passed | failed | not run | s |
-|---|---|---|---|---|---|
-$table
+| step | what | GPUs | passed | failed | not run | s |
+|---|---|---|---|---|---|---|
+$(printf '%s\n' "${rows[@]}")
 END
-    [ -s "$logs/not-passed" ] || return 0
-    printf 'What did not pass:\n\n'
-    awk -F '\t' '{printf "    %s: %s\n", $2, $4}' "$logs/not-passed"
+    [ $((f + u)) -gt 0 ] || return 0
+    printf '\nWhat did not pass:\n\n'
+    for name in "${all_steps[@]}"; do
+        sed 1,3d "$kept/$name"
+    done
 }
+
+commit=$COMMIT
+if [ -z "$commit" ]; then
+    commit=$(git rev-parse --short HEAD 2>/dev/null) || commit='not known: no git here'
+    [ -z "$(git status --porcelain 2>/dev/null)" ] || commit+=', with changes'
+fi
+gpu_names=$(echo "$gpus" | sort | uniq -c | awk '{n = $1; $1 = ""; print n " x" $0}' | paste -sd ';')
+kept=$BUILD/gpu-steps # what steps found, from one call to the next
+mkdir -p "$kept" || exit 1
 
 cores=$(nproc)
 jobs=$((cores < 16 ? cores : 16))
@@ -317,6 +363,8 @@ step faults_of_ranks 1 $((120 + 8 * FAULTS)) "$FAULTS faults: ranks killed, held
 step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
 step sanitizers "$jobs" 300 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
 echo "$passed passed, $failed failed, $not_run not run"
-[ ${#steps[@]} -gt 0 ] || write_results >docs/gpu-results.md
+if results=$(write_results); then
+    echo "$results" >docs/gpu-results.md
+fi
 [ "$failed" -eq 0 ] || exit 1
 [ "$not_run" -eq 0 ] || exit 2
