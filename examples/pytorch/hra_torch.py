@@ -1201,12 +1201,13 @@ def _check_ranks(plan, q, k, v, do):
     _same((plan.take(whole.to(q.device)),), (mine,))
     _same((whole,), (sum(of_all(plan.scatter(mine).cpu())),))
 
-    attend = HraAttention("causal", tokens=300, comm=comm)
+    attend = HraAttention("causal", tokens=300, shard="contiguous", comm=comm)
     rows = attend.plan_for(heads=2, dim=32, dtype=q.dtype).rows
     assert rows == plan.rows and attend.plan_for(heads=2, dim=32, dtype=q.dtype).comm is comm
     o = attend(q, k, v)
     _same(_gradients(plan, q, k, v, do), (o, *torch.autograd.grad(o, (q, k, v), do)))
-    assert HraAttention("causal", tokens=300, comm=comm).plan(q, k, v) is attend.plan(q, k, v)
+    other = HraAttention("causal", tokens=300, shard="contiguous", comm=comm)
+    assert other.plan(q, k, v) is attend.plan(q, k, v)
     _refused(ValueError, "tokens or grid", HraAttention, "causal", comm=comm)
 
     if comm.ranks > 1:
@@ -1252,7 +1253,7 @@ def _check_all(device, comm=None):
     for check in checks:
         seed = torch.Generator().manual_seed(2)
         plan = Plan("causal", tokens=300, heads=2, dim=32, dtype=torch.float32, comm=comm,
-                    backend=device.type)
+                    shard="contiguous", backend=device.type)  # every rank has rows
         q, k, v, do = (plan.take(torch.randn(1, 300, 2, 32, generator=seed)).to(device)
                        for _ in range(4))
         failed += _run(check, device, plan, *(t.requires_grad_() for t in (q, k, v)), do)

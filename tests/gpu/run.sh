@@ -55,6 +55,14 @@ over() {
     ranks "$@"
 }
 
+# COUNT: the PyTorch binding's test of itself, on one rank without torchrun.
+bound() {
+    python3 -c 'import torch' 2>/dev/null && [ "$1" -le "$gpu_count" ] || return 77
+    local start=(python3)
+    [ "$1" -eq 1 ] || start=(torchrun --standalone --nproc-per-node "$1")
+    HRA_LIBRARY=$BUILD/libhra.so "${start[@]}" examples/pytorch/hra_torch.py | tee /dev/stderr | grep -q '^all ok'
+}
+
 # COMMAND...: as hosts of Megatron run, with one queue for all streams of a process.
 one_queue() { CUDA_DEVICE_MAX_CONNECTIONS=1 "$@"; }
 
@@ -132,7 +140,7 @@ sizes_of() {
         echo "$size --dtype $1 --seed $row"
     done
 }
-export -f check worker ranks over one_queue twice sanitize planted listed masks_of sizes_of
+export -f check worker ranks over bound one_queue twice sanitize planted listed masks_of sizes_of
 
 # ---- The steps: a command a line ----
 
@@ -221,6 +229,8 @@ beside_nccl() {
         echo "over nccl 2 \$BUILD/tests/gpu-ring ways $transport"
     done
 }
+
+pytorch() { printf 'bound %s\n' 1 2; }
 
 faults_of_ranks() {
     echo "tests/gpu/faults.sh $FAULTS"
@@ -359,6 +369,7 @@ step transports 1 300 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100
 step rings 1 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, memory, late ranks'
 step single_queue 1 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
 step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
+step pytorch 1 300 'the PyTorch binding against attention written out, on one rank and on two under torchrun'
 step faults_of_ranks 1 $((120 + 8 * FAULTS)) "$FAULTS faults: ranks killed, held up, absent, with another plan"
 step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
 step sanitizers "$jobs" 300 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
