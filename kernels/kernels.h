@@ -180,5 +180,6 @@ struct hra_backend {
 
 extern const struct hra_backend hra_backend_cpu;
 extern const struct hra_backend hra_backend_cuda; /* in builds with HRA_CUDA */
+extern const struct hra_backend hra_backend_sm90; /* likewise */
 
 #endif

@@ -183,7 +183,7 @@ static hra_status check_options(const hra_options *o)
     if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_RING)
         return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
                         (int)o->schedule);
-    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_CUDA)
+    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_SM90)
         return HRA_FAIL(HRA_ERR_ARG, "options.backend is %d, which is no hra_backend_kind", (int)o->backend);
     if (o->backward < HRA_BACKWARD_AUTO || o->backward > HRA_BACKWARD_CUBLAS)
         return HRA_FAIL(HRA_ERR_ARG, "options.backward is %d, which is no hra_backward_kind",
@@ -218,14 +218,15 @@ static hra_status find_backend(hra_plan *plan)
     if (transport->device_only && plan->options.backend == HRA_BACKEND_CPU)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is cpu; over %s K/V travel between GPUs",
                         transport->name);
-    if (!transport->device_only && plan->options.backend != HRA_BACKEND_CUDA)
+    if (!transport->device_only && plan->options.backend < HRA_BACKEND_CUDA)
         return HRA_OK;
 #ifdef HRA_CUDA
-    plan->backend = &hra_backend_cuda;
+    plan->backend = plan->options.backend == HRA_BACKEND_SM90 ? &hra_backend_sm90 : &hra_backend_cuda;
     plan->staged = transport->host_only && plan->comm->ranks > 1;
     return HRA_OK;
 #else
-    return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is cuda; this library was built without CUDA");
+    return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is %s; this library was built without CUDA",
+                    plan->options.backend == HRA_BACKEND_SM90 ? "sm90" : "cuda");
 #endif
 }
 

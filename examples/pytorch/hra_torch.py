@@ -51,7 +51,7 @@ VERSION = "0.1.0"  # the hra.h that the structs below repeat
 TYPES = {torch.float64: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
 TYPE_NAMES = {torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16",
               torch.float16: "f16"}
-BACKENDS = {"cpu": 1, "cuda": 2}
+BACKENDS = {"cpu": 1, "cuda": 2, "sm90": 3}
 BACKWARDS = {"auto": 0, "fused": 1, "cublas": 2}
 SAVED = {"nothing": 0, "qkv": 1}
 SHARDS = {"auto": 0, "contiguous": 1, "zigzag": 2, "balanced": 3}
@@ -518,8 +518,8 @@ class Plan(_Shared):
     backward  "auto", "fused" or "cublas"
     saved     "nothing" or "qkv": what forward keeps for backward
     shard     "auto", "contiguous", "zigzag" or "balanced"
-    backend   "cpu" or "cuda", by default "cuda" where there is one; tensors of a CUDA plan lie on
-              the GPU that was current when it was made
+    backend   "cpu", "cuda" or "sm90", by default "cuda" where there is one; tensors of a plan on a
+              GPU lie on the one that was current when it was made
     comm      by default the one rank of this process; over several ranks making a plan is
               collective, and its tensors are the rank's own rows
     """
@@ -544,7 +544,7 @@ class Plan(_Shared):
                            dim_v=self.dim_v, tokens=self.tokens, scale=scale or 0,
                            type=_choose(TYPES, dtype, "dtype"))
         options = _Options(shard=_choose(SHARDS, shard, "shard"),
-                           backend=_choose(BACKENDS, self.device.type, "backend"),
+                           backend=_choose(BACKENDS, backend or self.device.type, "backend"),
                            backward=_choose(BACKWARDS, backward, "backward"),
                            saved=_choose(SAVED, saved, "saved"))
         with _on(self.device), self.comm.lock:

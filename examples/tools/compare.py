@@ -53,6 +53,7 @@ import hra_torch  # noqa: E402
 torch._functorch.config.donated_buffer = False
 
 DEVICE = "cuda"        # the current one
+BACKEND = "cuda"       # HRA's, by --backend
 BLOCK = 128            # tokens on a side of FlexAttention's blocks
 WARM_UP = 3            # rounds before those that count
 FLUSH_BYTES = 1 << 28  # more than the L2 cache of any GPU
@@ -348,7 +349,7 @@ def make_hra(name, case, inputs, tokens):
         *qkv, gradient = inputs.along("identity", None)
         return Contestant(name, lambda *t: turned(module(*map(turned, t))), qkv, gradient,
                           lambda t: t)
-    plan = plan_of(case, order, DEVICE)
+    plan = plan_of(case, order, BACKEND)
     tokens = plan.row_index()[1]
     *qkv, gradient = inputs.along(order, tokens)
     return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)), qkv,
@@ -431,7 +432,7 @@ class Split:
                           alone=f"{kernel}-alone")
 
     def make_hra(self, name, comm):
-        plan = plan_of(self.case, "identity", comm=comm)
+        plan = plan_of(self.case, "identity", BACKEND, comm)
         *qkv, gradient = self.inputs.along(name if comm else "identity", plan.row_tokens)
         home = self.together(plan.row_tokens) if comm else homeward(self.whole)
         return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)),
@@ -709,7 +710,8 @@ def run_all(options, about):
         if not clear() and options.case[done:]:
             print("the GPU is lost to this process: the other cases go on in a new one", flush=True)
             rest = ["--failed", "--repeat", str(options.repeat), "--peers", *options.peers,
-                    *["--out-only"] * options.out_only, "--case", *options.case[done:]]
+                    *["--out-only"] * options.out_only, "--backend", options.backend,
+                    "--case", *options.case[done:]]
             if options.json:
                 rest += ["--json", options.json]
             os.execv(sys.executable, [sys.executable, __file__, *rest])
@@ -730,6 +732,8 @@ def parse():
     parser.add_argument("--peers", nargs="*", metavar="NAME", choices=peers, default=peers,
                         help="only these beside HRA, of " + ", ".join(peers))
     parser.add_argument("--out-only", action="store_true", help="no backward")
+    parser.add_argument("--backend", choices=("cuda", "sm90"), default="cuda",
+                        help="HRA's (default cuda)")
     parser.add_argument("--ranks", action="store_true",
                         help="the cases for several ranks; under torchrun, a GPU for each")
     parser.add_argument("--transport", nargs="+", metavar="NAME", choices=hra_torch.TRANSPORTS,
@@ -753,7 +757,9 @@ def parse():
 
 
 def main():
+    global BACKEND
     options = parse()
+    BACKEND = options.backend
     if options.list:
         for name, case in {**CASES, **RANKS_CASES}.items():
             print(f"{name:17}{case.tokens:7} tokens {case.heads:3} x {case.dim:3}  {case.mask}"

@@ -66,7 +66,7 @@ static int open_gpu(int index)
 int device_open(hra_backend_kind backend, int index)
 {
 #ifdef HRA_HAVE_CUDA
-    if (backend == HRA_BACKEND_CUDA)
+    if (backend >= HRA_BACKEND_CUDA)
         return open_gpu(index);
 #endif
     (void)backend;

@@ -87,7 +87,7 @@ static const struct form whole_form = {0, 0, 0, 0};
 static struct form draw_form(const struct problem *p)
 {
     const uint64_t drawn = random_bits(p->seed, TENSORS);
-    const int cuda = p->backend == HRA_BACKEND_CUDA;
+    const int cuda = p->backend >= HRA_BACKEND_CUDA;
     return (struct form){.seq_first = drawn & 1,
                          .unit = cuda ? 16 : 0,
                          .gap = cuda && (drawn >> 1) % 3 == 0 ? 3 : 0,

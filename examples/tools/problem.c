@@ -43,8 +43,11 @@ static const struct option_choice shards[] = {{"auto", HRA_SHARD_AUTO},
                                               {NULL, 0}};
 static const struct option_choice schedules[] = {
     {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {NULL, 0}};
-static const struct option_choice backends[] = {
-    {"auto", HRA_BACKEND_AUTO}, {"cpu", HRA_BACKEND_CPU}, {"cuda", HRA_BACKEND_CUDA}, {NULL, 0}};
+static const struct option_choice backends[] = {{"auto", HRA_BACKEND_AUTO},
+                                                {"cpu", HRA_BACKEND_CPU},
+                                                {"cuda", HRA_BACKEND_CUDA},
+                                                {"sm90", HRA_BACKEND_SM90},
+                                                {NULL, 0}};
 static const struct option_choice backwards[] = {
     {"auto", HRA_BACKWARD_AUTO}, {"fused", HRA_BACKWARD_FUSED}, {"cublas", HRA_BACKWARD_CUBLAS}, {NULL, 0}};
 static const struct option_choice saveds[] = {
@@ -803,21 +806,24 @@ static char *draw_order(const struct problem *p, struct draw *d)
 int problem_draw(struct problem *out, uint64_t seed, uint64_t number, hra_backend_kind backend)
 {
     static const hra_type drawn[] = {HRA_F64, HRA_F32, HRA_BF16, HRA_F16};
-    const int cuda = backend == HRA_BACKEND_CUDA;
+    const int cuda = backend >= HRA_BACKEND_CUDA, sm90 = backend == HRA_BACKEND_SM90;
     struct problem p = PROBLEM_DEFAULT;
     struct draw d = {random_bits(seed, number), 0};
 
     p.backend = backend;
     p.seed = random_bits(d.series, UINT64_MAX) % 1000000;
-    p.type = drawn[between(&d, cuda, 3)]; /* GPUs have no f64 */
-    if (cuda && random_bits(d.series, UINT64_MAX - 2) % 2 == 1)
+    p.type = drawn[between(&d, sm90 ? 2 : cuda, 3)]; /* GPUs have no f64 */
+    if (cuda && !sm90 && random_bits(d.series, UINT64_MAX - 2) % 2 == 1)
         p.saved = HRA_SAVED_QKV;
     p.shard = (hra_shard)between(&d, HRA_SHARD_AUTO, HRA_SHARD_BALANCED);
     p.threads = (int)between(&d, 1, 3);
     p.dlse = (int)between(&d, 0, 1);
     draw_tokens(&p, &d);
     draw_sizes(&p, &d);
+    if (sm90)
+        p.dim = p.dim_v = between(&d, 0, 1) ? 64 : 128;
     draw_scale(&p, &d);
+    p.scale = sm90 ? fabs(p.scale) : p.scale;
 
     const hra_domain domain = domain_of(&p);
     p.order = draw_order(&p, &d);

@@ -418,15 +418,17 @@ typedef enum hra_schedule_kind {
 typedef enum hra_backend_kind {
     HRA_BACKEND_AUTO = 0, /* the CPU */
     HRA_BACKEND_CPU,
-    HRA_BACKEND_CUDA /* the device that is current when the plan is made; f32, bf16, f16. Over MPI messages go
-                        through memory of the host, and calls return when done */
+    HRA_BACKEND_CUDA, /* the device that is current when the plan is made; f32, bf16, f16. Over MPI messages go
+                         through memory of the host, and calls return when done */
+    HRA_BACKEND_SM90  /* the same on devices of compute capability 9.0, forward in one kernel: bf16, f16,
+                         dim = dim_v = 64 or 128, scale > 0, nothing saved */
 } hra_backend_kind;
 
 /* How a backend computes gradients. */
 typedef enum hra_backward_kind {
     HRA_BACKWARD_AUTO = 0, /* the backend's best */
     HRA_BACKWARD_FUSED,    /* one kernel for dQ, dK and dV; no backend has one so far */
-    HRA_BACKWARD_CUBLAS    /* products of cuBLAS around small kernels: the CUDA backend */
+    HRA_BACKWARD_CUBLAS    /* products of cuBLAS around small kernels: the CUDA backends */
 } hra_backward_kind;
 
 /* What a forward keeps for its backward in `saved`. */
@@ -497,7 +499,7 @@ typedef struct hra_plan_info {
     hra_shard shard;              /* the one chosen */
     int blocking;                 /* 1: forward and backward return when done; 0: they enqueue */
     int threads;                  /* CPU threads of this rank */
-    const char *backend;          /* "cpu" or "cuda" */
+    const char *backend;          /* "cpu", "cuda" or "sm90" */
     const char *transport;        /* "self", "mpi" or "model" */
     const char *schedule;         /* "ring" */
     const char *backward;         /* how gradients are computed: "cpu" or "cublas" */

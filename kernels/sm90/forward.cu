@@ -1,0 +1,587 @@
+/* forward.cu - see forward.h. Attention forward over lists of key tiles, for sm_90a.
+ *
+ * Scores are kept in units of log 2: t = scale log2(e) q.k. Per row of queries and tile of keys, with the
+ * reference m, the largest t so far:
+ *     m' = max(m, max t)    p = 2^(t - m')    l = l 2^(m - m') + sum p    O = O 2^(m - m') + p V
+ * Where no row of a warp has a larger t than before, the factors are 1 and nothing is multiplied. A row
+ * without a key so far has m = -inf; 0 is subtracted instead, so that (-inf) - (-inf) is never computed. Each
+ * thread keeps the sum of its own columns; the four of a row are added when the item ends. So the order of
+ * all sums is that of the list.
+ *
+ * Grid     one block a multiprocessor, each takes items from the list until none is left
+ * Block    3 warpgroups
+ *   0      one thread copies tiles of Q, K and V into shared memory; the other threads leave
+ *   1, 2   consumers, 64 query rows each
+ * Tile     128 query rows, 128 key rows, D = 64 or 128 channels
+ *
+ * The list of all tiles of all items of a block is one pipeline. Its step g issues S(g) = Q K(g)^T and then
+ * O += P(g - 1) V(g - 1), and while the second runs computes P(g); at the first tile of an item, the second
+ * product is the last one of the item before, whose outputs are then written while the other warpgroup's
+ * products run. The two consumers take turns at issuing, so that the products of one run during the
+ * arithmetic of the other.
+ *
+ * Shared memory                              D = 128   D = 64
+ *   q     [2][D / 64][128][64]                 65536    32768   tile of this item and of the next one
+ *   ring  [SLOTS][D / 64][128][64]         5 * 32768  8 * 16384 K and V: K(0) K(1) V(0) K(2) V(1) ...
+ *   items, barriers, tiles                       260      320   limit 232448 with 1023 for alignment
+ *
+ * Barriers         arrivals                              waited on by      first wait
+ *   full[slot]     1, plus the bytes of the tile         256 consumers     parity 0
+ *   empty[slot]    8, a lane of each consumer warp when  the producer      parity 1: passes at once
+ *                  its products have read the slot
+ *   full_q[2]      as full                               256 consumers     parity 0
+ *   empty_q[2]     as empty                              the producer      parity 1
+ *   numbered 1, 2  consumer 1, 2 may issue: 128 that     that consumer
+ *                  wait, 128 of the other that have issued
+ *
+ * Nobody waits in a circle: a slot is filled when the one SLOTS before it is empty, and consumers empty slots
+ * in the order of the ring, waiting for no later one but the very next; so any number of slots from 2 on will
+ * do. Q of an item is copied when the last but one item before has no more scores to come, which needs
+ * nothing that is copied after it. */
+#include "kernels/sm90/forward.h"
+
+#include "kernels/sm90/ptx.h"
+
+#include <cstddef>
+
+namespace
+{
+
+constexpr int T = HRA_TILE, THREADS = 128 + HRA_SM90_CONSUMERS, WARPS = HRA_SM90_CONSUMERS / 32;
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232; /* 128 (40 + 2 * 232) = 64512 of 65536 */
+constexpr int ITEMS = 4; /* one is read until its outputs are written, while the next two may be there */
+constexpr float NOTHING = -INFINITY;
+
+/* What stands with a slot of the ring: of a K the bitmap as in hra_sm90_entry, and FIRST if it is the first
+ * of an item; END with the V of the last tile of all. */
+constexpr uint32_t TILE_BITMAP = (UINT32_C(1) << HRA_SM90_CHUNK_BIT) - 1;
+constexpr uint32_t TILE_FIRST = UINT32_C(1) << 31, TILE_END = UINT32_C(1) << 30;
+
+template <int D> struct alignas(1024) shared {
+    static constexpr int SLOTS = D == 128 ? 5 : 8;
+    static constexpr uint32_t TILE_BYTES = T * D * 2;
+
+    uint16_t q[2][D / 64][T][64];
+    uint16_t ring[SLOTS][D / 64][T][64];
+    hra_sm90_item item[ITEMS];
+    uint64_t full[SLOTS], empty[SLOTS], full_q[2], empty_q[2];
+    uint32_t tile[SLOTS];
+};
+
+/* The block's dynamic shared memory begins anywhere. */
+template <int D> constexpr size_t SHARED_BYTES = sizeof(shared<D>) + 1023;
+static_assert(offsetof(shared<128>, item) == 229376 && SHARED_BYTES<128> <= 232448, "the table is stale");
+static_assert(offsetof(shared<64>, item) == 163840 && SHARED_BYTES<64> <= 232448, "the table is stale");
+
+/* A slot of the ring, and the parity of its present use. */
+template <int D> struct cursor {
+    int slot = 0;
+    uint32_t parity = 0;
+
+    __device__ __forceinline__ cursor next() const
+    {
+        const bool wraps = slot + 1 == shared<D>::SLOTS;
+        return {wraps ? 0 : slot + 1, parity ^ (uint32_t)wraps};
+    }
+};
+
+/* ---- The producer ---- */
+
+/* Copy the tile at `row` into the next slot of the ring. */
+template <int D>
+__device__ __forceinline__ void fill(shared<D> &s, cursor<D> &at, const CUtensorMap *map, int row, int head,
+                                     int batch, uint32_t tile)
+{
+    barrier_wait(shared_address(&s.empty[at.slot]), at.parity ^ 1);
+    s.tile[at.slot] = tile;
+    barrier_expect(shared_address(&s.full[at.slot]), shared<D>::TILE_BYTES);
+    load_box(shared_address(s.ring[at.slot]), map, shared_address(&s.full[at.slot]), row, head, batch);
+    at = at.next();
+}
+
+/* A V that is to be copied behind the K of the tile after it. */
+struct owed {
+    const CUtensorMap *map;
+    int row, head, batch;
+};
+
+template <int D> __device__ void produce(const hra_sm90_forward &a, shared<D> &s)
+{
+    cursor<D> at;
+    owed v = {nullptr, 0, 0, 0};
+    uint32_t turn = 0;
+
+    prefetch_map(&a.q);
+    prefetch_map(&a.k[0]);
+    prefetch_map(&a.v[0]);
+    for (int index = blockIdx.x; index < a.items; turn++) {
+        const int taken = atomicAdd(a.next, 1); /* the answer has the time of an item to come */
+        const hra_sm90_item item = a.item[index];
+        hra_sm90_entry entry = a.entry[item.entry0];
+
+        barrier_wait(shared_address(&s.empty_q[turn % 2]), turn / 2 % 2 ^ 1);
+        s.item[turn % ITEMS] = item;
+        barrier_expect(shared_address(&s.full_q[turn % 2]), shared<D>::TILE_BYTES);
+        load_box(shared_address(s.q[turn % 2]), &a.q, shared_address(&s.full_q[turn % 2]), item.row0,
+                 item.head, item.batch);
+        for (uint32_t n = 0; n < item.entries; n++) {
+            const hra_sm90_entry after = a.entry[item.entry0 + (n + 1 < item.entries ? n + 1 : n)];
+            const int chunk = entry.tile >> HRA_SM90_CHUNK_BIT, head = item.head_kv - a.head0[chunk];
+
+            fill<D>(s, at, &a.k[chunk], entry.row, head, item.batch,
+                    (entry.tile & TILE_BITMAP) | (n == 0 ? TILE_FIRST : 0));
+            if (v.map != nullptr)
+                fill<D>(s, at, v.map, v.row, v.head, v.batch, 0);
+            v = {&a.v[chunk], (int)entry.row, head, item.batch};
+            entry = after;
+        }
+        index = gridDim.x + taken;
+    }
+    fill<D>(s, at, v.map, v.row, v.head, v.batch, TILE_END);
+}
+
+/* ---- The consumers ---- */
+
+/* What a thread knows of its two rows. */
+struct rows_state {
+    float high[2]; /* the reference, log 2 */
+    float sum[2];  /* of this thread's columns */
+};
+
+/* S = Q K^T is under way; 64 rows of queries and a tile of keys at these addresses. */
+template <typename X, int D>
+__device__ __forceinline__ void begin_scores(float (&scores)[64], uint32_t q_address, uint32_t k_address)
+{
+    constexpr int CHUNK = T * 128 / 16; /* from 64 channels to the next, in units of descriptors */
+    const uint64_t q = matrix_by_columns(q_address), k = matrix_by_columns(k_address);
+
+    pin(scores);
+    products_begin();
+    multiply_shared<X, 0>(scores, q, k);
+#pragma unroll
+    for (int step = 1; step < D / 16; step++)
+        multiply_shared<X, 1>(scores, q + step / 4 * CHUNK + step % 4 * 2,
+                              k + step / 4 * CHUNK + step % 4 * 2);
+    products_commit();
+}
+
+/* O += P V is under way. */
+template <typename X, int D>
+__device__ __forceinline__ void begin_output(float (&out)[D / 2], uint32_t (&p)[32], uint32_t v_address)
+{
+    const uint64_t v = matrix_by_rows(v_address, T);
+
+    pin(out);
+    pin(p);
+    products_begin();
+#pragma unroll
+    for (int step = 0; step < T / 16; step++)
+        multiply_registers<X>(out, p + 4 * step, v + step * 128);
+    products_commit();
+}
+
+/* -inf where no bit is. Word by word, ptxas moves seven bits at once to predicates (R2P); with the words in
+ * turns it tests each bit, 132 instructions instead of 80. */
+__device__ __forceinline__ void apply_bits(float (&scores)[64], uint2 bits)
+{
+    const uint32_t word[2] = {bits.x, bits.y};
+
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+        for (int c = 0; c < 32; c++) {
+            float &x = scores[c / 2 * 4 + 2 * r + c % 2];
+            x = word[r] >> c & 1 ? x : NOTHING;
+        }
+}
+
+/* The largest x of the four threads of a row. */
+__device__ __forceinline__ float row_max(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+__device__ __forceinline__ float row_sum(float x)
+{
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/* Raise the references to the largest scores. False: none of the warp's rows has a larger one, and all
+ * factors are 1. Maxima pass over NaN; sums do not. The product with the sum stays one of its own: fused with
+ * what is added later it would give other bits in one copy of this code than in the other. */
+__device__ __forceinline__ bool raise_reference(rows_state &rows, float (&factor)[2],
+                                                const float (&scores)[64], float scale)
+{
+    float high[2] = {fmaxf(scores[0], scores[1]), fmaxf(scores[2], scores[3])};
+
+#pragma unroll
+    for (int j = 1; j < 16; j++)
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            high[r] = fmaxf(high[r], fmaxf(scores[4 * j + 2 * r], scores[4 * j + 2 * r + 1]));
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        high[r] = row_max(high[r]) * scale;
+    if (!__any_sync(~0u, high[0] > rows.high[0] || high[1] > rows.high[1]))
+        return false;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const float top = fmaxf(rows.high[r], high[r]);
+        factor[r] = exp2_fast(rows.high[r] == top ? 0 : rows.high[r] - top);
+        rows.high[r] = top;
+        rows.sum[r] = __fmul_rn(rows.sum[r], factor[r]);
+    }
+    return true;
+}
+
+/* Scores become probabilities times the row's sum. */
+__device__ __forceinline__ void exponentiate(float (&scores)[64], rows_state &rows, float scale)
+{
+    const float base[2] = {rows.high[0] == NOTHING ? 0 : rows.high[0],
+                           rows.high[1] == NOTHING ? 0 : rows.high[1]};
+
+#pragma unroll
+    for (int j = 0; j < 16; j++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float *const x = scores + 4 * j + 2 * r;
+            x[0] = exp2_fast(fmaf(x[0], scale, -base[r]));
+            x[1] = exp2_fast(fmaf(x[1], scale, -base[r]));
+            rows.sum[r] += x[0] + x[1];
+        }
+}
+
+template <typename X>
+__device__ __forceinline__ void pack_probabilities(uint32_t (&p)[32], const float (&scores)[64])
+{
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        p[i] = pack_pair<X>(scores[2 * i], scores[2 * i + 1]);
+}
+
+template <int COUNT>
+__device__ __forceinline__ void multiply_rows(float (&out)[COUNT], const float (&factor)[2])
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        out[i] *= factor[i / 2 % 2];
+}
+
+/* ---- Where items begin and end ---- */
+
+/* This thread's part of an item's state: [D / 8 + 1][256] float4, O and then references and sums. */
+template <int D>
+__device__ __forceinline__ float4 *state_of(const hra_sm90_forward &a, uint32_t place, int thread)
+{
+    return (float4 *)a.state + (size_t)place * (D / 8 + 1) * HRA_SM90_CONSUMERS + thread;
+}
+
+template <int D>
+__device__ __forceinline__ rows_state begin_rows(const hra_sm90_forward &a, const hra_sm90_item &item,
+                                                 int thread)
+{
+    if (item.flags & HRA_SM90_BEGINS)
+        return {{NOTHING, NOTHING}, {0, 0}};
+    const float4 x = state_of<D>(a, item.state, thread)[D / 8 * HRA_SM90_CONSUMERS];
+    return {{x.x, x.y}, {x.z, x.w}};
+}
+
+template <int D>
+__device__ __forceinline__ void begin_sums(float (&out)[D / 2], const hra_sm90_forward &a,
+                                           const hra_sm90_item &item, int thread)
+{
+    if (item.flags & HRA_SM90_BEGINS) {
+#pragma unroll
+        for (int i = 0; i < D / 2; i++)
+            out[i] = 0;
+        return;
+    }
+    const float4 *state = state_of<D>(a, item.state, thread);
+#pragma unroll
+    for (int i = 0; i < D / 8; i++) {
+        const float4 x = state[i * HRA_SM90_CONSUMERS];
+        out[4 * i] = x.x;
+        out[4 * i + 1] = x.y;
+        out[4 * i + 2] = x.z;
+        out[4 * i + 3] = x.w;
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows_state &rows,
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, int thread)
+{
+    float4 *state = state_of<D>(a, item.state, thread);
+
+#pragma unroll
+    for (int i = 0; i < D / 8; i++)
+        state[i * HRA_SM90_CONSUMERS] = {out[4 * i], out[4 * i + 1], out[4 * i + 2], out[4 * i + 3]};
+    state[D / 8 * HRA_SM90_CONSUMERS] = {rows.high[0], rows.high[1], rows.sum[0], rows.sum[1]};
+}
+
+/* The four threads of a row hold x[i] of thread n as piece n of block i; thread n gets all pieces of block n,
+ * in order. */
+__device__ __forceinline__ void gather_block(uint32_t (&x)[4], int lane)
+{
+#pragma unroll
+    for (int by = 1; by <= 2; by *= 2) {
+        const bool upper = lane & by;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (i & by)
+                continue;
+            const uint32_t got = __shfl_xor_sync(~0u, upper ? x[i] : x[i + by], by);
+            x[i] = upper ? got : x[i];
+            x[i + by] = upper ? x[i + by] : got;
+        }
+    }
+}
+
+/* Write the rows of an item that exist: O / sum, in pieces of 16 bytes, and the log-sum. */
+template <typename X, int D>
+__device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows_state &rows,
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, int thread)
+{
+    const int lane = thread % 32, quarter = lane % 4;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = thread / 32 * 16 + lane / 4 + 8 * r;
+        const bool exists = row < item.rows;
+        const float sum = row_sum(rows.sum[r]);
+        const float factor = sum > 0 ? 1 / sum : sum; /* 0 without keys; a NaN goes through */
+        X *to = (X *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
+                (item.row0 + (int64_t)row) * a.o.stride_row + 8 * quarter;
+
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) {
+            uint32_t x[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const float *pair = out + 16 * i + 4 * j + 2 * r;
+                x[j] = pack_pair<X>(pair[0] * factor, pair[1] * factor);
+            }
+            gather_block(x, lane);
+            if (exists)
+                *(uint4 *)(to + 32 * i) = {x[0], x[1], x[2], x[3]};
+        }
+        if (exists && quarter == 0 && a.lse != nullptr)
+            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0 + row] =
+                (float)fma((double)rows.high[r], 0.69314718055994531, (double)logf(sum));
+    }
+}
+
+template <typename X, int D>
+__device__ __forceinline__ void end_item(const float (&out)[D / 2], const rows_state &rows,
+                                         const hra_sm90_forward &a, const hra_sm90_item &item, int thread)
+{
+    if (item.flags & HRA_SM90_ENDS)
+        write_rows<X, D>(out, rows, a, item, thread);
+    else
+        keep_state<D>(out, rows, a, item, thread);
+}
+
+/* ---- The pipeline ---- */
+
+template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, shared<D> &s)
+{
+    constexpr uint32_t BYTES = shared<D>::TILE_BYTES;
+    const int thread = threadIdx.x - 128, which = thread / 128;
+    const bool signals = thread % 32 == 0;
+    const uint32_t ring = shared_address(s.ring), q0 = shared_address(s.q) + which * 64 * 128;
+    const uint2 *const bits_of_thread = (const uint2 *)a.bits->word + thread;
+    const float scale = a.scale;
+
+    float out[D / 2], scores[64], factor[2];
+    uint32_t p[32], q = q0, turn = 0;
+    rows_state rows;
+    cursor<D> at;
+
+    /* The first tile has no product beside it. */
+    if (which == 1)
+        numbered_arrive(1, HRA_SM90_CONSUMERS);
+    barrier_wait(shared_address(&s.full_q[0]), 0);
+    rows = begin_rows<D>(a, s.item[0], thread);
+    begin_sums<D>(out, a, s.item[0], thread);
+    barrier_wait(shared_address(&s.full[0]), 0);
+    uint32_t tile = s.tile[0];
+    begin_scores<X, D>(scores, q, ring);
+    products_wait<0>();
+    pin(scores);
+    if (signals)
+        barrier_arrive(shared_address(&s.empty[0]));
+    if (tile & TILE_BITMAP)
+        apply_bits(scores, bits_of_thread[(size_t)((tile & TILE_BITMAP) - 1) * HRA_SM90_CONSUMERS]);
+    if (raise_reference(rows, factor, scores, scale))
+        multiply_rows(out, factor);
+    exponentiate(scores, rows, scale);
+    pack_probabilities<X>(p, scores);
+    at = at.next();
+    barrier_wait(shared_address(&s.full[at.slot]), at.parity);
+    tile = s.tile[at.slot];
+
+    while (!(tile & TILE_END)) {
+        /* P of the tile before is in p; K of this one is at `at`, and V of the one before comes in the slot
+         * after it. */
+        const cursor<D> value = at.next();
+        const bool first = tile & TILE_FIRST, partial = tile & TILE_BITMAP;
+        uint2 bits = {0, 0};
+        rows_state before;
+
+        if (partial)
+            bits = bits_of_thread[(size_t)((tile & TILE_BITMAP) - 1) * HRA_SM90_CONSUMERS];
+        if (first) {
+            if (signals)
+                barrier_arrive(shared_address(&s.empty_q[turn % 2]));
+            turn++;
+            q = q0 + turn % 2 * BYTES;
+            barrier_wait(shared_address(&s.full_q[turn % 2]), turn / 2 % 2);
+            before = rows;
+            rows = begin_rows<D>(a, s.item[turn % ITEMS], thread);
+        }
+
+        numbered_sync(1 + which, HRA_SM90_CONSUMERS);
+        /* The shuffle tells ptxas that all lanes have the same q, and saves moving it to a uniform register
+         * eight times. */
+        begin_scores<X, D>(scores, __shfl_sync(~0u, q, 0), ring + at.slot * BYTES);
+        barrier_wait(shared_address(&s.full[value.slot]), value.parity);
+        begin_output<X, D>(out, p, ring + value.slot * BYTES);
+        numbered_arrive(2 - which, HRA_SM90_CONSUMERS);
+
+        products_wait<1>();
+        pin(scores);
+        if (signals)
+            barrier_arrive(shared_address(&s.empty[at.slot]));
+        if (partial)
+            apply_bits(scores, bits);
+        const bool raised = raise_reference(rows, factor, scores, scale);
+        exponentiate(scores, rows, scale);
+
+        /* What is waited for here is needed next anyway; that the wait stands here keeps the exponentials
+         * before it, beside the product, where ptxas would else put them behind. */
+        pin(scores);
+        pin(rows.sum);
+        at = value.next();
+        barrier_wait(shared_address(&s.full[at.slot]), at.parity);
+        tile = s.tile[at.slot];
+
+        products_wait<0>();
+        pin(out);
+        if (signals)
+            barrier_arrive(shared_address(&s.empty[value.slot]));
+        if (first) {
+            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], thread);
+            begin_sums<D>(out, a, s.item[turn % ITEMS], thread);
+        }
+        if (raised)
+            multiply_rows(out, factor);
+        pack_probabilities<X>(p, scores);
+    }
+
+    begin_output<X, D>(out, p, ring + at.slot * BYTES);
+    products_wait<0>();
+    pin(out);
+    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], thread);
+    if (which == 0)
+        numbered_sync(1, HRA_SM90_CONSUMERS); /* the other's last turn at issuing */
+}
+
+template <typename X, int D>
+__global__ void __launch_bounds__(THREADS, 1) attend(const __grid_constant__ hra_sm90_forward a)
+{
+    extern __shared__ char memory[];
+    shared<D> &s = *(shared<D> *)(memory + (-shared_address(memory) & 1023));
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < shared<D>::SLOTS; i++) {
+            barrier_init(shared_address(&s.full[i]), 1);
+            barrier_init(shared_address(&s.empty[i]), WARPS);
+        }
+        for (int i = 0; i < 2; i++) {
+            barrier_init(shared_address(&s.full_q[i]), 1);
+            barrier_init(shared_address(&s.empty_q[i]), WARPS);
+        }
+        barrier_publish();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        give_registers<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0)
+            produce<D>(a, s);
+    } else {
+        take_registers<CONSUMER_REGISTERS>();
+        consume<X, D>(a, s);
+    }
+}
+
+/* A block an item, a thread 16 bytes of a row at a time. */
+__global__ void nothing(const __grid_constant__ hra_sm90_forward a, int dim)
+{
+    const hra_sm90_item item = a.item[blockIdx.x];
+    const int pieces = dim / 8;
+    uint16_t *const to = (uint16_t *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
+                         item.row0 * a.o.stride_row;
+    const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0;
+
+    for (int i = threadIdx.x; i < item.rows * pieces; i += blockDim.x)
+        *(uint4 *)(to + i / pieces * a.o.stride_row + i % pieces * 8) = {0, 0, 0, 0};
+    for (int i = threadIdx.x; i < item.rows && a.lse != nullptr; i += blockDim.x)
+        a.lse[first + i] = NOTHING;
+}
+
+/* Every kernel that is compiled. */
+const struct variant {
+    hra_type type;
+    int dim;
+    const void *kernel;
+    size_t shared_bytes;
+} variants[] = {
+    {HRA_BF16, 64, (const void *)attend<__nv_bfloat16, 64>, SHARED_BYTES<64>},
+    {HRA_BF16, 128, (const void *)attend<__nv_bfloat16, 128>, SHARED_BYTES<128>},
+    {HRA_F16, 64, (const void *)attend<__half, 64>, SHARED_BYTES<64>},
+    {HRA_F16, 128, (const void *)attend<__half, 128>, SHARED_BYTES<128>},
+};
+
+const variant *find_variant(hra_type type, int dim)
+{
+    for (const variant &v : variants)
+        if (v.type == type && v.dim == dim)
+            return &v;
+    return nullptr;
+}
+
+} // namespace
+
+extern "C" cudaError_t hra_sm90_forward_open(hra_type type, int dim)
+{
+    const variant *v = find_variant(type, dim);
+    cudaFuncAttributes attributes;
+
+    if (v == nullptr)
+        return cudaErrorInvalidValue;
+    /* Asking loads the kernel, which could not be done while a stream records a graph. */
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)nothing);
+    if (error != cudaSuccess)
+        return error;
+    return cudaFuncSetAttribute(v->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)v->shared_bytes);
+}
+
+extern "C" cudaError_t hra_sm90_forward_launch(const hra_sm90_forward *launch, hra_type type, int dim,
+                                               int blocks, cudaStream_t stream)
+{
+    const variant *v = find_variant(type, dim);
+    if (v == nullptr)
+        return cudaErrorInvalidValue;
+    void *arguments[] = {const_cast<hra_sm90_forward *>(launch)};
+    return cudaLaunchKernel(v->kernel, dim3((unsigned)blocks), dim3(THREADS), arguments, v->shared_bytes,
+                            stream);
+}
+
+extern "C" cudaError_t hra_sm90_forward_nothing(const hra_sm90_forward *launch, int dim, cudaStream_t stream)
+{
+    void *arguments[] = {const_cast<hra_sm90_forward *>(launch), &dim};
+    return cudaLaunchKernel((const void *)nothing, dim3((unsigned)launch->items), dim3(128), arguments, 0,
+                            stream);
+}

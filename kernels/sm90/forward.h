@@ -1,0 +1,86 @@
+/* forward.h - the forward kernel for sm_90a, launched from C, and the work that it reads.
+ *
+ * An item is one query tile of one (batch, head). It names a range of entries, the key tiles that it is
+ * computed against, in their order. An item whose list goes on in a later launch leaves its state (output not
+ * yet divided by its sum, reference, sum) in the workspace, where that launch resumes it, so that a list
+ * gives the same bits in one launch or in many. */
+#ifndef HRA_KERNELS_SM90_FORWARD_H
+#define HRA_KERNELS_SM90_FORWARD_H
+
+#include "kernels/kernels.h"
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Chunks of one launch at most, and threads that compute. */
+enum { HRA_SM90_CHUNKS = 8, HRA_SM90_CONSUMERS = 256 };
+
+/* What a launch does of an item beside its tiles: its state begins here; its outputs are written here. */
+enum { HRA_SM90_BEGINS = 1, HRA_SM90_ENDS = 2 };
+
+struct hra_sm90_item {
+    int32_t row0;                 /* of the query tile, among the rows of the rank */
+    int16_t rows;                 /* 1 to HRA_TILE */
+    int16_t flags;                /* HRA_SM90_BEGINS, HRA_SM90_ENDS */
+    int32_t batch, head, head_kv; /* head and K/V head of the rank */
+    uint32_t entry0, entries;
+    uint32_t state; /* its place in the workspace */
+};
+
+/* A key tile: its first row in its chunk; the chunk, from bit HRA_SM90_CHUNK_BIT on; below it 0 for a full
+ * tile, or 1 + its bitmap. */
+struct hra_sm90_entry {
+    uint32_t row, tile;
+};
+
+enum { HRA_SM90_CHUNK_BIT = 28 };
+
+/* Bits of a tile as threads hold its scores: thread t of the consumers has rows 16 (t / 32) + (t % 32) / 4
+ * and 8 further, a word each; bit 2 j + e is column 8 j + 2 (t % 4) + e. */
+struct hra_sm90_bits {
+    uint32_t word[HRA_SM90_CONSUMERS][2];
+};
+
+/* One launch. Maps are of tensors [batch][head][dim / 64][row][64], boxes of a tile, swizzled by 128
+ * bytes. */
+struct hra_sm90_forward {
+    CUtensorMap q, k[HRA_SM90_CHUNKS], v[HRA_SM90_CHUNKS];
+    int head0[HRA_SM90_CHUNKS]; /* first K/V head of each chunk */
+    int heads;
+    int64_t rows;                     /* of this rank */
+    const struct hra_sm90_item *item; /* [items] in the order in which they are begun */
+    int items;
+    const struct hra_sm90_entry *entry;
+    const struct hra_sm90_bits *bits;
+    int *next;    /* counts items that were taken beyond each block's first; 0 before the launch */
+    float *state; /* hra_sm90_state_bytes for each place */
+    hra_tensor o;
+    float *lse;  /* [batch][heads][rows]; NULL: not wanted */
+    float scale; /* of scores, times log2(e) */
+};
+
+/* Bytes of the state of one item. */
+static inline size_t hra_sm90_state_bytes(int dim)
+{
+    return ((size_t)dim / 2 + 4) * sizeof(float) * HRA_SM90_CONSUMERS;
+}
+
+/* Before the first launches on a device; dim is 64 or 128, type bf16 or f16. */
+cudaError_t hra_sm90_forward_open(hra_type type, int dim);
+
+/* Compute on `blocks` multiprocessors, no more than items. Every item has entries. */
+cudaError_t hra_sm90_forward_launch(const struct hra_sm90_forward *launch, hra_type type, int dim, int blocks,
+                                    cudaStream_t stream);
+
+/* Outputs 0 and log-sums -inf of items without keys. */
+cudaError_t hra_sm90_forward_nothing(const struct hra_sm90_forward *launch, int dim, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

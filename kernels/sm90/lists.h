@@ -1,0 +1,34 @@
+/* lists.h - the work of the forward kernel, laid out on the host when a plan is made. */
+#ifndef HRA_KERNELS_SM90_LISTS_H
+#define HRA_KERNELS_SM90_LISTS_H
+
+#include "kernels/sm90/forward.h"
+
+/* One launch: some chunks of a run. */
+struct hra_sm90_launch {
+    int run;            /* of the schedule */
+    int chunk0, chunks; /* of the run; at most HRA_SM90_CHUNKS */
+    int64_t item0;
+    int items;
+};
+
+struct hra_sm90_work {
+    struct hra_sm90_launch *launch; /* [launches] by run, then by chunk */
+    int launches;
+    struct hra_sm90_item *item; /* [items] those of each launch, then those without keys in any launch */
+    int64_t items, nothing0;
+    struct hra_sm90_entry *entry; /* [entries] */
+    int64_t entries, capacity;
+};
+
+/* Lay out the forward pass of a plan: shapes are its. On failure *out is to be cleared too. */
+hra_status hra_sm90_lay_out(struct hra_sm90_work *out, const struct hra_kernel_plan *plan,
+                            const struct hra_shapes *shapes);
+
+/* Free what it holds, not the struct. */
+void hra_sm90_work_clear(struct hra_sm90_work *work);
+
+/* hra_bit_layout.pack of struct hra_sm90_bits. */
+void hra_sm90_pack_bits(void *out, const hra_bits *bits);
+
+#endif
