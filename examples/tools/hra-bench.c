@@ -27,7 +27,7 @@ struct trip {
 struct attention {
     hra_comm *comm, *self;
     struct layer layer;  /* the problem over the ranks */
-    struct layer alone;  /* the whole problem on this rank; no plan where a rank has no memory for it */
+    struct layer alone;  /* the whole problem on this rank; no plan where a rank lacks memory, or unwanted */
     struct trip trip[2]; /* of forward and backward */
     hra_hops *gate; /* once a stream has passed it, all ranks have come; NULL: between hosts, or one rank */
     struct product product;
@@ -35,6 +35,7 @@ struct attention {
     struct times
         exposed[2];  /* of each turn: what a pass took longer than the busiest rank's share of it alone */
     double bytes[4]; /* workspace, saved, arena and plan on the rank that has most */
+    double nodes;    /* machines, on rank 0 */
 };
 
 /* The largest message of a pass over the ranks. */
@@ -65,27 +66,34 @@ static void open_trip(struct trip *t, struct attention *a, hra_pass pass)
     demand(hra_hops_create(&t->hops, a->comm, (size_t)t->bytes, t->count));
 }
 
-/* What several ranks are compared with. */
-static void open_comparison(struct attention *a, const struct setup *s, int of_gpus, uint64_t seed)
+/* The whole problem on each rank alone, where all have memory for it. */
+static void open_alone(struct attention *a, const struct setup *s, uint64_t seed)
 {
     demand(hra_comm_create_self(&a->self));
     double lacks = layer_open(&a->alone, a->self, s, seed) != 0;
     world_max(&lacks, 1);
     if (lacks > 0)
         layer_close(&a->alone);
+}
+
+/* What several ranks are compared with. */
+static void open_comparison(struct attention *a, const struct setup *s, int alone, int of_gpus, uint64_t seed)
+{
+    if (alone)
+        open_alone(a, s, seed);
     open_trip(&a->trip[0], a, HRA_FORWARD);
     open_trip(&a->trip[1], a, HRA_BACKWARD);
     if (of_gpus)
         demand(hra_hops_create(&a->gate, a->comm, 1, world.ranks - 1));
 }
 
-static void open_attention(struct attention *a, const struct setup *s, const struct connection *c,
+static void open_attention(struct attention *a, const struct setup *s, const struct connection *c, int alone,
                            uint64_t seed)
 {
     demand(connection_open(&a->comm, c));
     need(layer_open(&a->layer, a->comm, s, seed));
     if (world.ranks > 1)
-        open_comparison(a, s, connection_of_gpus(c), seed);
+        open_comparison(a, s, alone, connection_of_gpus(c), seed);
     product_open(&a->product, a->layer.info.threads, seed);
     const hra_plan_info *info = &a->layer.info;
     a->bytes[0] = (double)info->workspace_bytes;
@@ -93,6 +101,8 @@ static void open_attention(struct attention *a, const struct setup *s, const str
     a->bytes[2] = (double)info->arena_bytes;
     a->bytes[3] = (double)info->plan_bytes;
     world_max(a->bytes, 4);
+    a->nodes = world.local == 0;
+    world_add(&a->nodes, 1);
 }
 
 static void close_attention(struct attention *a)
@@ -301,15 +311,16 @@ static void print_json(const struct attention *a, const struct rates *r, int pas
     const struct times *t = &a->time[pass];
 
     printf("{\"what\": \"%s\", \"problem\": \"%s\", \"backend\": \"%s\", \"backward\": \"%s\", "
-           "\"device\": \"%s\", \"sm_mhz\": %d, \"threads\": %d, \"ranks\": %d, \"transport\": \"%s\", "
+           "\"device\": \"%s\", \"sm_mhz\": %d, \"threads\": %d, \"ranks\": %d, \"nodes\": %.0f, "
+           "\"transport\": \"%s\", \"schedule\": \"%s\", \"balance\": %.6g, "
            "\"runs\": %d, \"median_s\": %.6g, \"min_s\": %.6g, \"max_s\": %.6g, \"gflops_live_pairs\": %.4g, "
            "\"gflops_live_tiles\": %.4g, \"live_tiles\": %" PRId64
            ", \"us_per_tile\": %.4g, \"share_of_product\": %.4g, \"workspace_bytes\": %.0f, "
            "\"saved_bytes\": %.0f, \"arena_bytes\": %.0f, \"plan_bytes\": %.0f",
            r->name, text, info->backend, info->backward, device_name(), clock, info->threads, world.ranks,
-           info->transport, t->count, median(t), least(t), most(t), r->live * 1e-9, r->tiles * 1e-9,
-           r->us > 0 ? info->tiles_full + info->tiles_partial : INT64_C(0), r->us, r->of_product, a->bytes[0],
-           a->bytes[1], a->bytes[2], a->bytes[3]);
+           a->nodes, info->transport, info->schedule, info->balance, t->count, median(t), least(t), most(t),
+           r->live * 1e-9, r->tiles * 1e-9, r->us > 0 ? info->tiles_full + info->tiles_partial : INT64_C(0),
+           r->us, r->of_product, a->bytes[0], a->bytes[1], a->bytes[2], a->bytes[3]);
     if (world.ranks > 1 && (pass == FORWARD || pass == BACKWARD))
         print_overlap_json(a, pass - FORWARD);
     printf("}\n");
@@ -340,7 +351,7 @@ static void print_head(const struct attention *a, int clock, const char *text)
            "least ms", "most ms", on_gpu ? "TFLOP/s" : "GFLOP/s", "in tiles", "us/tile", "of product");
 }
 
-static void print_overlaps(const struct attention *a)
+static void print_overlaps(const struct attention *a, int alone)
 {
     static const char *const name[] = {"forward", "backward"};
 
@@ -360,17 +371,17 @@ static void print_overlaps(const struct attention *a)
                    o.share, o.efficiency);
         printf("\n");
     }
-    if (!is_timed(a, ALONE_FORWARD))
+    if (alone && !is_timed(a, ALONE_FORWARD))
         printf("A rank has no memory for the whole problem, so that what is exposed is not known.\n");
 }
 
-static void bench_attention(const struct setup *s, const struct connection *c, uint64_t seed, int repeat,
-                            int json, const char *text)
+static void bench_attention(const struct setup *s, const struct connection *c, int alone, uint64_t seed,
+                            int repeat, int json, const char *text)
 {
     static struct attention a;
     const double unit = device_name()[0] != '\0' ? 1e-12 : 1e-9;
 
-    open_attention(&a, s, c, seed);
+    open_attention(&a, s, c, alone, seed);
     measure(&a, repeat);
     const int clock = clock_at_work(&a);
     if (world.rank == 0 && !json)
@@ -387,7 +398,7 @@ static void bench_attention(const struct setup *s, const struct connection *c, u
                    least(t) * 1e3, most(t) * 1e3, r.live * unit, r.tiles * unit, r.us, r.of_product);
     }
     if (world.ranks > 1 && world.rank == 0 && !json)
-        print_overlaps(&a);
+        print_overlaps(&a, alone);
     close_attention(&a);
 }
 
@@ -690,11 +701,11 @@ struct arguments {
     struct connection connection;
     int64_t packed; /* tokens of a document in the mean; 0 without documents */
     int64_t bytes;  /* of a hop; 0: the usual ones */
-    int repeat, json, plan, reorder, hops;
+    int repeat, json, plan, reorder, hops, no_alone;
 };
 
 /* Options beside those of a problem. */
-enum { OWN_OPTIONS = 7 + CONNECTION_OPTIONS };
+enum { OWN_OPTIONS = 8 + CONNECTION_OPTIONS };
 
 static int usage(const char *why)
 {
@@ -757,7 +768,7 @@ static void bench(const struct arguments *a)
     if (a->reorder)
         bench_reorder(&s, a->problem.seed, a->repeat, a->json, shown);
     else if (!a->plan)
-        bench_attention(&s, &a->connection, a->problem.seed, a->repeat, a->json, shown);
+        bench_attention(&s, &a->connection, !a->no_alone, a->problem.seed, a->repeat, a->json, shown);
     else {
         measure_plans(&planning, &s, &a->problem, &a->connection, a->packed, a->repeat);
         if (world.rank == 0 && a->json)
@@ -789,6 +800,8 @@ static int check_modes(const struct arguments *a, const struct option *options, 
         snprintf(why, bytes, "--packed: documents are for --plan, which is not given");
     else if (a->bytes > 0 && !a->hops)
         snprintf(why, bytes, "--bytes: it is for --hops, which is not given");
+    else if (a->no_alone && (a->plan || a->reorder))
+        snprintf(why, bytes, "--no-alone: it is for forward and backward, which are not timed");
     else if (a->reorder && a->plan)
         snprintf(why, bytes, "--reorder: --plan is given too, and only one of them can be timed");
     else if (a->reorder && world.ranks > 1)
@@ -811,6 +824,8 @@ static int run(int argc, char **argv, struct arguments *a)
          &a->repeat, 1, REPEAT_MAX - 1, NULL, 0},
         {"json", NULL, "one line of JSON for each row instead of the table", OPTION_FLAG, &a->json, 0, 0,
          NULL, 0},
+        {"no-alone", NULL, "on several ranks leave out the whole problem on each rank alone", OPTION_FLAG,
+         &a->no_alone, 0, 0, NULL, 0},
         {"hops", NULL, "time the transport alone, on several ranks", OPTION_FLAG, &a->hops, 0, 0, NULL, 0},
         {"bytes", "N", "with --hops: of one hop (default 1, 4, 16, 64 and 256 MiB)", OPTION_INT64, &a->bytes,
          1, INT64_C(1) << 40, NULL, 0},

@@ -689,6 +689,68 @@ static void test_gone(const char *argument)
     _exit(failures > 0); /* MPI_Finalize would wait for the dead */
 }
 
+/* ---- A link that may be cut ---- */
+
+enum { LINK_CALLS = 200, LINK_BEGUN = 20 };
+
+/* Leave one line in the file `name` of a folder, whole or not at all. */
+static void leave(const char *folder, const char *name, const char *line)
+{
+    char path[1024], draft[1024];
+
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    snprintf(draft, sizeof(draft), "%s/.%s", folder, name);
+    FILE *f = fopen(draft, "w");
+    CHECK(f != NULL && fprintf(f, "%s\n", line) > 0 && fclose(f) == 0 && rename(draft, path) == 0, "%s",
+          path);
+}
+
+/* Forwards and backwards for two seconds or more, over a link that tests/nodes.sh may cut. Every rank leaves one line on
+ * how it ended in FOLDER/rank-N, since what it prints may not arrive: that all passes were done and the last one is
+ * right, or the failure of a call that came back within the limit, and which all later calls repeat. FOLDER/begun says
+ * that passes are under way. */
+static void test_link(const char *folder)
+{
+    const double limit_s = 2;
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, limit_s, 0);
+    struct job j = job_of(300, "identity", "full");
+    hra_status status = HRA_OK;
+    double took = 0;
+    int call = 0;
+    char line[1400], name[32];
+
+    job_open(&j, comm, NULL);
+    for (; call < LINK_CALLS && status == HRA_OK; call++) {
+        if (rank == 0 && call == LINK_BEGUN)
+            leave(folder, "begun", "");
+        nanosleep(&(struct timespec){0, 5000000}, NULL);
+        const double begin = now_s();
+        status = call % 2 == 0 ? job_forward(&j) : job_backward(&j);
+        took = now_s() - begin;
+    }
+    snprintf(line, sizeof(line), "%s in call %d after %.1f s: %s", hra_status_name(status), call, took,
+             status == HRA_OK ? "" : hra_last_error());
+    if (status == HRA_OK) {
+        job_compare(&j);
+        job_close(&j);
+        CHECK_OK(hra_comm_destroy(comm));
+    } else {
+        CHECK(took < limit_s + 1, "it took %.1f s", took);
+        CHECK(hra_comm_get_status(comm) == status, "%s", hra_last_error());
+        CHECK(job_forward(&j) == status && job_backward(&j) == status, "%s", hra_last_error());
+        job_close(&j);
+        hra_comm_destroy(comm);
+    }
+    if (failures > 0)
+        snprintf(line, sizeof(line), "%d checks failed on rank %d", failures, rank);
+    snprintf(name, sizeof(name), "rank-%d", rank);
+    leave(folder, name, line);
+    if (status == HRA_OK)
+        return;
+    sleep(1); /* mpirun ends the others when it sees one of us fail: they are to leave their lines first */
+    _exit(1); /* MPI_Finalize would wait for those behind the cut */
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -697,7 +759,7 @@ int main(int argc, char **argv)
     } tests[] = {
         {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
-        {"refused", test_refused},   {"gone", test_gone},
+        {"refused", test_refused},   {"gone", test_gone},     {"link", test_link},
     };
     int found = 0;
 
