@@ -37,7 +37,7 @@ step() { # NAME, COMMAND...
 }
 
 install_packages() {
-    .ci/install gcc g++ binutils meson ninja-build pkg-config libcriterion-dev libopenmpi-dev openmpi-bin \
+    .ci/install gcc g++ binutils make cmake meson ninja-build pkg-config libcriterion-dev libopenmpi-dev openmpi-bin \
         libopenblas-pthread-dev libcairo2-dev clang libclang-rt-dev clang-format patch git python3 iproute2
 }
 
@@ -101,9 +101,14 @@ installed() ( # a shell of its own, since what it exports is not for the other s
         "$prefix/bin/hra-plan" --ranks 4 --tokens 1000
 )
 
+# The example of a stack, against what is installed.
+megatron() {
+    meson install -C "$build" >/dev/null && tests/megatron.sh cpu "$PWD/$build/prefix"
+}
+
 format() {
     local off=0
-    for file in $(git ls-files '*.c' '*.h' '*.cu'); do
+    for file in $(git ls-files '*.c' '*.h' '*.cu' '*.cpp' '*.hpp'); do
         clang-format --dry-run -Werror "$file" || off=1
     done
     return $off
@@ -116,6 +121,7 @@ step format format
 step structure tests/structure.sh "$build"
 step unit unit
 step installed installed
+step megatron megatron
 step train tests/train.sh "$build/examples/train/hra-train"
 step scaling tests/scaling.sh "$build"
 step nodes tests/nodes.sh "$build"

@@ -232,6 +232,11 @@ beside_nccl() {
 
 pytorch() { printf 'bound %s\n' 1 2; }
 
+# What `make CUDA=1` in a copy of examples/megatron gave, put there before.
+stack() {
+    echo '[ -x "$BUILD/megatron/megatron" ] || exit 77; tests/megatron.sh cuda "$BUILD/megatron/megatron"'
+}
+
 faults_of_ranks() {
     echo "tests/gpu/faults.sh $FAULTS"
 }
@@ -370,6 +375,7 @@ step rings 1 120 'same bits as over MPI, graphs, layers and communicators in tur
 step single_queue 1 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
 step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
 step pytorch 1 300 'the PyTorch binding against attention written out, on one rank and on two under torchrun'
+step stack 1 1500 'examples/megatron: gradients, and 50 steps in f32 and bf16 on one GPU and on grids of all that are here'
 step faults_of_ranks 1 $((120 + 8 * FAULTS)) "$FAULTS faults: ranks killed, held up, absent, with another plan"
 step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
 step sanitizers "$jobs" 300 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
