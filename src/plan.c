@@ -1,5 +1,5 @@
 /* plan.c - a problem compiled for the ranks of a communicator, and what can be asked of it. */
-#include "src/plan.h"
+#include "src/share.h"
 
 #include <math.h>
 #include <sched.h>
@@ -7,101 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* ---- What ranks must agree on ---- */
-
-enum { FIELDS = 15 };
-
-static const char *const field_name[FIELDS] = {"batch",
-                                               "heads",
-                                               "heads_kv",
-                                               "head0",
-                                               "dim",
-                                               "dim_v",
-                                               "tokens",
-                                               "type",
-                                               "scale",
-                                               "options.shard",
-                                               "options.schedule",
-                                               "options.backend",
-                                               "options.backward",
-                                               "options.saved",
-                                               "a mask for so many heads:"};
-
-/* Everything that all ranks must plan alike. */
-struct signature {
-    double field[FIELDS];
-    uint64_t mask, order;               /* hashes */
-    char mask_text[80], order_text[64]; /* their beginnings, for the message */
-};
-
-static struct signature sign(const hra_plan *plan)
-{
-    const hra_problem *p = &plan->problem;
-    struct signature s;
-
-    memset(&s, 0, sizeof(s)); /* padding is compared too */
-    const double field[FIELDS] = {p->batch,
-                                  p->heads,
-                                  p->heads_kv,
-                                  p->head0,
-                                  p->dim,
-                                  p->dim_v,
-                                  (double)p->tokens,
-                                  p->type,
-                                  p->scale,
-                                  plan->options.shard,
-                                  plan->options.schedule,
-                                  plan->options.backend,
-                                  plan->options.backward,
-                                  plan->options.saved,
-                                  hra_mask_space(plan->mask)->heads};
-    memcpy(s.field, field, sizeof(field));
-    s.mask = hra_mask_hash(plan->mask);
-    s.order = plan->order->hash;
-    hra_mask_print(plan->mask, s.mask_text, sizeof(s.mask_text));
-    snprintf(s.order_text, sizeof(s.order_text), "%s", plan->order->name);
-    return s;
-}
-
-/* Compare with rank 0's; all ranks find the same first difference. */
-static hra_status compare(const struct signature *all, int ranks)
-{
-    for (int r = 1; r < ranks; r++) {
-        for (int f = 0; f < FIELDS; f++)
-            if (all[r].field[f] != all[0].field[f])
-                return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans %s %.17g, rank 0 %.17g", r, field_name[f],
-                                all[r].field[f], all[0].field[f]);
-        if (all[r].order != all[0].order)
-            return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans another order, '%s', than rank 0, '%s'", r,
-                            all[r].order_text, all[0].order_text);
-        if (all[r].mask != all[0].mask)
-            return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans another mask, '%s', than rank 0, '%s'", r,
-                            all[r].mask_text, all[0].mask_text);
-    }
-    return HRA_OK;
-}
-
-/* Do all ranks plan the same? Collective: `status` is what this rank has come to so far. */
-static hra_status check_alike(hra_plan *plan, hra_status status)
-{
-    hra_comm *comm = plan->comm;
-    struct signature *all = NULL;
-
-    if (comm->transport->allgather == NULL)
-        return status;
-    if (status == HRA_OK)
-        status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "agreement");
-    status = hra_comm_agree(comm, status);
-    if (status == HRA_OK) {
-        const struct signature mine = sign(plan);
-        status = hra_comm_allgather(comm, all, &mine, sizeof(mine));
-    }
-    if (status == HRA_OK)
-        status = compare(all, comm->ranks);
-    free(all);
-    return status;
-}
 
 /* ---- Checking the caller's description ---- */
 
@@ -180,7 +85,7 @@ static hra_status check_options(const hra_options *o)
 {
     if (o->shard < HRA_SHARD_AUTO || o->shard > HRA_SHARD_BALANCED)
         return HRA_FAIL(HRA_ERR_ARG, "options.shard is %d, which is no hra_shard", (int)o->shard);
-    if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_RING)
+    if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_HALO)
         return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
                         (int)o->schedule);
     if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_SM90)
@@ -192,6 +97,13 @@ static hra_status check_options(const hra_options *o)
         return HRA_FAIL(HRA_ERR_ARG, "options.saved is %d, which is no hra_saved_kind", (int)o->saved);
     return HRA_OK;
 }
+
+/* By hra_schedule_kind. */
+static const struct {
+    const char *name;
+    hra_generator generate;
+} schedules[] = {
+    [HRA_SCHEDULE_RING] = {"ring", hra_schedule_ring}, [HRA_SCHEDULE_HALO] = {"halo", hra_schedule_halo}};
 
 /* Has the backend what the options ask of it? */
 static hra_status check_methods(const hra_plan *plan)
@@ -242,6 +154,9 @@ static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, con
     HRA_TRY(check_problem(p, plan->comm));
     HRA_TRY(hra_copy_sized(&plan->options, sizeof(plan->options), options, "options"));
     HRA_TRY(check_options(&plan->options));
+    plan->schedule = plan->options.schedule == HRA_SCHEDULE_AUTO ? HRA_SCHEDULE_RING : plan->options.schedule;
+    if (plan->generate == NULL)
+        plan->generate = schedules[plan->schedule].generate;
     HRA_TRY(find_backend(plan));
     HRA_TRY(check_methods(plan));
 
@@ -266,335 +181,9 @@ static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, con
     return hra_order_create(&plan->order, &domain, "identity");
 }
 
-/* ---- Compiling ---- */
-
-static size_t record_bytes(int ranks)
-{
-    return sizeof(struct hra_rank_stats) + (size_t)ranks * HRA_HALVES * sizeof(int64_t);
-}
-
-/* What `tiles`, surveyed or finished, say about their rank; live [ranks][HRA_HALVES]. */
-static void count_work(struct hra_rank_stats *stats, int64_t *live, const struct hra_tiles *t,
-                       const struct hra_layout *l)
-{
-    const struct hra_work work = {.ranks = l->ranks, .rank_tile = l->rank_tile};
-
-    *stats = (struct hra_rank_stats){.pairs_live = t->pairs_live,
-                                     .pairs_counted = t->pairs_counted,
-                                     .pairs_in_tiles = t->pairs_in_tiles,
-                                     .tiles_full = t->tiles_full,
-                                     .tiles_partial = t->tiles_partial};
-    memset(live, 0, (size_t)l->ranks * HRA_HALVES * sizeof(*live));
-    for (int q = 0; q < t->queries; q++) {
-        stats->work += t->row_work[q];
-        stats->heaviest = t->row_work[q] > stats->heaviest ? t->row_work[q] : stats->heaviest;
-    }
-    for (int o = 0; o < l->ranks; o++) {
-        const int second = hra_work_half(&work, o, 1);
-        for (int k = l->rank_tile[o]; k < l->rank_tile[o + 1]; k++) {
-            live[o * HRA_HALVES + (k >= second)] += t->column_work[k];
-            stats->rows_needed += o != t->rank && t->column_work[k] > 0 ? l->tile[k].rows : 0;
-        }
-    }
-}
-
-/* One way to shard: layout, our tiles, and what every rank computes. */
-struct candidate {
-    hra_shard shard;
-    struct hra_layout *layout;
-    struct hra_tiles *tiles;
-    char *record; /* [ranks][record_bytes] */
-};
-
-static struct hra_rank_stats *record_stats(const struct candidate *c, int rank)
-{
-    return (struct hra_rank_stats *)(void *)(c->record + (size_t)rank * record_bytes(c->layout->ranks));
-}
-
-static int64_t *record_live(const struct candidate *c, int rank)
-{
-    return (int64_t *)(void *)(record_stats(c, rank) + 1);
-}
-
-static void drop_candidate(struct candidate *c)
-{
-    hra_layout_destroy(c->layout);
-    hra_tiles_destroy(c->tiles);
-    free(c->record);
-    *c = (struct candidate){.layout = NULL};
-}
-
-static hra_status survey_rank(struct hra_tiles **out, const hra_plan *plan, const struct hra_layout *layout,
-                              int rank)
-{
-    const hra_problem *p = &plan->problem;
-    return hra_tiles_survey(out, layout, plan->order, plan->mask, rank, layout->rank_tile[rank],
-                            layout->rank_tile[rank + 1], p->batch, p->head0, p->heads);
-}
-
-static hra_status finish_tiles(struct hra_tiles *tiles, const hra_plan *plan, const struct hra_layout *layout)
-{
-    return hra_tiles_finish(tiles, layout, plan->order, plan->mask);
-}
-
-/* Write the records of our rank, and of every other rank of a model, one after another. Surveyed or finished. Local. */
-static hra_status write_records(struct candidate *c, const hra_plan *plan, int finished)
-{
-    const hra_comm *comm = plan->comm;
-
-    if (c->record == NULL)
-        HRA_TRY(hra_alloc((void **)&c->record, comm->ranks, record_bytes(comm->ranks), "plan"));
-    if (c->tiles == NULL)
-        HRA_TRY(survey_rank(&c->tiles, plan, c->layout, comm->rank));
-    if (finished)
-        HRA_TRY(finish_tiles(c->tiles, plan, c->layout));
-    count_work(record_stats(c, comm->rank), record_live(c, comm->rank), c->tiles, c->layout);
-    for (int r = 0; comm->transport->allgather == NULL && r < comm->ranks; r++) {
-        struct hra_tiles *tiles = NULL;
-        if (r == comm->rank)
-            continue;
-        HRA_TRY(survey_rank(&tiles, plan, c->layout, r));
-        hra_status status = finished ? finish_tiles(tiles, plan, c->layout) : HRA_OK;
-        if (status == HRA_OK)
-            count_work(record_stats(c, r), record_live(c, r), tiles, c->layout);
-        hra_tiles_destroy(tiles);
-        HRA_TRY(status);
-    }
-    return HRA_OK;
-}
-
-/* Every rank learns what the others compute. Collective: `status` is what this rank has come to so far. */
-static hra_status share_records(struct candidate *c, hra_comm *comm, hra_status status)
-{
-    char *mine = NULL;
-
-    if (status == HRA_OK)
-        status = hra_alloc((void **)&mine, 1, record_bytes(comm->ranks), "plan");
-    status = hra_comm_agree(comm, status);
-    if (status == HRA_OK && comm->transport->allgather != NULL) {
-        memcpy(mine, record_stats(c, comm->rank), record_bytes(comm->ranks));
-        status = hra_comm_allgather(comm, c->record, mine, record_bytes(comm->ranks));
-    }
-    free(mine);
-    return status;
-}
-
-/* How many tiles are live in each row of tiles, before anything is shared out. */
-struct census {
-    struct hra_layout *whole; /* the layout for one rank */
-    int64_t *work;            /* [whole->tiles], and room for what the last rank has less than the others */
-};
-
-static void drop_census(struct census *c)
-{
-    hra_layout_destroy(c->whole);
-    free(c->work);
-}
-
-/* Each rank looks at an equal part of the rows of tiles, then all know all. Collective. */
-static hra_status take_census(struct census *c, hra_plan *plan)
-{
-    hra_comm *comm = plan->comm;
-    const int alone = comm->transport->allgather == NULL; /* a model: we look at everything */
-    int64_t *mine = NULL;
-    int each = 0;
-
-    hra_status status = hra_layout_create(&c->whole, plan->order, 1, HRA_SHARD_CONTIGUOUS);
-    if (status == HRA_OK) {
-        each = alone ? c->whole->tiles : (c->whole->tiles - 1) / comm->ranks + 1;
-        status =
-            hra_alloc((void **)&c->work, (int64_t)each * (alone ? 1 : comm->ranks), sizeof(*c->work), "work");
-    }
-    if (status == HRA_OK)
-        status = hra_alloc((void **)&mine, each, sizeof(*mine), "work");
-    if (status == HRA_OK) {
-        const int64_t begin = alone ? 0 : (int64_t)comm->rank * each;
-        const int first = begin < c->whole->tiles ? (int)begin : c->whole->tiles;
-        const int last = first + each < c->whole->tiles ? first + each : c->whole->tiles;
-        status = hra_tiles_census(alone ? c->work : mine, c->whole, plan->order, plan->mask, first, last,
-                                  plan->problem.batch, plan->problem.head0, plan->problem.heads);
-    }
-    status = hra_comm_agree(comm, status);
-    if (status == HRA_OK && !alone)
-        status = hra_comm_allgather(comm, c->work, mine, (size_t)each * sizeof(*mine));
-    free(mine);
-    return status;
-}
-
-/* The work of the busiest rank of a layout by the census; a row of tiles that a piece cuts counts by its slots. load
- * [ranks] is scratch. */
-static double busiest(const struct hra_layout *l, const struct census *c, double *load)
-{
-    double most = 0;
-    int row = 0;
-
-    memset(load, 0, (size_t)l->ranks * sizeof(*load));
-    for (int i = 0; i < l->pieces; i++) {
-        const int64_t begin = l->piece[i].slot0, end = begin + l->piece[i].rows;
-        for (; row < c->whole->tiles && c->whole->slot0[row] < end; row++) {
-            const int64_t first = c->whole->slot0[row], last = first + c->whole->tile[row].rows;
-            const int64_t slots = (last < end ? last : end) - (first > begin ? first : begin);
-            load[l->piece[i].rank] += (double)c->work[row] * (double)slots / (double)(last - first);
-            if (last > end) /* the next piece has the rest of the row */
-                break;
-        }
-    }
-    for (int r = 0; r < l->ranks; r++)
-        most = load[r] > most ? load[r] : most;
-    return most;
-}
-
-static hra_status lay_out(struct candidate *c, const hra_plan *plan, const struct census *census)
-{
-    return c->shard == HRA_SHARD_BALANCED
-               ? hra_layout_balanced(&c->layout, plan->order, plan->comm->ranks, census->work)
-               : hra_layout_create(&c->layout, plan->order, plan->comm->ranks, c->shard);
-}
-
-static int same_pieces(const struct hra_layout *a, const struct hra_layout *b)
-{
-    int same = a->pieces == b->pieces;
-
-    for (int i = 0; i < a->pieces && same; i++)
-        same = a->piece[i].slot0 == b->piece[i].slot0 && a->piece[i].rank == b->piece[i].rank;
-    return same;
-}
-
-/* FLOP of one live tile, and bytes of one row of K/V of another rank, forward and backward together. */
-static double tile_flop(const hra_problem *p)
-{
-    return (double)HRA_TILE * HRA_TILE * (8.0 * p->dim + 6.0 * p->dim_v);
-}
-
-static double row_bytes(const hra_problem *p)
-{
-    const double numbers = (double)p->batch * p->heads_kv * (p->dim + p->dim_v);
-    return numbers * (2.0 * (double)hra_type_bytes(p->type) + (double)hra_type_bytes(hra_type_sums(p->type)));
-}
-
-/* What the rank with most to do has to do, in FLOP: its products, and what the rows that it needs of others cost. */
-static double estimate(const struct candidate *c, const hra_plan *plan)
-{
-    const hra_problem *p = &plan->problem;
-    double most = 0;
-
-    for (int r = 0; r < c->layout->ranks; r++) {
-        const struct hra_rank_stats *s = record_stats(c, r);
-        const double cost = (double)s->work * tile_flop(p) +
-                            (double)s->rows_needed * row_bytes(p) * plan->backend->flop_per_byte;
-        most = cost > most ? cost : most;
-    }
-    return most;
-}
-
-enum { SHARDS = 3 }; /* contiguous, zigzag, balanced */
-
-/* Lay out each way to shard that is worth a look; the others stay without a layout. most [SHARDS] receives the tiles of
- * the busiest rank. Local. */
-static hra_status pick(struct candidate c[SHARDS], double most[SHARDS], const hra_plan *plan,
-                       const struct census *census)
-{
-    double *load = NULL, all = 0;
-
-    HRA_TRY(hra_alloc((void **)&load, plan->comm->ranks, sizeof(*load), "work"));
-    hra_status status = HRA_OK;
-    for (int i = 0; i < SHARDS && status == HRA_OK; i++) {
-        status = lay_out(&c[i], plan, census);
-        most[i] = status == HRA_OK ? busiest(c[i].layout, census, load) : 0;
-    }
-    for (int r = 0; r < plan->comm->ranks && status == HRA_OK; r++) /* of the last one: the same for all */
-        all += load[r];
-    const int even = status == HRA_OK && most[0] * plan->comm->ranks <= 1.03 * all;
-    for (int i = 1; i < SHARDS && status == HRA_OK; i++) {
-        int drop = even;
-        for (int j = 0; j < i && !drop; j++)
-            drop = c[j].layout != NULL && same_pieces(c[i].layout, c[j].layout);
-        if (drop)
-            drop_candidate(&c[i]);
-    }
-    free(load);
-    return status;
-}
-
-/* Choose a way to shard by the census and, where several are worth it, by surveys. The last one first: it mostly has the
- * least work, and spares the others a survey if their work alone is more than all that it costs. Collective. */
-static hra_status choose_shard(struct candidate *best, hra_plan *plan, const struct census *census)
-{
-    struct candidate c[SHARDS] = {
-        {.shard = HRA_SHARD_CONTIGUOUS}, {.shard = HRA_SHARD_ZIGZAG}, {.shard = HRA_SHARD_BALANCED}};
-    double most[SHARDS], least = INFINITY;
-    int count = 0, chosen = -1;
-
-    hra_status status = hra_comm_agree(plan->comm, pick(c, most, plan, census));
-    for (int i = 0; i < SHARDS; i++)
-        count += c[i].layout != NULL;
-    for (int i = SHARDS - 1; i >= 0 && status == HRA_OK; i--) {
-        if (c[i].layout == NULL || most[i] * tile_flop(&plan->problem) > least)
-            continue;
-        if (count > 1)
-            status = share_records(&c[i], plan->comm, write_records(&c[i], plan, 0));
-        const double cost = status == HRA_OK && count > 1 ? estimate(&c[i], plan) : 0;
-        if (cost <= least) {
-            least = cost;
-            chosen = i;
-        }
-    }
-    if (status == HRA_OK) {
-        *best = c[chosen];
-        c[chosen] = (struct candidate){.layout = NULL};
-    }
-    for (int i = 0; i < SHARDS; i++)
-        drop_candidate(&c[i]);
-    return status;
-}
-
-/* The sharding that was asked for or chosen, compiled. Collective. */
-static hra_status compile(struct candidate *c, hra_plan *plan)
-{
-    struct census census = {.whole = NULL};
-    hra_status status = HRA_OK;
-
-    c->shard = plan->comm->ranks == 1 && plan->options.shard == HRA_SHARD_AUTO ? HRA_SHARD_CONTIGUOUS
-                                                                               : plan->options.shard;
-    if (c->shard == HRA_SHARD_AUTO || c->shard == HRA_SHARD_BALANCED)
-        status = take_census(&census, plan);
-    if (status == HRA_OK)
-        status = c->shard == HRA_SHARD_AUTO ? choose_shard(c, plan, &census) : lay_out(c, plan, &census);
-    drop_census(&census);
-    if (status == HRA_OK)
-        status = write_records(c, plan, 1);
-    return share_records(c, plan->comm, status);
-}
-
-/* Move what the chosen candidate holds into the plan. */
-static hra_status take_candidate(hra_plan *plan, struct candidate *c)
-{
-    const int ranks = plan->comm->ranks;
-
-    plan->shard = c->shard;
-    plan->layout = c->layout;
-    plan->tiles = c->tiles;
-    c->layout = NULL;
-    c->tiles = NULL;
-    HRA_TRY(
-        hra_alloc((void **)&plan->live, (int64_t)ranks * ranks * HRA_HALVES, sizeof(*plan->live), "plan"));
-    HRA_TRY(hra_alloc((void **)&plan->stats, ranks, sizeof(*plan->stats), "plan"));
-    for (int r = 0; r < ranks; r++) {
-        const char *record = c->record + (size_t)r * record_bytes(ranks);
-        memcpy(&plan->stats[r], record, sizeof(plan->stats[r]));
-        memcpy(plan->live + (size_t)r * (size_t)ranks * HRA_HALVES, record + sizeof(plan->stats[r]),
-               (size_t)ranks * HRA_HALVES * sizeof(*plan->live));
-    }
-    plan->work = (struct hra_work){.ranks = ranks,
-                                   .heads_kv = plan->problem.heads_kv,
-                                   .rank_tile = plan->layout->rank_tile,
-                                   .live = plan->live};
-    const int64_t rows = plan->layout->rows[plan->comm->rank];
-    HRA_TRY(hra_alloc_unset((void **)&plan->token, rows, sizeof(*plan->token), "rows"));
-    return hra_plan_row_index(plan, plan->comm->rank, NULL, plan->token);
-}
-
 /* ---- Parts and buffers ---- */
+
+enum { BUFFER_ALIGNMENT = 256 }; /* bytes */
 
 static size_t align(size_t bytes, size_t to)
 {
@@ -632,10 +221,21 @@ size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, en
                          v_offset);
 }
 
+/* Bytes of a message: its parts as they lie in buffers that follow one another. */
+static size_t move_bytes(const hra_plan *plan, const struct hra_schedule *s, const struct hra_move *move)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i <= move->more; i++)
+        bytes = align(bytes, BUFFER_ALIGNMENT) +
+                hra_plan_part_bytes(plan, &s->part[move->part + i], move->payload, NULL);
+    return bytes;
+}
+
 /* The buffers of one schedule: their sizes, then their offsets in the arena. */
 struct buffers {
     size_t *at[HRA_PAYLOADS]; /* [count] bytes */
-    int count[HRA_PAYLOADS];
+    int count[HRA_PAYLOADS], capacity[HRA_PAYLOADS];
     int64_t spare; /* rows that each holds beyond those of the largest part that passes through it */
 };
 
@@ -645,15 +245,18 @@ static hra_status widen(struct buffers *b, const hra_plan *plan, enum hra_payloa
 {
     if (buffer == HRA_OWN)
         return HRA_OK;
-    if (buffer >= b->count[payload]) {
+    if (buffer >= b->capacity[payload]) {
+        const int capacity = 2 * (buffer + 1);
         size_t *larger = NULL;
-        HRA_TRY(hra_alloc((void **)&larger, buffer + 1, sizeof(*larger), "buffers"));
+        HRA_TRY(hra_alloc((void **)&larger, capacity, sizeof(*larger), "buffers"));
         for (int i = 0; i < b->count[payload]; i++)
             larger[i] = b->at[payload][i];
         free(b->at[payload]);
         b->at[payload] = larger;
-        b->count[payload] = buffer + 1;
+        b->capacity[payload] = capacity;
     }
+    if (buffer >= b->count[payload])
+        b->count[payload] = buffer + 1;
     const size_t bytes = payload_bytes(&plan->problem, payload, hra_plan_part_rows(plan, part) + b->spare,
                                        part->head1 - part->head0, NULL);
     if (b->at[payload][buffer] < bytes)
@@ -671,7 +274,9 @@ static hra_status place_buffers(struct buffers *b, size_t *end, const hra_plan *
     for (int i = 0; i < s->loads; i++)
         HRA_TRY(widen(b, plan, HRA_KV, s->load[i].buffer, &s->part[s->load[i].part]));
     for (int i = 0; i < s->moves; i++)
-        HRA_TRY(widen(b, plan, s->move[i].payload, hra_move_buffer(&s->move[i]), &s->part[s->move[i].part]));
+        for (int n = 0; n <= s->move[i].more; n++)
+            HRA_TRY(widen(b, plan, s->move[i].payload, hra_move_buffer(&s->move[i]) + n,
+                          &s->part[s->move[i].part + n]));
     for (int i = 0; i < s->sources; i++) {
         HRA_TRY(widen(b, plan, HRA_KV, s->source[i].buffer, &s->part[s->source[i].part]));
         if (pass == HRA_BACKWARD)
@@ -679,7 +284,7 @@ static hra_status place_buffers(struct buffers *b, size_t *end, const hra_plan *
     }
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
         for (int i = 0; i < b->count[payload]; i++) {
-            const size_t bytes = align(b->at[payload][i], 256);
+            const size_t bytes = align(b->at[payload][i], BUFFER_ALIGNMENT);
             b->at[payload][i] = at;
             at += bytes;
         }
@@ -687,8 +292,26 @@ static hra_status place_buffers(struct buffers *b, size_t *end, const hra_plan *
     return HRA_OK;
 }
 
+/* Do the parts of each message lie at this end as they do at the other: one behind the other, with nothing between? */
+static hra_status check_messages(const hra_plan *plan, const struct hra_schedule *s, const struct buffers *b)
+{
+    for (int i = 0; i < s->moves; i++) {
+        const struct hra_move *move = &s->move[i];
+        const size_t *at = b->at[move->payload] + hra_move_buffer(move);
+        for (int n = 0; n < move->more; n++)
+            if (at[n + 1] - at[n] !=
+                align(hra_plan_part_bytes(plan, &s->part[move->part + n], move->payload, NULL),
+                      BUFFER_ALIGNMENT))
+                return HRA_FAIL(HRA_ERR_ARG,
+                                "schedule: move %d: buffer %d is larger than part %d of a message", i,
+                                hra_move_buffer(move) + n, move->part + n);
+    }
+    return HRA_OK;
+}
+
 /* The arena that would do if every pair attended and a rank owned four tiles more. Masks that change at every step, such
- * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. */
+ * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. The halo
+ * would then hold all keys of all ranks, so it takes half as much again as it needs, and grows by that if it must. */
 static hra_status find_reserve(hra_plan *plan)
 {
     const int ranks = plan->comm->ranks;
@@ -697,6 +320,10 @@ static hra_status find_reserve(hra_plan *plan)
 
     if (plan->arena_bytes == 0)
         return HRA_OK;
+    if (plan->work.needs != NULL) {
+        plan->arena_reserve = plan->arena_bytes + plan->arena_bytes / 2;
+        return HRA_OK;
+    }
     HRA_TRY(hra_alloc((void **)&live, (int64_t)ranks * ranks * HRA_HALVES, sizeof(*live), "plan"));
     for (int64_t i = 0; i < (int64_t)ranks * ranks * HRA_HALVES; i++)
         live[i] = 1;
@@ -756,7 +383,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
     for (int r = 0; r < s->rounds; r++)
         for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
             const struct hra_move *m = &s->move[i];
-            const size_t bytes = hra_plan_part_bytes(plan, &s->part[m->part], m->payload, NULL);
+            const size_t bytes = move_bytes(plan, s, m);
             const int number = count[m->peer][m->sends]++;
             const int64_t name[] = {
                 plan->comm->made,         which, number, (int64_t)bytes, m->sends ? rank : m->peer,
@@ -788,6 +415,7 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
     hra_status status = place_buffers(&buffers, &end, plan, s, which);
     memcpy(pass->buffer, buffers.at, sizeof(pass->buffer));
     HRA_TRY(status);
+    HRA_TRY(check_messages(plan, s, &buffers));
     plan->arena_bytes = end > plan->arena_bytes ? end : plan->arena_bytes;
     HRA_TRY(find_ends(plan, pass));
 
@@ -809,8 +437,7 @@ static hra_status model_received(hra_plan *plan, int rank)
         HRA_TRY(plan->generate(&s, &plan->work, rank, (hra_pass)which));
         for (int i = 0; i < s.moves; i++)
             if (!s.move[i].sends)
-                plan->stats[rank].received[which] +=
-                    (int64_t)hra_plan_part_bytes(plan, &s.part[s.move[i].part], s.move[i].payload, NULL);
+                plan->stats[rank].received[which] += (int64_t)move_bytes(plan, &s, &s.move[i]);
         hra_schedule_clear(&s);
     }
     return HRA_OK;
@@ -967,7 +594,7 @@ static hra_status aim_at(hra_plan *plan, hra_pass which, int peer, char *arena)
         const struct hra_move *m = &mine->move[i];
         if (!m->sends || m->peer != peer)
             continue;
-        if (m->to < 0 || m->to >= buffers.count[m->payload])
+        if (m->to < 0 || m->to + m->more >= buffers.count[m->payload])
             status = HRA_FAIL(HRA_ERR_ARG, "schedule: rank %d has no buffer %d for a move of rank %d", peer,
                               m->to, plan->comm->rank);
         else
@@ -1023,37 +650,14 @@ static hra_status share_arenas(hra_plan *plan, hra_status status)
     return status;
 }
 
-/* Every rank learns how much the others receive. Collective: `status` is what this rank has come to so far. */
-static hra_status share_received(hra_plan *plan, hra_status status)
-{
-    hra_comm *comm = plan->comm;
-    struct hra_rank_stats *all = NULL;
-
-    if (status == HRA_OK)
-        status = hra_alloc((void **)&all, comm->ranks, sizeof(*all), "plan");
-    status = hra_comm_agree(comm, status);
-    if (status == HRA_OK && comm->transport->allgather != NULL) {
-        status = hra_comm_allgather(comm, all, &plan->stats[comm->rank], sizeof(*all));
-        if (status == HRA_OK)
-            memcpy(plan->stats, all, (size_t)comm->ranks * sizeof(*all));
-    }
-    free(all);
-    return status;
-}
-
 static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_order *order,
                         const hra_mask *mask, const hra_options *options)
 {
-    struct candidate best = {.layout = NULL};
-
-    HRA_TRY(check_alike(plan, read_arguments(plan, problem, order, mask, options)));
-    hra_status status = compile(&best, plan);
-    if (status == HRA_OK)
-        status = take_candidate(plan, &best);
-    drop_candidate(&best);
+    HRA_TRY(hra_share_alike(plan, read_arguments(plan, problem, order, mask, options)));
+    hra_status status = hra_share_work(plan);
     if (status == HRA_OK)
         status = prepare(plan);
-    return share_received(plan, share_arenas(plan, status));
+    return hra_share_received(plan, share_arenas(plan, status));
 }
 
 hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_problem *problem,
@@ -1072,7 +676,7 @@ hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_proble
         return status;
     }
     plan->comm = comm;
-    plan->generate = generate != NULL ? generate : hra_schedule_ring;
+    plan->generate = generate;
     comm->plans++;
     comm->made++;
     status = build(plan, problem, order, mask, options);
@@ -1120,6 +724,7 @@ void hra_plan_destroy(hra_plan *plan)
     hra_layout_destroy(plan->layout);
     hra_tiles_destroy(plan->tiles);
     hra_tiles_destroy(plan->other);
+    hra_needs_clear(&plan->needs);
     hra_order_destroy(plan->order);
     hra_mask_destroy(plan->mask);
     free(plan->token);
@@ -1161,7 +766,7 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         .threads = plan->kernel_plan.threads,
         .backend = plan->backend->name,
         .transport = plan->comm->transport->name,
-        .schedule = "ring",
+        .schedule = schedules[plan->schedule].name,
         .backward = plan->backend->method,
     };
     for (int r = 0; r < plan->comm->ranks; r++) {
@@ -1179,6 +784,8 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         busy = s->work > busy ? s->work : busy;
         heaviest = s->heaviest > heaviest ? s->heaviest : heaviest;
     }
+    const double least = (double)full.bytes_least + (double)full.bytes_least_backward;
+    full.inflation = least > 0 ? ((double)full.bytes_forward + (double)full.bytes_backward) / least : 1;
     full.balance = work == 0 ? 1 : (double)busy * plan->comm->ranks / (double)work;
     full.balance_bound = work == 0 ? 0 : (double)heaviest * plan->comm->ranks / (double)work;
     memcpy(info, &full, info->size < sizeof(full) ? info->size : sizeof(full));
@@ -1226,19 +833,6 @@ hra_status hra_plan_pieces(const hra_plan *plan, const hra_piece **out, int *cou
     return HRA_OK;
 }
 
-static int owner_of(const struct hra_layout *l, int tile)
-{
-    int low = 0, high = l->ranks - 1;
-    while (low < high) {
-        const int mid = low + (high - low) / 2;
-        if (tile < l->rank_tile[mid + 1])
-            high = mid;
-        else
-            low = mid + 1;
-    }
-    return low;
-}
-
 hra_status hra_plan_tiles(hra_plan *plan, int rank, int batch, int head, hra_plan_tile *out, int64_t capacity,
                           int64_t *count)
 {
@@ -1271,7 +865,7 @@ hra_status hra_plan_tiles(hra_plan *plan, int rank, int batch, int head, hra_pla
                                      .live = hra_tiles_live(t, list, i),
                                      .query_rows = l->tile[first + q].rows,
                                      .key_rows = l->tile[list->key[i]].rows,
-                                     .key_rank = owner_of(l, list->key[i]),
+                                     .key_rank = hra_work_owner(&plan->work, list->key[i]),
                                      .bitmap = list->bitmap[i]};
     *count = list->row_start[t->queries];
     return HRA_OK;
@@ -1298,13 +892,12 @@ hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_pla
     for (int r = 0; r < s.rounds; r++)
         for (int i = s.round[r].move0; i < s.round[r].move1 && i < capacity; i++) {
             const struct hra_move *m = &s.move[i];
-            out[i] = (hra_plan_move){
-                .round = r,
-                .peer = m->peer,
-                .sends = m->sends,
-                .gradient = m->payload == HRA_DKV,
-                .owner = s.part[m->part].owner,
-                .bytes = (int64_t)hra_plan_part_bytes(plan, &s.part[m->part], m->payload, NULL)};
+            out[i] = (hra_plan_move){.round = r,
+                                     .peer = m->peer,
+                                     .sends = m->sends,
+                                     .gradient = m->payload == HRA_DKV,
+                                     .owner = s.part[m->part].owner,
+                                     .bytes = (int64_t)move_bytes(plan, &s, m)};
         }
     *count = s.moves;
     hra_schedule_clear(&s);

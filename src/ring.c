@@ -80,15 +80,19 @@ static void open_own_sums(const struct execution *x, const struct hra_part *part
 static hra_status add_home(struct execution *x, const struct hra_move *move)
 {
     const hra_plan *plan = x->plan;
-    const struct hra_part *part = &x->pass->schedule.part[move->part];
-    const int64_t rows = hra_plan_part_rows(plan, part);
-    const int heads = part->head1 - part->head0;
-    hra_tensor dk, dv, own_dk, own_dv;
 
-    open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to), &dk, &dv);
-    open_own_sums(x, part, &own_dk, &own_dv);
-    HRA_TRY(plan->backend->add(plan->kernels, &own_dk, &dk, rows, heads, plan->problem.dim, x->stream));
-    return plan->backend->add(plan->kernels, &own_dv, &dv, rows, heads, plan->problem.dim_v, x->stream);
+    for (int n = 0; n <= move->more; n++) {
+        const struct hra_part *part = &x->pass->schedule.part[move->part + n];
+        const int64_t rows = hra_plan_part_rows(plan, part);
+        const int heads = part->head1 - part->head0;
+        hra_tensor dk, dv, own_dk, own_dv;
+
+        open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to + n), &dk, &dv);
+        open_own_sums(x, part, &own_dk, &own_dv);
+        HRA_TRY(plan->backend->add(plan->kernels, &own_dk, &dk, rows, heads, plan->problem.dim, x->stream));
+        HRA_TRY(plan->backend->add(plan->kernels, &own_dv, &dv, rows, heads, plan->problem.dim_v, x->stream));
+    }
+    return HRA_OK;
 }
 
 /* Finish what is under way on a buffer. Two sends read it side by side, anything else follows one after another. */
@@ -99,13 +103,14 @@ static hra_status settle(struct execution *x, enum hra_payload payload, int buff
 
     for (int i = x->oldest; i < x->started; i++) {
         const struct hra_move *move = &s->move[i];
-        if (x->pass->state[i] != STARTED || move->payload != payload || hra_move_buffer(move) != buffer ||
+        const int first = hra_move_buffer(move);
+        if (x->pass->state[i] != STARTED || move->payload != payload || !hra_move_touches(move, buffer) ||
             (reading && move->sends))
             continue;
         HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
         x->pass->state[i] = FINISHED;
         if (x->plan->staged && !move->sends)
-            HRA_TRY(x->plan->backend->to_mirror(buffer_at(x, payload, buffer), message_at(x, payload, buffer),
+            HRA_TRY(x->plan->backend->to_mirror(buffer_at(x, payload, first), message_at(x, payload, first),
                                                 x->pass->transfer[i].bytes, x->stream));
         if (move->add && !move->sends)
             HRA_TRY(add_home(x, move));
@@ -123,7 +128,8 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
     int count = 0;
 
     for (int i = round->move0; i < round->move1; i++)
-        HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), s->move[i].sends));
+        for (int n = 0; n <= s->move[i].more; n++)
+            HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]) + n, s->move[i].sends));
     for (int i = round->move0; i < round->move1; i++) {
         const enum hra_payload payload = s->move[i].payload;
         const int buffer = hra_move_buffer(&s->move[i]);

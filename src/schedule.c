@@ -1,4 +1,5 @@
-/* schedule.c - schedules as data, and the ring that generates one. No rank, message or tensor here is real. */
+/* schedule.c - schedules as data, and what generates them: the ring and the halo. No rank, message or tensor here is
+ * real. */
 #include "src/schedule.h"
 
 #include <stdlib.h>
@@ -86,27 +87,54 @@ int64_t hra_work_live(const struct hra_work *work, int rank, const struct hra_pa
     return live;
 }
 
+int hra_work_owner(const struct hra_work *work, int key_tile)
+{
+    int low = 0, high = work->ranks - 1;
+
+    while (low < high) {
+        const int mid = low + (high - low) / 2;
+        if (key_tile < work->rank_tile[mid + 1])
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return low;
+}
+
+/* Can the parts of a move travel between these ranks in this pass? */
+static int makes_sense(const struct hra_schedule *s, const struct hra_move *move, int ranks, int rank,
+                       hra_pass pass)
+{
+    if (move->part < 0 || move->more < 0 || move->part >= s->parts - move->more || move->from < 0 ||
+        move->to < 0 || move->peer < 0 || move->peer >= ranks || move->peer == rank ||
+        (pass == HRA_FORWARD && move->payload != HRA_KV) || (move->add && move->payload != HRA_DKV))
+        return 0;
+    for (int p = move->part; p <= move->part + move->more; p++)
+        if (move->add && s->part[p].owner != (move->sends ? move->peer : rank))
+            return 0;
+    return 1;
+}
+
 static hra_status check_moves(const struct hra_schedule *s, const struct hra_work *work, int rank,
                               hra_pass pass)
 {
     for (int i = 0; i < s->moves; i++) {
         const struct hra_move *move = &s->move[i];
-        if (move->part < 0 || move->part >= s->parts || move->from < 0 || move->to < 0 || move->peer < 0 ||
-            move->peer >= work->ranks || move->peer == rank ||
-            (pass == HRA_FORWARD && move->payload != HRA_KV) ||
-            (move->add &&
-             (move->payload != HRA_DKV || s->part[move->part].owner != (move->sends ? move->peer : rank))))
-            return HRA_FAIL(HRA_ERR_ARG, "schedule: move %d: part %d, buffers %d to %d, peer %d of %d", i,
-                            move->part, move->from, move->to, move->peer, work->ranks);
+        if (!makes_sense(s, move, work->ranks, rank, pass))
+            return HRA_FAIL(HRA_ERR_ARG,
+                            "schedule: move %d: part %d and %d more, buffers %d to %d, peer %d of %d", i,
+                            move->part, move->more, move->from, move->to, move->peer, work->ranks);
     }
     for (int r = 0; r < s->rounds; r++)
         for (int i = s->round[r].move0; i < s->round[r].move1; i++)
             for (int j = s->round[r].move0; j < i; j++) {
                 const struct hra_move *a = &s->move[i], *b = &s->move[j];
-                if (a->payload == b->payload && !(a->sends && b->sends) &&
-                    hra_move_buffer(a) == hra_move_buffer(b))
+                const int first =
+                    hra_move_buffer(a) > hra_move_buffer(b) ? hra_move_buffer(a) : hra_move_buffer(b);
+                if (a->payload == b->payload && !(a->sends && b->sends) && hra_move_touches(a, first) &&
+                    hra_move_touches(b, first))
                     return HRA_FAIL(HRA_ERR_ARG, "schedule: moves %d and %d of round %d share buffer %d", j,
-                                    i, r, hra_move_buffer(a));
+                                    i, r, first);
             }
     return HRA_OK;
 }
@@ -332,6 +360,377 @@ hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *wo
     }
     free(part);
     free(index);
+    if (status != HRA_OK)
+        hra_schedule_clear(out);
+    return status;
+}
+
+/* ---- What ranks need of each other -------------------------------------------------------------- */
+
+/* The gaps between the tiles that a rank needs of each owner, by their length. */
+struct gaps {
+    int64_t *count; /* [longest + 1] */
+    int64_t *rows;  /* [longest + 1] that all of them have */
+    int longest;
+    int64_t owners; /* of whom it needs any */
+    int64_t needed; /* rows */
+};
+
+static int64_t rows_between(const struct hra_tile_rows *tile, int key_tile0, int key_tile1)
+{
+    return tile[key_tile1 - 1].row0 + tile[key_tile1 - 1].rows - tile[key_tile0].row0;
+}
+
+/* The next tile of an owner from k on that is needed, or its end. */
+static int next_needed(const int64_t *live, int k, int end)
+{
+    while (k < end && live[k] <= 0)
+        k++;
+    return k;
+}
+
+static void find_gaps(struct gaps *g, const struct hra_work *work, int rank, const int64_t *live,
+                      const struct hra_tile_rows *tile)
+{
+    for (int o = 0; o < work->ranks; o++) {
+        const int end = work->rank_tile[o + 1];
+        int last = -1;
+        if (o == rank)
+            continue;
+        for (int k = next_needed(live, work->rank_tile[o], end); k < end; k = next_needed(live, k + 1, end)) {
+            g->needed += tile[k].rows;
+            g->owners += last < 0;
+            if (last >= 0 && k - last > 1) {
+                g->count[k - last - 1]++;
+                g->rows[k - last - 1] += rows_between(tile, last + 1, k);
+            }
+            last = k;
+        }
+    }
+}
+
+/* The longest gap that is joined; *ranges receives how many are left. */
+static int choose_gap(const struct gaps *g, int64_t most, int64_t *ranges)
+{
+    int64_t extra = 0;
+    int gap = 0;
+
+    *ranges = g->owners;
+    for (int length = 1; length <= g->longest; length++)
+        *ranges += g->count[length];
+    while (gap < g->longest) {
+        extra += g->rows[gap + 1];
+        if (*ranges <= most && (gap >= HRA_JOIN || 20 * extra > g->needed))
+            break;
+        *ranges -= g->count[++gap];
+    }
+    return gap;
+}
+
+/* Write the ranges; how many there are. */
+static int64_t write_ranges(struct hra_range *out, const struct hra_work *work, int rank, const int64_t *live,
+                            int gap)
+{
+    int64_t count = 0;
+
+    for (int o = 0; o < work->ranks; o++) {
+        const int end = work->rank_tile[o + 1];
+        int last = -1;
+        if (o == rank)
+            continue;
+        for (int k = next_needed(live, work->rank_tile[o], end); k < end; k = next_needed(live, k + 1, end)) {
+            if (last < 0 || k - last - 1 > gap)
+                out[count++] = (struct hra_range){k, k};
+            out[count - 1].key_tile1 = k + 1;
+            last = k;
+        }
+    }
+    return count;
+}
+
+hra_status hra_needs_find(struct hra_range **out, int64_t *count, const struct hra_work *work, int rank,
+                          const int64_t *live, const struct hra_tile_rows *tile)
+{
+    const int64_t most = 2 * (int64_t)work->ranks > HRA_RANGES ? 2 * (int64_t)work->ranks : HRA_RANGES;
+    struct gaps gaps = {.longest = 0};
+    struct hra_range *range = NULL;
+    int64_t *room = NULL, ranges = 0;
+
+    for (int o = 0; o < work->ranks; o++) {
+        const int tiles = work->rank_tile[o + 1] - work->rank_tile[o];
+        gaps.longest = tiles > gaps.longest ? tiles : gaps.longest;
+    }
+    HRA_TRY(hra_alloc((void **)&room, 2 * (int64_t)(gaps.longest + 1), sizeof(*room), "ranges of keys"));
+    gaps.count = room;
+    gaps.rows = room + gaps.longest + 1;
+    find_gaps(&gaps, work, rank, live, tile);
+    const int gap = choose_gap(&gaps, most, &ranges);
+    hra_status status = hra_alloc((void **)&range, ranges, sizeof(*range), "ranges of keys");
+    if (status == HRA_OK) {
+        *count = write_ranges(range, work, rank, live, gap);
+        *out = range;
+    }
+    free(room);
+    return status;
+}
+
+/* The end of the ranges from i on that have one owner, in those of a rank. */
+static int64_t end_of_owner(const struct hra_needs *needs, const struct hra_work *work, int rank, int64_t i,
+                            int *owner)
+{
+    *owner = hra_work_owner(work, needs->range[i].key_tile0);
+    while (i < needs->start[rank + 1] && needs->range[i].key_tile0 < work->rank_tile[*owner + 1])
+        i++;
+    return i;
+}
+
+/* Do two visitors want the same of an owner? */
+static int same_ranges(const struct hra_needs *needs, const struct hra_visit *a, const struct hra_visit *b)
+{
+    const int count = a->range1 - a->range0;
+
+    return count == b->range1 - b->range0 && memcmp(needs->range + needs->start[a->visitor] + a->range0,
+                                                    needs->range + needs->start[b->visitor] + b->range0,
+                                                    (size_t)count * sizeof(*needs->range)) == 0;
+}
+
+/* Visitors that want the same are sent it from the same buffers; only so many before one are looked at. Under masks that
+ * let everybody want all of everybody those are neighbours. */
+enum { LOOK_BACK = 8 };
+
+/* Number the buffers of an owner, behind those in which it is a visitor itself. */
+static void number_buffers(struct hra_needs *needs, int owner)
+{
+    struct hra_visit *visit = needs->visit + needs->visit_start[owner];
+    const int64_t visits = needs->visit_start[owner + 1] - needs->visit_start[owner];
+    int load = (int)(needs->start[owner + 1] - needs->start[owner]), home = load;
+
+    for (int64_t i = 0; i < visits; i++) {
+        const int count = visit[i].range1 - visit[i].range0;
+        visit[i].home = home;
+        home += count;
+        visit[i].load = load;
+        for (int64_t j = i - 1; j >= 0 && j >= i - LOOK_BACK && visit[i].load == load; j--)
+            if (same_ranges(needs, &visit[i], &visit[j]))
+                visit[i].load = visit[j].load;
+        load += visit[i].load == load ? count : 0;
+    }
+}
+
+/* Visits as the ranges have them, and which of them each rank makes; next [ranks] is scratch. */
+static void fill_visits(struct hra_needs *needs, const struct hra_work *work, int64_t *next)
+{
+    int64_t made = 0;
+    int owner;
+
+    memcpy(next, needs->visit_start, (size_t)work->ranks * sizeof(*next));
+    for (int r = 0; r < work->ranks; r++)
+        for (int64_t i = needs->start[r], end; i < needs->start[r + 1]; i = end) {
+            end = end_of_owner(needs, work, r, i, &owner);
+            needs->made[made++] = next[owner];
+            needs->visit[next[owner]++] = (struct hra_visit){.visitor = r,
+                                                             .owner = owner,
+                                                             .range0 = (int)(i - needs->start[r]),
+                                                             .range1 = (int)(end - needs->start[r])};
+        }
+}
+
+hra_status hra_needs_link(struct hra_needs *needs, const struct hra_work *work)
+{
+    const int ranks = work->ranks;
+    int64_t *next = NULL;
+    int owner;
+
+    HRA_TRY(hra_alloc((void **)&needs->visit_start, ranks + 1, sizeof(int64_t), "visits"));
+    HRA_TRY(hra_alloc((void **)&needs->made_start, ranks + 1, sizeof(int64_t), "visits"));
+    for (int r = 0; r < ranks; r++) {
+        needs->made_start[r + 1] = needs->made_start[r];
+        for (int64_t i = needs->start[r]; i < needs->start[r + 1]; needs->made_start[r + 1]++) {
+            i = end_of_owner(needs, work, r, i, &owner);
+            needs->visit_start[owner + 1]++;
+        }
+    }
+    for (int o = 0; o < ranks; o++)
+        needs->visit_start[o + 1] += needs->visit_start[o];
+    HRA_TRY(hra_alloc((void **)&needs->made, needs->made_start[ranks], sizeof(*needs->made), "visits"));
+    HRA_TRY(hra_alloc((void **)&needs->visit, needs->visit_start[ranks], sizeof(*needs->visit), "visits"));
+    HRA_TRY(hra_alloc((void **)&next, ranks, sizeof(*next), "visits"));
+    fill_visits(needs, work, next);
+    free(next);
+    for (int o = 0; o < ranks; o++)
+        number_buffers(needs, o);
+    return HRA_OK;
+}
+
+void hra_needs_clear(struct hra_needs *needs)
+{
+    free(needs->start);
+    free(needs->range);
+    free(needs->visit_start);
+    free(needs->visit);
+    free(needs->made_start);
+    free(needs->made);
+    *needs = (struct hra_needs){.start = NULL};
+}
+
+/* ---- The halo -----------------------------------------------------------------------------------
+ *
+ * Everything that one rank needs of another, and back, is one message:
+ *
+ *     rounds 0 ..    K/V of what is needed travel; in the last of them own tiles are computed
+ *     the next       all that has arrived is computed, in one run
+ *     the others     backward: dK/dV travel back, and are added by the order of their moves
+ *
+ * A rank's part n is its n-th buffer's, of those that it is sent and those that it sends, behind the part of all its own
+ * keys. Which buffers these are hra_needs has for all ranks. */
+
+/* Messages that a rank sends, and receives, in one round at most: NCCL may split a group of more than about 256 operations
+ * otherwise on one rank than on another. Rounds go by the distance between ranks, so they are the same at both ends. */
+enum { PEERS = 32 };
+
+/* The halo as rank `rank` sees it. */
+struct halo {
+    const struct hra_work *work;
+    const struct hra_needs *needs;
+    int rank;
+    int own;                /* 1: it owns keys */
+    int ranges;             /* that it needs */
+    int64_t earlier_owners; /* of those that it visits, with lower ranks than its own */
+    int64_t earlier_visitors;
+};
+
+/* Ranges range0 .. range1 - 1 of what `visitor` needs as parts. */
+static hra_status add_parts(struct hra_schedule *s, const struct halo *h, int owner, int visitor, int range0,
+                            int range1)
+{
+    const struct hra_range *range = h->needs->range + h->needs->start[visitor];
+
+    for (int i = range0; i < range1; i++)
+        HRA_TRY(hra_schedule_part(s, (struct hra_part){.owner = owner,
+                                                       .key_tile0 = range[i].key_tile0,
+                                                       .key_tile1 = range[i].key_tile1,
+                                                       .head1 = h->work->heads_kv}));
+    return HRA_OK;
+}
+
+static hra_status write_parts(struct hra_schedule *s, const struct halo *h)
+{
+    const struct hra_needs *needs = h->needs;
+    const int *first = &h->work->rank_tile[h->rank];
+
+    if (h->own)
+        HRA_TRY(hra_schedule_part(s, (struct hra_part){.owner = h->rank,
+                                                       .key_tile0 = first[0],
+                                                       .key_tile1 = first[1],
+                                                       .head1 = h->work->heads_kv}));
+    for (int i = 0; i < h->ranges; i++) {
+        const int owner = hra_work_owner(h->work, needs->range[needs->start[h->rank] + i].key_tile0);
+        HRA_TRY(add_parts(s, h, owner, h->rank, i, i + 1));
+    }
+    for (int64_t i = needs->visit_start[h->rank]; i < needs->visit_start[h->rank + 1]; i++) {
+        const struct hra_visit *visit = &needs->visit[i];
+        if (h->own + visit->load == s->parts) /* no earlier visitor wants the same */
+            HRA_TRY(add_parts(s, h, h->rank, visit->visitor, visit->range0, visit->range1));
+    }
+    for (int p = h->own + h->ranges; p < s->parts; p++)
+        HRA_TRY(hra_schedule_load(s, p, p - h->own));
+    return HRA_OK;
+}
+
+/* The visit that the i-th nearest of our visitors makes, counted from the next rank on; -1: there is none. */
+static int64_t find_hosted(const struct halo *h, int64_t i)
+{
+    const int64_t begin = h->needs->visit_start[h->rank], count = h->needs->visit_start[h->rank + 1] - begin;
+
+    return i < count ? begin + (h->earlier_visitors + i) % count : -1;
+}
+
+/* The visit that we make to the i-th nearest of our owners, counted from the rank before us. */
+static int64_t find_made(const struct halo *h, int64_t i)
+{
+    const int64_t begin = h->needs->made_start[h->rank], count = h->needs->made_start[h->rank + 1] - begin;
+
+    return i < count ? h->needs->made[begin + (h->earlier_owners + count - 1 - i) % count] : -1;
+}
+
+/* One message of a visit as we see it: K/V to the visitor, dK/dV back. */
+static hra_status move_visit(struct hra_schedule *s, const struct halo *h, enum hra_payload payload,
+                             const struct hra_visit *visit)
+{
+    const int home = payload == HRA_DKV, visits = h->rank == visit->visitor;
+
+    return hra_schedule_move(s, (struct hra_move){.payload = payload,
+                                                  .part = h->own + (visits ? visit->range0 : visit->load),
+                                                  .from = home ? visit->range0 : visit->load,
+                                                  .to = home ? visit->home : visit->range0,
+                                                  .peer = visits ? visit->owner : visit->visitor,
+                                                  .sends = visits == home,
+                                                  .add = home,
+                                                  .more = visit->range1 - visit->range0 - 1});
+}
+
+/* Move what belongs to the visits that come next and are of ranks at most `far` apart. */
+static hra_status move_near(struct hra_schedule *s, const struct halo *h, enum hra_payload payload, int far,
+                            int64_t *next, int64_t (*find)(const struct halo *h, int64_t i))
+{
+    for (int64_t i; (i = find(h, *next)) >= 0; ++*next) {
+        const struct hra_visit *visit = &h->needs->visit[i];
+        if (wrap(visit->visitor - visit->owner, h->work->ranks) > far)
+            break;
+        HRA_TRY(move_visit(s, h, payload, visit));
+    }
+    return HRA_OK;
+}
+
+/* One round for each PEERS distances between ranks. */
+static hra_status move_all(struct hra_schedule *s, const struct halo *h, enum hra_payload payload)
+{
+    int64_t made = 0, hosted = 0;
+
+    for (int far = PEERS; far < h->work->ranks - 1 + PEERS; far += PEERS) {
+        HRA_TRY(hra_schedule_round(s));
+        HRA_TRY(move_near(s, h, payload, far, &made, find_made));
+        HRA_TRY(move_near(s, h, payload, far, &hosted, find_hosted));
+    }
+    return HRA_OK;
+}
+
+static hra_status write_halo(struct hra_schedule *s, const struct halo *h, hra_pass pass)
+{
+    const int queries = h->work->rank_tile[h->rank + 1] - h->work->rank_tile[h->rank];
+
+    HRA_TRY(write_parts(s, h));
+    HRA_TRY(move_all(s, h, HRA_KV));
+    if (s->rounds == 0) /* there is one rank */
+        HRA_TRY(hra_schedule_round(s));
+    if (h->own) {
+        HRA_TRY(hra_schedule_run(s, 0, queries));
+        HRA_TRY(hra_schedule_source(s, (struct hra_source){0, HRA_OWN, HRA_OWN, 0}));
+    }
+    HRA_TRY(hra_schedule_round(s));
+    if (h->ranges > 0)
+        HRA_TRY(hra_schedule_run(s, 0, queries));
+    for (int i = 0; i < h->ranges; i++)
+        HRA_TRY(hra_schedule_source(
+            s, (struct hra_source){.part = h->own + i, .buffer = i, .gradient = i, .zero = 1}));
+    return pass == HRA_BACKWARD ? move_all(s, h, HRA_DKV) : HRA_OK;
+}
+
+hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
+{
+    const struct hra_needs *needs = work->needs;
+    struct halo h = {.work = work,
+                     .needs = needs,
+                     .rank = rank,
+                     .own = work->rank_tile[rank] < work->rank_tile[rank + 1],
+                     .ranges = (int)(needs->start[rank + 1] - needs->start[rank])};
+
+    for (int64_t i = needs->made_start[rank]; i < needs->made_start[rank + 1]; i++)
+        h.earlier_owners += needs->visit[needs->made[i]].owner < rank;
+    for (int64_t i = needs->visit_start[rank]; i < needs->visit_start[rank + 1]; i++)
+        h.earlier_visitors += needs->visit[i].visitor < rank;
+    hra_status status = write_halo(out, &h, pass);
+
     if (status != HRA_OK)
         hra_schedule_clear(out);
     return status;

@@ -13,25 +13,26 @@
  *   buffers have finished. So nobody lists what to wait for, and nobody can list it wrong.
  * - A received move with `add` has its dK/dV added to the rank's own sums, at a fixed place in that order.
  * Rules for a generator: the sends of rank a to rank b, in schedule order, are the receives of b from a. Every live
- * tile is in one run, once. In one round, moves that receive have a buffer to themselves. */
+ * tile is in one run, once. In one round, moves that receive have their buffers to themselves. */
 #ifndef HRA_SRC_SCHEDULE_H
 #define HRA_SRC_SCHEDULE_H
 
-#include "src/status.h"
+#include "kernels/kernels.h"
 
 /* The buffer id of the rank's own tensors: the caller's K and V; in backward the sums of our own dK and dV. */
 #define HRA_OWN (-1)
 
 enum hra_payload { HRA_KV, HRA_DKV, HRA_PAYLOADS };
 
-/* A range of key tiles of one owner, and of K/V heads. The same list on every rank. */
+/* A range of key tiles of one owner, and of K/V heads. The ring lists those of all ranks, the halo those that the rank
+ * has to do with. */
 struct hra_part {
     int owner;
     int key_tile0, key_tile1;
     int head0, head1;
 };
 
-/* One part travels. A buffer holds one part at a time, dense. */
+/* One part travels, or several as one message. A buffer holds one part at a time, dense. */
 struct hra_move {
     enum hra_payload payload;
     int part;
@@ -40,6 +41,8 @@ struct hra_move {
     int peer;  /* the other rank */
     int sends; /* 1: to peer; 0: from peer */
     int add;   /* DKV, received: added to our own sums when it is there */
+    int more; /* so many of the parts that follow `part` travel along, between the buffers that follow, which hold
+                  nothing larger at any time: a message is what lies there from the first to the last */
 };
 
 /* Our own part is copied into a buffer before the first round, for moves to send it from there. */
@@ -76,14 +79,44 @@ struct hra_schedule {
     int parts, loads, rounds, moves, runs, sources;
 };
 
-/* The buffer of a move on our side. */
+/* The buffer of a move on our side, the first where there are more. */
 static inline int hra_move_buffer(const struct hra_move *move)
 {
     return move->sends ? move->from : move->to;
 }
 
+/* Is this buffer on our side one of a move's? */
+static inline int hra_move_touches(const struct hra_move *move, int buffer)
+{
+    return buffer >= hra_move_buffer(move) && buffer <= hra_move_buffer(move) + move->more;
+}
+
 /* Each block of keys is counted in two halves, the finest cut that generators here make. */
 #define HRA_HALVES 2
+
+/* Key tiles key_tile0 .. key_tile1 - 1. */
+struct hra_range {
+    int key_tile0, key_tile1;
+};
+
+/* A rank, the visitor, needs keys of an owner: ranges range0 .. range1 - 1 of its own. At the visitor the n-th of its
+ * ranges has buffer n of K/V and of dK/dV. */
+struct hra_visit {
+    int visitor, owner;
+    int range0, range1;
+    int load; /* at the owner, the first of as many buffers from which its K/V are sent */
+    int home; /* and of those in which dK/dV come home */
+};
+
+/* What all ranks need of each other's keys. */
+struct hra_needs {
+    int64_t *start;          /* [ranks + 1] the ranges of rank r are start[r] .. start[r + 1] - 1 */
+    struct hra_range *range; /* ascending on each rank, each of one owner, none the rank's own */
+    int64_t *visit_start;    /* [ranks + 1] by owner */
+    struct hra_visit *visit; /* of each owner by visitor, ascending */
+    int64_t *made_start;     /* [ranks + 1] by visitor */
+    int64_t *made;           /* which visits it makes, by owner, ascending */
+};
 
 /* What generators know: all ranks alike. */
 struct hra_work {
@@ -92,7 +125,11 @@ struct hra_work {
     const int *rank_tile; /* [ranks + 1] key tiles of each rank */
     const int64_t
         *live; /* [ranks][ranks][HRA_HALVES] live tiles of a rank's queries against an owner's keys */
+    const struct hra_needs *needs; /* NULL but for the halo */
 };
+
+/* Who owns a key tile. */
+int hra_work_owner(const struct hra_work *work, int key_tile);
 
 /* First key tile of half `half` of an owner's keys; half HRA_HALVES is the end. */
 int hra_work_half(const struct hra_work *work, int owner, int half);
@@ -106,6 +143,30 @@ typedef hra_status (*hra_generator)(struct hra_schedule *out, const struct hra_w
 
 /* The ring. docs/design.md tells how rounds and buffers follow one another. */
 hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass);
+
+/* The halo: what a rank needs comes straight from its owners while it computes its own tiles, then it computes all of
+ * that in one run, and dK/dV go straight back. Wants work->needs. */
+hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass);
+
+/* Ranges are joined across gaps of at most so many tiles, where all that a rank needs grows by at most 5 %. A range costs
+ * calls of kernels that copy, compute and add it, each of which takes a GPU's host some us; 8 tiles of 8 K/V heads of 128
+ * channels in bf16 are 4 MiB, which NVLink moves in 10 us. */
+#define HRA_JOIN 8
+
+/* How many ranges a rank has at most, or 2 ranks if that is more: longer gaps are joined, too, where it would have more, so
+ * that what ranks tell each other stays in bounds. */
+#define HRA_RANGES 8192
+
+/* The ranges of key tiles of others that `rank` needs: those with live > 0, [tiles of all ranks], as is tile. *out is to be
+ * freed. */
+hra_status hra_needs_find(struct hra_range **out, int64_t *count, const struct hra_work *work, int rank,
+                          const int64_t *live, const struct hra_tile_rows *tile);
+
+/* Fill in the visits; start and range are there. */
+hra_status hra_needs_link(struct hra_needs *needs, const struct hra_work *work);
+
+/* Frees what it holds, not the struct. */
+void hra_needs_clear(struct hra_needs *needs);
 
 /* Generators write with these, in order: parts; loads; then for each round its moves and its runs, and for each
  * run its sources. */

@@ -38,7 +38,8 @@ step() { # NAME, COMMAND...
 
 install_packages() {
     .ci/install gcc g++ binutils make cmake meson ninja-build pkg-config libcriterion-dev libopenmpi-dev openmpi-bin \
-        libopenblas-pthread-dev libcairo2-dev clang libclang-rt-dev clang-format patch git python3 iproute2
+        libopenblas-pthread-dev libcairo2-dev clang libclang-rt-dev clang-format patch git python3 iproute2 \
+        doxygen groff-base
 }
 
 configure() { # DIR, OPTIONS...
@@ -69,7 +70,7 @@ sanitize() {
 # parse are counted.
 fuzz() {
     local dir=build-fuzz sources parsed
-    mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'src/*.c' | grep -vE '/(plan|ring|schedule)\.c$')
+    mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'src/*.c' | grep -vE '/(plan|ring|schedule|share)\.c$')
     rm -rf "$dir/corpus"
     mkdir -p "$dir/corpus"
     clang -std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
@@ -81,25 +82,6 @@ fuzz() {
     parsed=$(sed -n 's/^fuzz_mask: .* inputs, \([0-9]*\) of them masks that parse$/\1/p' "$dir/log")
     [ "${parsed:-0}" -ge 3000 ]
 }
-
-# The README's program, built against an installed prefix.
-installed() ( # a shell of its own, since what it exports is not for the other steps
-    local prefix=$PWD/$build/prefix scratch
-    rm -rf "$prefix"
-    meson install -C "$build" || return 1
-    scratch=$(mktemp -d)
-    awk '/^```c$/ {on = 1; next} /^```$/ {on = 0} on' README.md >"$scratch/program.c"
-    sed -n '/^#include <hra/,$p' examples/minimal.c | diff - "$scratch/program.c" || return 1 # README.md shows it whole
-    PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name hra.pc)")
-    export PKG_CONFIG_PATH
-    LD_LIBRARY_PATH=$(dirname "$(find "$prefix" -name libhra.so)")
-    export LD_LIBRARY_PATH
-    # shellcheck disable=SC2046
-    mpicc -std=c11 -Wall -Wextra -Werror "$scratch/program.c" $(pkg-config --cflags --libs hra-mpi) -o "$scratch/program" &&
-        mpirun --oversubscribe -n 3 "$scratch/program" &&
-        mpirun --oversubscribe -n 2 "$prefix/bin/hra-check" --tokens 300 --dtype f64 &&
-        "$prefix/bin/hra-plan" --ranks 4 --tokens 1000
-)
 
 # The example of a stack, against what is installed.
 megatron() {
@@ -120,7 +102,8 @@ step build build_all || exit 1
 step format format
 step structure tests/structure.sh "$build"
 step unit unit
-step installed installed
+step installed tests/installed.sh "$build"
+step docs tests/docs.sh "$build"
 step megatron megatron
 step train tests/train.sh "$build/examples/train/hra-train"
 step scaling tests/scaling.sh "$build"

@@ -13,6 +13,7 @@
 static int until_failure; /* this allocation from now fails; 0: none */
 static int until_no_thread;
 static int blocks; /* that live */
+static hra_schedule_kind schedule;
 
 void *__real_aligned_alloc(size_t alignment, size_t bytes);
 void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
@@ -57,7 +58,9 @@ static hra_status make(struct made *m, int ranks)
 {
     hra_domain d = HRA_DOMAIN_INIT;
     hra_problem p = HRA_PROBLEM_INIT;
+    hra_options options = HRA_OPTIONS_INIT;
 
+    options.schedule = schedule;
     d.heads = p.heads = HEADS;
     d.tokens = p.tokens = TOKENS;
     d.grid[0] = d.grid[1] = 20;
@@ -69,7 +72,7 @@ static hra_status make(struct made *m, int ranks)
         hra_mask_parse(&m->mask, &d, m->order,
                        "heads(0: causal & docs(150,250); 1: grid(2,3) | blocks(100; 0:1 2; 3:0); 2: full)"));
     HRA_TRY(ranks == 1 ? hra_comm_create_self(&m->comm) : hra_comm_create_model(&m->comm, 1, ranks));
-    return hra_plan_create(&m->plan, m->comm, &p, m->order, m->mask, NULL);
+    return hra_plan_create(&m->plan, m->comm, &p, m->order, m->mask, &options);
 }
 
 static void destroy(struct made *m)
@@ -117,6 +120,13 @@ Test(memory, creation_on_one_rank)
 
 Test(memory, creation_on_a_model)
 {
+    fail_each_allocation(3);
+}
+
+Test(memory, creation_of_a_halo)
+{
+    schedule = HRA_SCHEDULE_HALO;
+    fail_each_allocation(1);
     fail_each_allocation(3);
 }
 

@@ -1,6 +1,6 @@
 /* test_plan.c - plans as they are asked: sharding, tiles, counts and bytes against brute force, wrong use,
  * and who outlives whom. */
-#include "comm/transport.h"
+#include "src/plan.h"
 
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
@@ -23,7 +23,7 @@ struct shape {
     int ranks, batch, heads, head0;
     int64_t tokens, grid[3];
     hra_shard shard;
-    char order[24], mask[72];
+    char order[24], mask[320];
 };
 
 /* A plan on a model, and what it was made of. */
@@ -51,7 +51,7 @@ static hra_problem problem_of(const struct shape *s)
     return p;
 }
 
-static struct model begin(const struct shape *s, int rank)
+static struct model begin_scheduled(const struct shape *s, int rank, hra_schedule_kind schedule)
 {
     struct model m = {.s = *s};
     hra_domain d = HRA_DOMAIN_INIT;
@@ -63,6 +63,7 @@ static struct model begin(const struct shape *s, int rank)
     d.tokens = s->tokens;
     memcpy(d.grid, s->grid, sizeof(d.grid));
     options.shard = s->shard;
+    options.schedule = schedule;
     cr_assert(eq(int, hra_comm_create_model(&m.comm, rank, s->ranks), HRA_OK));
     cr_assert(eq(int, hra_order_create(&m.order, &d, s->order), HRA_OK), "%s", hra_last_error());
     cr_assert(eq(int, hra_mask_parse(&m.mask, &d, m.order, s->mask), HRA_OK), "%s", hra_last_error());
@@ -71,6 +72,11 @@ static struct model begin(const struct shape *s, int rank)
     m.info.size = sizeof(m.info);
     cr_assert(eq(int, hra_plan_get_info(m.plan, &m.info), HRA_OK));
     return m;
+}
+
+static struct model begin(const struct shape *s, int rank)
+{
+    return begin_scheduled(s, rank, HRA_SCHEDULE_AUTO);
 }
 
 static void end(struct model *m)
@@ -471,10 +477,11 @@ Test(plan, moves_meet_and_add_up)
     };
     enum { MOST = 256 };
 
-    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+    for (size_t i = 0; i < 2 * sizeof(shapes) / sizeof(shapes[0]); i++)
         for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
-            const int ranks = shapes[i].ranks;
-            struct model m = begin(&shapes[i], 1);
+            const int ranks = shapes[i / 2].ranks;
+            struct model m =
+                begin_scheduled(&shapes[i / 2], 1, i % 2 == 0 ? HRA_SCHEDULE_RING : HRA_SCHEDULE_HALO);
             hra_plan_move *move = take((size_t)ranks * MOST * sizeof(*move));
             int64_t n[8], bytes = 0;
             for (int r = 0; r < ranks; r++) {
@@ -519,9 +526,10 @@ Test(plan, runs_compute_every_live_pair_once)
     };
     enum { MOST = 64 };
 
-    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+    for (size_t i = 0; i < 2 * sizeof(shapes) / sizeof(shapes[0]); i++)
         for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
-            struct model m = begin(&shapes[i], 1);
+            const hra_schedule_kind schedule = i % 2 == 0 ? HRA_SCHEDULE_RING : HRA_SCHEDULE_HALO;
+            struct model m = begin_scheduled(&shapes[i / 2], 1, schedule);
             const int64_t tokens = m.s.tokens;
             char *seen = take((size_t)(tokens * tokens));
             int64_t *row[8]; /* token of each row of each rank */
@@ -537,7 +545,8 @@ Test(plan, runs_compute_every_live_pair_once)
                 cr_assert(n == all && n <= MOST);
                 for (int64_t k = 0; k < n; k++) {
                     cr_assert(run[k].head0 == 0 && run[k].head1 == m.s.heads);
-                    const int own_rounds = pass == HRA_FORWARD ? 1 : 2, own = run[k].owner == r;
+                    const int own_rounds = pass == HRA_FORWARD || schedule == HRA_SCHEDULE_HALO ? 1 : 2;
+                    const int own = run[k].owner == r;
                     cr_assert(own == (run[k].round < own_rounds));
                     for (int64_t q = run[k].query_row0; q < run[k].query_row0 + run[k].query_rows; q++)
                         for (int64_t j = run[k].key_row0; j < run[k].key_row0 + run[k].key_rows; j++)
@@ -554,6 +563,151 @@ Test(plan, runs_compute_every_live_pair_once)
             free(seen);
             end(&m);
         }
+}
+
+/* Rows that the tiles of a rank touch of each owner, [ranks]. The caller's to free. */
+static int64_t *rows_touched(const struct model *m, int rank)
+{
+    const struct shape *s = &m->s;
+    char *seen = take((size_t)s->tokens);
+    int64_t *rows = take((size_t)s->ranks * sizeof(*rows));
+
+    for (int bh = 0; bh < s->batch * s->heads; bh++) {
+        int64_t n;
+        hra_plan_tile *t = tiles_of(m, rank, bh / s->heads, bh % s->heads, &n);
+        for (int64_t i = 0; i < n; i++)
+            if (!seen[t[i].key_slot0]++)
+                rows[t[i].key_rank] += t[i].key_rows;
+        free(t);
+    }
+    free(seen);
+    return rows;
+}
+
+/* Shapes in which no gap is short enough to be joined, then some in which there are. */
+ParameterizedTestParameters(plan, halo_moves_the_rows_that_tiles_touch)
+{
+    static struct shape rows[] = {
+        {5, 1, 2, 0, 1003, {0}, HRA_SHARD_CONTIGUOUS, "identity", "window(300,0)"},
+        {4, 2, 2, 0, 777, {0}, HRA_SHARD_ZIGZAG, "hilbert", "causal"},
+        {7, 1, 2, 0, 5, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
+        {3, 1, 2, 0, 2000, {0}, HRA_SHARD_CONTIGUOUS, "identity", "docs(600,700,700)"},
+        {3, 1, 2, 0, 900, {0}, HRA_SHARD_CONTIGUOUS, "identity", "docs(300,300,300)"},
+        {17, 1, 2, 0, 600, {0}, HRA_SHARD_AUTO, "snake", "docs(1,299,300) & causal"},
+        {4, 2, 2, 1, 3000, {0}, HRA_SHARD_BALANCED, "identity", "heads(0-1: causal; 2: window(9,9))"},
+        {4, 2, 2, 0, 2048, {0}, HRA_SHARD_BALANCED, "identity", "batches(0: window(0,99); 1: global(100))"},
+        {8, 1, 2, 0, 4096, {64, 64, 0}, HRA_SHARD_AUTO, "hilbert", "grid(5,5)"},
+        {6, 1, 2, 0, 4096, {64, 64, 0}, HRA_SHARD_AUTO, "boxes:8x8", "mix(grid(2,9); causal & grid(9,0))"},
+        {8, 1, 2, 0, 8192, {0}, HRA_SHARD_BALANCED, "identity", "causal & window(999,0)"},
+        {5, 1, 2, 0, 5120, {0}, HRA_SHARD_ZIGZAG, "morton", "blocks(64; 0:79 3 9; 40:1; 79:0 39)"},
+    };
+    return cr_make_param_array(struct shape, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct shape *s, plan, halo_moves_the_rows_that_tiles_touch)
+{
+    struct model m = begin_scheduled(s, s->ranks - 1, HRA_SCHEDULE_HALO),
+                 ring = begin_scheduled(s, 0, HRA_SCHEDULE_RING);
+    const int64_t row_bytes = s->batch * s->heads * (64 + 32) * 4;
+    int64_t least = 0, most;
+
+    cr_expect(eq(str, (char *)m.info.schedule, "halo"));
+    for (int r = 0; r < s->ranks; r++) {
+        int64_t *rows = rows_touched(&m, r);
+        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+            hra_plan_move move[64];
+            int64_t n;
+            cr_assert(eq(int, hra_plan_moves(m.plan, r, (hra_pass)pass, move, 64, &n), HRA_OK));
+            cr_assert(n <= 64);
+            for (int o = 0; o < s->ranks; o++) {
+                int64_t bytes = 0;
+                for (int64_t i = 0; i < n; i++)
+                    bytes += !move[i].sends && !move[i].gradient && move[i].peer == o ? move[i].bytes : 0;
+                cr_expect(bytes == (o == r ? 0 : rows[o] * row_bytes),
+                          "rank %d receives %ld bytes of %d, not %ld", r, (long)bytes, o,
+                          (long)(rows[o] * row_bytes));
+                least += pass == HRA_FORWARD ? bytes : 0;
+            }
+        }
+        free(rows);
+    }
+    most = ring.info.bytes_forward;
+    cr_expect(m.info.bytes_forward == least && m.info.bytes_least == least && least <= most, "%ld, %ld, %ld",
+              (long)least, (long)m.info.bytes_least, (long)most);
+    cr_expect(m.info.bytes_backward == m.info.bytes_least_backward && m.info.inflation == 1);
+    cr_expect(fabs(ring.info.inflation * 3 * (double)least -
+                   (double)(ring.info.bytes_forward + ring.info.bytes_backward)) <= 1e-6 * (double)most);
+    cr_expect(m.info.shard == ring.info.shard && m.info.balance == ring.info.balance);
+    end(&ring);
+    end(&m);
+}
+
+/* Of the 25 tiles of rank 0 rank 1 needs all but one, which comes along, or all but two, which would be more than 5 %. */
+Test(plan, halo_tells_what_joined_gaps_cost)
+{
+    for (int without = 1; without <= 2; without++) {
+        struct shape s = {2, 1, 2, 0, 6400, {0}, HRA_SHARD_CONTIGUOUS, "identity", "!blocks(128"};
+        const int64_t row_bytes = 2 * (64 + 32) * 4;
+        for (int i = 25; i < 50; i++) {
+            char *end = s.mask + strlen(s.mask);
+            snprintf(end, sizeof(s.mask) - (size_t)(end - s.mask), without == 1 ? ";%d:9" : ";%d:9 12", i);
+        }
+        strcat(s.mask, ")");
+        struct model m = begin_scheduled(&s, 0, HRA_SCHEDULE_HALO);
+        const int64_t least = (50 - without) * HRA_TILE * row_bytes;
+        cr_expect(m.info.bytes_least == least && m.info.bytes_least_backward == 2 * least);
+        cr_expect(m.info.bytes_forward == (without == 1 ? 50 * HRA_TILE * row_bytes : least));
+        cr_expect(m.info.bytes_backward == 2 * m.info.bytes_forward);
+        cr_expect(fabs(m.info.inflation - (without == 1 ? 50.0 / 49 : 1)) < 1e-12, "%g", m.info.inflation);
+        end(&m);
+    }
+}
+
+/* Memory for what arrives, and half as much again for other masks: not for all keys of all ranks. */
+Test(plan, halo_takes_memory_for_what_it_needs)
+{
+    const struct shape s = {
+        8, 1, 2, 0, 8192, {0}, HRA_SHARD_CONTIGUOUS, "identity", "causal & window(127,0)"};
+    struct model m = begin_scheduled(&s, 3, HRA_SCHEDULE_HALO);
+    const size_t tile = 2 * HRA_TILE * (64 + 32) * 4;
+
+    /* K/V that come and that are sent, dK/dV that go back and that come home: one tile each */
+    cr_expect(m.info.arena_bytes == 4 * tile * 3 / 2, "%zu bytes", m.info.arena_bytes);
+    end(&m);
+}
+
+/* Two parts in one message, into buffers of which the first is made larger by another part. */
+static hra_status write_holes(struct hra_schedule *s, const struct hra_work *work, int rank, hra_pass pass)
+{
+    const int first = work->rank_tile[1 - rank], own = work->rank_tile[rank];
+
+    (void)pass;
+    HRA_TRY(hra_schedule_part(s, (struct hra_part){1 - rank, first, first + 1, 0, work->heads_kv}));
+    HRA_TRY(hra_schedule_part(s, (struct hra_part){1 - rank, first + 1, first + 2, 0, work->heads_kv}));
+    HRA_TRY(hra_schedule_part(s, (struct hra_part){1 - rank, first, first + 2, 0, work->heads_kv}));
+    HRA_TRY(hra_schedule_part(s, (struct hra_part){rank, own, work->rank_tile[rank + 1], 0, work->heads_kv}));
+    HRA_TRY(hra_schedule_round(s));
+    HRA_TRY(hra_schedule_move(s, (struct hra_move){.peer = 1 - rank, .more = 1}));
+    HRA_TRY(hra_schedule_run(s, 0, work->rank_tile[rank + 1] - own));
+    HRA_TRY(hra_schedule_source(s, (struct hra_source){3, HRA_OWN, HRA_OWN, 0}));
+    HRA_TRY(hra_schedule_round(s));
+    return hra_schedule_move(s, (struct hra_move){.part = 2, .peer = 1 - rank});
+}
+
+Test(plan, refuses_messages_with_holes)
+{
+    const struct shape s = {2, 1, 1, 0, 1024, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"};
+    struct model m = begin(&s, 0);
+    const hra_problem p = problem_of(&s);
+    const hra_options options = {.size = sizeof(options), .shard = s.shard};
+    hra_plan *plan = NULL;
+
+    cr_expect(eq(int, hra_plan_create_with(&plan, m.comm, &p, m.order, m.mask, &options, write_holes),
+                 HRA_ERR_ARG));
+    cr_expect(
+        eq(str, (char *)hra_last_error(), "schedule: move 0: buffer 0 is larger than part 0 of a message"));
+    cr_expect(plan == NULL);
+    end(&m);
 }
 
 /* A full mask brings every rank all rows but its own: no ring does better. */
@@ -914,7 +1068,7 @@ Test(plan, refuses_wrong_options)
         {offsetof(hra_options, size), SIZE, 0, "options.size is 0"},
         {offsetof(hra_options, shard), INT, 4, "options.shard is 4, which is no hra_shard"},
         {offsetof(hra_options, shard), INT, -1, "options.shard is -1"},
-        {offsetof(hra_options, schedule), INT, 2, "options.schedule is 2, which is no hra_schedule_kind"},
+        {offsetof(hra_options, schedule), INT, 3, "options.schedule is 3, which is no hra_schedule_kind"},
         {offsetof(hra_options, schedule), INT, -5, "options.schedule is -5"},
         {offsetof(hra_options, backend), INT, 4, "options.backend is 4, which is no hra_backend_kind"},
         {offsetof(hra_options, backend), INT, -1, "options.backend is -1"},

@@ -8,7 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RANKS = 9, PARTS = RANKS * HRA_HALVES, BUFFERS = 3 * HRA_HALVES, MESSAGES = 128 };
+enum {
+    RANKS = 9,
+    MOST_TILES = 12, /* of a rank */
+    KEYS = RANKS * MOST_TILES,
+    BUFFERS = 2 * KEYS, /* of one payload */
+    MESSAGES = 64,      /* from one rank to another */
+    CARRIED = MOST_TILES / 2
+};
 
 static uint64_t random_state;
 
@@ -77,7 +84,8 @@ static int wanted(enum pattern pattern, int ranks, int rank, int owner, int half
 static void make_problem(struct problem *p, int ranks, enum pattern pattern, int tiles)
 {
     memset(p, 0, sizeof(*p));
-    p->work = (struct hra_work){ranks, 1 + draw(3), p->rank_tile, &p->live[0][0][0]};
+    p->work = (struct hra_work){
+        .ranks = ranks, .heads_kv = 1 + draw(3), .rank_tile = p->rank_tile, .live = &p->live[0][0][0]};
     for (int r = 0; r < ranks; r++) {
         const int few = draw(5);
         p->rank_tile[r + 1] = p->rank_tile[r] + (tiles >= 0 ? tiles : few < 2 ? few : 1 + draw(6));
@@ -111,14 +119,14 @@ static int64_t live_of(struct problem *p, int rank, const struct hra_part *part)
 
 /* What lies in a buffer. */
 struct content {
-    int part;         /* -1: nobody knows */
-    int added[RANKS]; /* dK/dV: how often each rank has added to them since they began at 0 */
+    struct hra_part part; /* owner -1: nobody knows */
+    int added[RANKS];     /* dK/dV: how often each rank has added to them since they began at 0 */
 };
 
 /* One message from one rank to another. Nothing is kept in between: a send is over when its receive has begun. */
 struct message {
     struct hra_move move; /* as the sender describes it */
-    struct content content;
+    struct content content[CARRIED];
     int sent, expected;
 };
 
@@ -130,8 +138,10 @@ struct channel {
 struct player {
     struct hra_schedule schedule;
     struct content buffer[HRA_PAYLOADS][BUFFERS];
-    struct content own[PARTS]; /* our own sums, by part; added is never begun again */
-    int ran[PARTS];
+    int own[KEYS][RANKS]; /* our own sums, by key tile: how often each rank's are in them */
+    uint64_t order;       /* a hash of the order in which dK/dV were added to them */
+    int ran[KEYS], came[KEYS];
+    int messages[HRA_PAYLOADS];   /* that came */
     int number[RANKS * MESSAGES]; /* [moves] which message of its channel a move is */
     char finished[RANKS * MESSAGES];
     int round, run, moved,
@@ -141,10 +151,16 @@ struct player {
 struct game {
     struct problem problem;
     hra_pass pass;
-    int parts; /* of one block */
     struct player player[RANKS];
     struct channel channel[RANKS][RANKS]; /* from, to */
 };
+
+static const struct hra_part nothing = {.owner = -1};
+
+static int same(const struct hra_part *a, const struct hra_part *b)
+{
+    return memcmp(a, b, sizeof(*a)) == 0;
+}
 
 static void receive(struct game *g, int rank, const struct hra_move *move, const struct message *message)
 {
@@ -152,15 +168,28 @@ static void receive(struct game *g, int rank, const struct hra_move *move, const
     const struct hra_move *sent = &message->move;
 
     cr_assert(
-        sent->payload == move->payload && sent->part == move->part && sent->from == move->from &&
-            sent->to == move->to && sent->add == move->add,
-        "rank %d sends part %d, payload %d, %d to %d, add %d; rank %d expects part %d, payload %d, %d to "
-        "%d, add %d",
-        move->peer, sent->part, sent->payload, sent->from, sent->to, sent->add, rank, move->part,
-        move->payload, move->from, move->to, move->add);
-    p->buffer[move->payload][move->to] = message->content;
-    for (int r = 0; move->add && r < g->problem.work.ranks; r++)
-        p->own[move->part].added[r] += message->content.added[r];
+        sent->payload == move->payload && sent->from == move->from && sent->to == move->to &&
+            sent->add == move->add && sent->more == move->more,
+        "rank %d sends payload %d, %d to %d, add %d, %d more; rank %d expects payload %d, %d to %d, add "
+        "%d, %d more",
+        move->peer, sent->payload, sent->from, sent->to, sent->add, sent->more, rank, move->payload,
+        move->from, move->to, move->add, move->more);
+    p->messages[move->payload]++;
+    for (int n = 0; n <= move->more; n++) {
+        const struct content *content = &message->content[n];
+        const struct hra_part *part = &p->schedule.part[move->part + n];
+        cr_assert(same(&content->part, part), "rank %d expects key tiles %d to %d, rank %d sends %d to %d",
+                  rank, part->key_tile0, part->key_tile1, move->peer, content->part.key_tile0,
+                  content->part.key_tile1);
+        p->buffer[move->payload][move->to + n] = *content;
+        for (int k = part->key_tile0; k < part->key_tile1; k++) {
+            p->came[k] += move->payload == HRA_KV;
+            for (int r = 0; move->add && r < g->problem.work.ranks; r++)
+                p->own[k][r] += content->added[r];
+        }
+        if (move->add)
+            p->order = (p->order * 31 + (uint64_t)move->peer) * 31 + (uint64_t)part->key_tile0 + 1;
+    }
 }
 
 /* Finish what is under way on a buffer, as the executor does. 0: that takes another rank's doing. */
@@ -170,7 +199,7 @@ static int settle(struct game *g, int rank, enum hra_payload payload, int buffer
 
     for (int i = 0; i < p->started; i++) {
         const struct hra_move *move = &p->schedule.move[i];
-        if (p->finished[i] || move->payload != payload || hra_move_buffer(move) != buffer ||
+        if (p->finished[i] || move->payload != payload || !hra_move_touches(move, buffer) ||
             (reading && move->sends))
             continue;
         const struct channel *c = move->sends ? &g->channel[rank][move->peer] : &g->channel[move->peer][rank];
@@ -184,6 +213,15 @@ static int settle(struct game *g, int rank, enum hra_payload payload, int buffer
     return 1;
 }
 
+/* The same of all buffers of a move. */
+static int settle_move(struct game *g, int rank, const struct hra_move *move, int reading)
+{
+    for (int n = 0; n <= move->more; n++)
+        if (!settle(g, rank, move->payload, hra_move_buffer(move) + n, reading))
+            return 0;
+    return 1;
+}
+
 static void start_move(struct game *g, int rank, int i)
 {
     struct player *p = &g->player[rank];
@@ -192,43 +230,55 @@ static void start_move(struct game *g, int rank, int i)
     struct channel *c = move->sends ? &g->channel[rank][move->peer] : &g->channel[move->peer][rank];
 
     p->number[i] = move->sends ? c->sent++ : c->expected++;
-    cr_assert(p->number[i] < MESSAGES);
+    cr_assert(p->number[i] < MESSAGES && move->more < CARRIED);
     struct message *message = &c->message[p->number[i]];
     if (move->sends) {
-        cr_assert(content->part == move->part, "rank %d round %d sends part %d; buffer %d holds part %d",
-                  rank, p->round, move->part, move->from, content->part);
-        *message = (struct message){*move, *content, 1, message->expected};
+        message->move = *move;
+        message->sent = 1;
     } else {
         cr_assert(move->add == 0 || p->schedule.part[move->part].owner == rank);
         message->expected = 1;
-        content->part = -1; /* whatever it held is being overwritten */
+    }
+    for (int n = 0; n <= move->more; n++) {
+        const struct hra_part *part = &p->schedule.part[move->part + n];
+        if (move->sends) {
+            cr_assert(same(&content[n].part, part),
+                      "rank %d round %d sends key tiles %d to %d; buffer %d holds %d to %d", rank, p->round,
+                      part->key_tile0, part->key_tile1, move->from + n, content[n].part.key_tile0,
+                      content[n].part.key_tile1);
+            message->content[n] = content[n];
+        } else {
+            content[n].part = nothing; /* whatever it held is being overwritten */
+        }
     }
 }
 
 static void run_source(struct game *g, int rank, const struct hra_source *source)
 {
     struct player *p = &g->player[rank];
-    const int own = p->schedule.part[source->part].owner == rank;
+    const struct hra_part *part = &p->schedule.part[source->part];
+    const int own = part->owner == rank;
 
-    p->ran[source->part]++;
+    for (int k = part->key_tile0; k < part->key_tile1; k++) {
+        p->ran[k]++;
+        p->own[k][rank] += own;
+    }
     if (source->buffer == HRA_OWN)
         cr_assert(own, "rank %d has no part %d", rank, source->part);
     else
-        cr_assert(p->buffer[HRA_KV][source->buffer].part == source->part,
-                  "rank %d round %d computes part %d; buffer %d holds part %d", rank, p->round, source->part,
-                  source->buffer, p->buffer[HRA_KV][source->buffer].part);
+        cr_assert(same(&p->buffer[HRA_KV][source->buffer].part, part),
+                  "rank %d round %d computes part %d; buffer %d holds another", rank, p->round, source->part,
+                  source->buffer);
     if (g->pass == HRA_FORWARD)
         return;
     cr_assert(own == (source->gradient == HRA_OWN));
-    if (own) {
-        p->own[source->part].added[rank]++;
+    if (own)
         return;
-    }
     struct content *sums = &p->buffer[HRA_DKV][source->gradient];
     if (source->zero)
-        *sums = (struct content){.part = source->part};
-    cr_assert(sums->part == source->part, "rank %d round %d adds to part %d; buffer %d holds part %d", rank,
-              p->round, source->part, source->gradient, sums->part);
+        *sums = (struct content){.part = *part};
+    cr_assert(same(&sums->part, part), "rank %d round %d adds to part %d; buffer %d holds another", rank,
+              p->round, source->part, source->gradient);
     sums->added[rank]++;
 }
 
@@ -243,7 +293,7 @@ static int step(struct game *g, int rank)
     const struct hra_round *round = &s->round[p->round];
     if (!p->moved) {
         for (int i = round->move0; i < round->move1; i++)
-            if (!settle(g, rank, s->move[i].payload, hra_move_buffer(&s->move[i]), s->move[i].sends))
+            if (!settle_move(g, rank, &s->move[i], s->move[i].sends))
                 return 0;
         for (int i = round->move0; i < round->move1; i++)
             start_move(g, rank, i);
@@ -269,44 +319,42 @@ static int step(struct game *g, int rank)
     return 1;
 }
 
-static void begin(struct game *g, hra_pass pass)
+static void begin(struct game *g, hra_generator generate, hra_pass pass)
 {
     const int ranks = g->problem.work.ranks;
 
     g->pass = pass;
-    g->parts = pass == HRA_BACKWARD ? HRA_HALVES : 1;
     memset(g->player, 0, sizeof(g->player));
     memset(g->channel, 0, sizeof(g->channel));
     for (int r = 0; r < ranks; r++) {
         struct player *p = &g->player[r];
         const int queries = g->problem.rank_tile[r + 1] - g->problem.rank_tile[r];
-        cr_assert(eq(int, hra_schedule_ring(&p->schedule, &g->problem.work, r, pass), HRA_OK));
+        cr_assert(eq(int, generate(&p->schedule, &g->problem.work, r, pass), HRA_OK));
         const struct hra_schedule *s = &p->schedule;
         cr_assert(hra_schedule_check(s, &g->problem.work, r, queries, pass) == HRA_OK, "rank %d: %s", r,
                   hra_last_error());
         cr_assert(s->moves <= RANKS * MESSAGES);
-        cr_assert(s->parts == g->player[0].schedule.parts && s->parts <= PARTS);
-        cr_assert(s->parts == 0 || memcmp(s->part, g->player[0].schedule.part,
-                                          (size_t)s->parts * sizeof(struct hra_part)) == 0,
-                  "rank %d has other parts than rank 0", r);
-        for (int i = 0; i < s->moves; i++) {
-            const int limit = s->move[i].payload == HRA_KV ? 2 * g->parts : 3 * g->parts;
-            cr_assert(s->move[i].from < limit && s->move[i].to < limit, "rank %d move %d: buffers %d to %d",
-                      r, i, s->move[i].from, s->move[i].to);
-        }
+        for (int i = 0; i < s->moves; i++)
+            cr_assert(s->move[i].from + s->move[i].more < BUFFERS &&
+                      s->move[i].to + s->move[i].more < BUFFERS);
         for (int i = 0; i < s->runs; i++)
             cr_assert(s->run[i].query0 == 0 && s->run[i].query1 == queries);
         for (int i = 0; i < s->sources; i++)
-            cr_assert(s->source[i].buffer < 2 * g->parts &&
-                      (pass == HRA_FORWARD || s->source[i].gradient < 3 * g->parts));
+            cr_assert(s->source[i].buffer < BUFFERS && s->source[i].gradient < BUFFERS);
 
         for (int b = 0; b < BUFFERS; b++)
-            p->buffer[HRA_KV][b].part = p->buffer[HRA_DKV][b].part = -1;
+            p->buffer[HRA_KV][b].part = p->buffer[HRA_DKV][b].part = nothing;
         for (int i = 0; i < s->loads; i++) {
-            cr_assert(s->part[s->load[i].part].owner == r && s->load[i].buffer < 2 * g->parts);
-            p->buffer[HRA_KV][s->load[i].buffer].part = s->load[i].part;
+            cr_assert(s->part[s->load[i].part].owner == r && s->load[i].buffer < BUFFERS);
+            p->buffer[HRA_KV][s->load[i].buffer].part = s->part[s->load[i].part];
         }
     }
+}
+
+static void end(struct game *g)
+{
+    for (int r = 0; r < g->problem.work.ranks; r++)
+        hra_schedule_clear(&g->player[r].schedule);
 }
 
 /* All ranks to their ends, taking turns. `slow` never moves while another can. */
@@ -327,10 +375,35 @@ static void play(struct game *g, int slow)
         cr_assert(p->round == p->schedule.rounds, "rank %d of %d waits for ever in round %d of %d", r, ranks,
                   p->round, p->schedule.rounds);
         for (int i = 0; i < p->schedule.moves; i++)
-            cr_assert(settle(g, r, p->schedule.move[i].payload, hra_move_buffer(&p->schedule.move[i]), 0),
-                      "rank %d of %d: move %d never ends", r, ranks, i);
+            cr_assert(settle_move(g, r, &p->schedule.move[i], 0), "rank %d of %d: move %d never ends", r,
+                      ranks, i);
         for (int to = 0; to < ranks; to++)
             cr_assert(eq(int, g->channel[r][to].sent, g->channel[r][to].expected), "rank %d to %d", r, to);
+    }
+}
+
+/* ---- The ring ----------------------------------------------------------------------------------- */
+
+/* All ranks list the same parts, and the buffers are those that docs/design.md tells of. */
+static void expect_ring(struct game *g)
+{
+    const int parts = g->pass == HRA_BACKWARD ? HRA_HALVES : 1;
+
+    for (int r = 0; r < g->problem.work.ranks; r++) {
+        const struct hra_schedule *s = &g->player[r].schedule, *first = &g->player[0].schedule;
+        cr_assert(eq(int, s->parts, first->parts));
+        for (int i = 0; i < s->parts; i++)
+            cr_assert(same(&s->part[i], &first->part[i]), "rank %d has other parts than rank 0", r);
+        for (int i = 0; i < s->moves; i++) {
+            const int limit = s->move[i].payload == HRA_KV ? 2 * parts : 3 * parts;
+            cr_assert(s->move[i].from < limit && s->move[i].to < limit && s->move[i].more == 0,
+                      "rank %d move %d: buffers %d to %d", r, i, s->move[i].from, s->move[i].to);
+        }
+        for (int i = 0; i < s->sources; i++)
+            cr_assert(s->source[i].buffer < 2 * parts &&
+                      (g->pass == HRA_FORWARD || s->source[i].gradient < 3 * parts));
+        for (int i = 0; i < s->loads; i++)
+            cr_assert(s->load[i].buffer < 2 * parts);
     }
 }
 
@@ -378,22 +451,24 @@ static void expect_all_done(struct game *g)
             const int owner = s->part[i].owner;
             const int once = r == owner || live_of(&g->problem, r, &s->part[i]) > 0;
             cr_assert(s->part[i].head0 == 0 && s->part[i].head1 == g->problem.work.heads_kv);
-            cr_assert(eq(int, g->player[r].ran[i], once), "rank %d of %d, part %d of rank %d", r, ranks, i,
-                      owner);
-            if (g->pass == HRA_BACKWARD)
-                cr_assert(eq(int, g->player[owner].own[i].added[r], once),
-                          "dK/dV of part %d of rank %d, from rank %d of %d", i, owner, r, ranks);
+            for (int k = s->part[i].key_tile0; k < s->part[i].key_tile1; k++) {
+                cr_assert(eq(int, g->player[r].ran[k], once), "rank %d of %d, part %d of rank %d", r, ranks,
+                          i, owner);
+                if (g->pass == HRA_BACKWARD)
+                    cr_assert(eq(int, g->player[owner].own[k][r], once),
+                              "dK/dV of part %d of rank %d, from rank %d of %d", i, owner, r, ranks);
+            }
         }
     }
 }
 
 static void expect_schedule(struct game *g, hra_pass pass, int slow)
 {
-    begin(g, pass);
+    begin(g, hra_schedule_ring, pass);
+    expect_ring(g);
     play(g, slow);
     expect_all_done(g);
-    for (int r = 0; r < g->problem.work.ranks; r++)
-        hra_schedule_clear(&g->player[r].schedule);
+    end(g);
 }
 
 struct ring {
@@ -425,6 +500,298 @@ ParameterizedTest(struct ring *ring, schedule, ring_computes_every_live_tile_onc
         expect_schedule(g, HRA_BACKWARD, draw(ring->ranks + 1));
     }
     free(g);
+}
+
+/* ---- The halo ------------------------------------------------------------------------------------ */
+
+/* Which tiles ranks need, by brute force. */
+struct local {
+    struct problem *problem;
+    int64_t live[RANKS][KEYS]; /* tiles of a rank's queries against a key tile */
+    struct hra_tile_rows tile[KEYS];
+    char moved[RANKS][KEYS]; /* 1: this key tile of another rank has to come to this rank */
+    struct hra_needs needs;
+};
+
+/* Mark the tiles of `rank` that come if gaps of at most `gap` tiles are joined; how many rows these are. */
+static int64_t mark_moved(struct local *l, int rank, int gap)
+{
+    const struct problem *p = l->problem;
+    int64_t rows = 0;
+
+    for (int o = 0; o < p->work.ranks; o++)
+        for (int k = p->rank_tile[o]; k < p->rank_tile[o + 1]; k++) {
+            int before = k, after = k;
+            while (before >= p->rank_tile[o] && l->live[rank][before] == 0)
+                before--;
+            while (after < p->rank_tile[o + 1] && l->live[rank][after] == 0)
+                after++;
+            l->moved[rank][k] =
+                o != rank && (before == after || (before >= p->rank_tile[o] && after < p->rank_tile[o + 1] &&
+                                                  after - before - 1 <= gap));
+            rows += l->moved[rank][k] ? l->tile[k].rows : 0;
+        }
+    return rows;
+}
+
+/* Needs after the pattern, thinned out: of the tiles of a half that is wanted every one, every other one, or so many of
+ * eight as `thin` says. */
+static void make_needs(struct local *l, struct problem *p, int thin)
+{
+    const int ranks = p->work.ranks;
+
+    memset(l, 0, sizeof(*l));
+    l->problem = p;
+    for (int o = 0; o < ranks; o++)
+        for (int k = p->rank_tile[o]; k < p->rank_tile[o + 1]; k++) {
+            l->tile[k].rows = thin % 2 == 0 ? HRA_TILE : 1 + draw(HRA_TILE);
+            l->tile[k].row0 = k == p->rank_tile[o] ? 0 : l->tile[k - 1].row0 + l->tile[k - 1].rows;
+            for (int r = 0; r < ranks; r++) {
+                const int half = k >= hra_work_half(&p->work, o, 1);
+                const int kept = thin == 0 || (thin == 1 ? k % 2 : draw(8) < thin);
+                l->live[r][k] = kept && *live_at(p, r, o, half) > 0 ? 1 + draw(3) : 0;
+            }
+        }
+    for (int r = 0; r < ranks; r++) {
+        const int64_t least = mark_moved(l, r, 0);
+        int gap = HRA_JOIN;
+        while ((double)mark_moved(l, r, gap) > 1.05 * (double)least)
+            gap--;
+    }
+}
+
+/* What the library makes of them. */
+static void find_needs(struct local *l)
+{
+    const int ranks = l->problem->work.ranks;
+
+    l->needs.start = calloc((size_t)ranks + 1, sizeof(*l->needs.start));
+    l->needs.range = calloc(RANKS * KEYS, sizeof(*l->needs.range));
+    for (int r = 0; r < ranks; r++) {
+        struct hra_range *range = NULL;
+        int64_t count = -1;
+        cr_assert(eq(int, hra_needs_find(&range, &count, &l->problem->work, r, l->live[r], l->tile), HRA_OK));
+        memcpy(l->needs.range + l->needs.start[r], range, (size_t)count * sizeof(*range));
+        l->needs.start[r + 1] = l->needs.start[r] + count;
+        free(range);
+    }
+    cr_assert(eq(int, hra_needs_link(&l->needs, &l->problem->work), HRA_OK));
+    l->problem->work.needs = &l->needs;
+}
+
+/* Ranks from whose owners anything comes. */
+static int count_owners(const struct local *l, int rank)
+{
+    const struct problem *p = l->problem;
+    int owners = 0;
+
+    for (int o = 0; o < p->work.ranks; o++) {
+        int any = 0;
+        for (int k = p->rank_tile[o]; k < p->rank_tile[o + 1]; k++)
+            any |= l->moved[rank][k];
+        owners += any;
+    }
+    return owners;
+}
+
+/* Everything that is needed came once and was computed once, nothing else came, and dK/dV are home, each rank's once. */
+static void expect_halo(struct game *g, const struct local *l)
+{
+    const int ranks = g->problem.work.ranks;
+
+    for (int r = 0; r < ranks; r++) {
+        const struct player *p = &g->player[r];
+        int visitors = 0;
+        for (int k = 0; k < g->problem.rank_tile[ranks]; k++) {
+            const int owner = hra_work_owner(&g->problem.work, k), moved = l->moved[r][k];
+            cr_assert(g->problem.rank_tile[owner] <= k && k < g->problem.rank_tile[owner + 1]);
+            cr_assert(p->came[k] == moved && p->ran[k] == (moved || owner == r),
+                      "rank %d of %d, key tile %d of rank %d: came %d times, computed %d times, needed: %d",
+                      r, ranks, k, owner, p->came[k], p->ran[k], moved);
+            if (g->pass == HRA_BACKWARD)
+                cr_assert(eq(int, g->player[owner].own[k][r], moved || owner == r),
+                          "dK/dV of key tile %d of rank %d, from rank %d of %d", k, owner, r, ranks);
+        }
+        for (int v = 0; v < ranks; v++)
+            visitors += v != r && g->channel[r][v].message[0].sent &&
+                        g->channel[r][v].message[0].move.payload == HRA_KV;
+        cr_expect(eq(int, p->messages[HRA_KV], count_owners(l, r)), "one message from each owner");
+        if (g->pass == HRA_BACKWARD)
+            cr_expect(eq(int, p->messages[HRA_DKV], visitors), "one message from each visitor");
+        cr_expect(p->schedule.runs <= 2, "own tiles, and all others in one run");
+    }
+}
+
+ParameterizedTestParameters(schedule, halo_moves_what_is_needed_and_nothing_else)
+{
+    static struct ring rings[RANKS * PATTERNS];
+
+    for (int i = 0; i < RANKS * PATTERNS; i++)
+        rings[i] = (struct ring){1 + i / PATTERNS, (enum pattern)(i % PATTERNS)};
+    return cr_make_param_array(struct ring, rings, RANKS * PATTERNS);
+}
+
+/* Whoever is slow, sums are added in the same order. */
+ParameterizedTest(struct ring *of, schedule, halo_moves_what_is_needed_and_nothing_else, .timeout = 120)
+{
+    struct game *g = malloc(sizeof(*g));
+    struct local *l = malloc(sizeof(*l));
+
+    for (int seed = 0; seed < 12; seed++) {
+        random_state = (uint64_t)seed * 7919 + (uint64_t)of->ranks * 31 + of->pattern;
+        make_problem(&g->problem, of->ranks, of->pattern,
+                     seed % 4 == 0   ? MOST_TILES
+                     : seed % 4 == 1 ? 1
+                                     : -1);
+        make_needs(l, &g->problem, seed % 8);
+        find_needs(l);
+        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+            uint64_t order[RANKS] = {0};
+            for (int slow = 0; slow <= of->ranks; slow += 1 + draw(3)) {
+                begin(g, hra_schedule_halo, (hra_pass)pass);
+                play(g, slow);
+                expect_halo(g, l);
+                for (int r = 0; r < of->ranks; r++) {
+                    cr_expect(slow == 0 || order[r] == g->player[r].order, "rank %d adds in another order",
+                              r);
+                    order[r] = g->player[r].order;
+                }
+                end(g);
+            }
+        }
+        hra_needs_clear(&l->needs);
+    }
+    free(l);
+    free(g);
+}
+
+/* Ten stretches of tiles with gaps between them: joined where that costs at most 5 %, and where they are short. */
+Test(schedule, halo_joins_gaps_that_cost_little)
+{
+    static const struct {
+        int gap, period, ranges;
+    } rows[] = {{1, 19, 1}, {1, 18, 10}, {8, 152, 1}, {8, 151, 10}, {9, 400, 10}, {0, 20, 1}};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const int gap = rows[i].gap, period = rows[i].period, tiles = 10 * period;
+        int rank_tile[] = {0, 0, tiles, tiles + 2};
+        const struct hra_work work = {.ranks = 3, .heads_kv = 1, .rank_tile = rank_tile};
+        struct hra_tile_rows *tile = calloc((size_t)tiles + 2, sizeof(*tile));
+        int64_t *live = calloc((size_t)tiles + 2, sizeof(*live)), count = -1;
+        struct hra_range *range = NULL;
+
+        for (int k = 0; k < tiles + 2; k++) {
+            tile[k] = (struct hra_tile_rows){.row0 = (int64_t)k % tiles * 100, .rows = 100};
+            live[k] = k < gap || k % period >= gap;
+        }
+        cr_assert(eq(int, hra_needs_find(&range, &count, &work, 2, live, tile), HRA_OK));
+        cr_expect(count == rows[i].ranges && range[0].key_tile0 == 0 && range[count - 1].key_tile1 == tiles,
+                  "gaps of %d tiles, every %d: %ld ranges", gap, period, (long)count);
+        free(range);
+        free(tile);
+        free(live);
+    }
+}
+
+/* Where ranges would be too many to tell of, longer gaps are joined, the short ones first. */
+Test(schedule, halo_bounds_its_ranges)
+{
+    enum { TILES = 100000, FEWER = 3 };
+    int rank_tile[] = {0, TILES, TILES + 1};
+    const struct hra_work work = {.ranks = 2, .heads_kv = 1, .rank_tile = rank_tile};
+    struct hra_tile_rows *tile = calloc(TILES + 1, sizeof(*tile));
+    int64_t *live = calloc(TILES + 1, sizeof(*live)), count = -1, longer = 0;
+    struct hra_range *range = NULL;
+
+    /* gaps of 1, 2, ... 20 tiles, again and again: 100000 / 230 of each */
+    for (int k = 0, gap = 1; k < TILES; k += 1 + gap, gap = gap % 20 + 1)
+        live[k] = 1;
+    for (int k = 0; k <= TILES; k++)
+        tile[k] = (struct hra_tile_rows){.row0 = (int64_t)k % TILES * HRA_TILE, .rows = HRA_TILE};
+    cr_assert(eq(int, hra_needs_find(&range, &count, &work, 1, live, tile), HRA_OK));
+    cr_expect(count > HRA_RANGES - 2 * TILES / 230 && count <= HRA_RANGES, "%ld ranges", (long)count);
+    for (int64_t i = 1; i < count; i++)
+        longer += range[i].key_tile0 - range[i - 1].key_tile1 > 1;
+    cr_expect(longer == count - 1, "a gap of one tile is left");
+    free(range);
+    free(tile);
+    free(live);
+}
+
+/* Under a full mask everybody sends its keys to everybody from one buffer. */
+Test(schedule, halo_sends_what_many_want_from_one_buffer)
+{
+    struct problem p;
+    struct local *l = malloc(sizeof(*l));
+
+    random_state = 1;
+    make_problem(&p, RANKS, ALL, 5);
+    make_needs(l, &p, 0);
+    find_needs(l);
+    for (int r = 0; r < RANKS; r++) {
+        struct hra_schedule s = {0};
+        cr_assert(eq(int, hra_schedule_halo(&s, &p.work, r, HRA_FORWARD), HRA_OK));
+        cr_expect(s.loads == 1 && s.moves == 2 * (RANKS - 1) && s.rounds == 2, "%d loads, %d moves", s.loads,
+                  s.moves);
+        hra_schedule_clear(&s);
+    }
+    hra_needs_clear(&l->needs);
+    free(l);
+}
+
+/* More ranks than may exchange in one round: at both ends a message is in the same round, and none has too many. */
+Test(schedule, halo_rounds_are_the_same_at_both_ends)
+{
+    enum { MANY = 150, IN_A_ROUND = 32 };
+    static struct hra_range range[MANY * MANY];
+    int rank_tile[MANY + 1];
+    struct hra_needs needs = {.start = calloc(MANY + 1, sizeof(int64_t)), .range = NULL};
+    struct hra_work work = {.ranks = MANY, .heads_kv = 1, .rank_tile = rank_tile, .needs = &needs};
+    static struct hra_schedule s[MANY];
+    int64_t ranges = 0, moves = 0;
+
+    random_state = 5;
+    for (int r = 0; r <= MANY; r++)
+        rank_tile[r] = r;
+    for (int r = 0; r < MANY; r++) {
+        for (int o = 0; o < MANY; o++)
+            if (o != r && (r % 3 == 0 || draw(9) == 0))
+                range[ranges++] = (struct hra_range){o, o + 1};
+        needs.start[r + 1] = ranges;
+    }
+    needs.range = malloc((size_t)ranges * sizeof(*range));
+    memcpy(needs.range, range, (size_t)ranges * sizeof(*range));
+    cr_assert(eq(int, hra_needs_link(&needs, &work), HRA_OK));
+    for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+        for (int r = 0; r < MANY; r++) {
+            cr_assert(eq(int, hra_schedule_halo(&s[r], &work, r, (hra_pass)pass), HRA_OK));
+            cr_assert(hra_schedule_check(&s[r], &work, r, 1, (hra_pass)pass) == HRA_OK, "%s",
+                      hra_last_error());
+            moves += s[r].moves;
+        }
+        for (int r = 0; r < MANY; r++)
+            for (int n = 0; n < s[r].rounds; n++) {
+                int ways[2] = {0, 0};
+                for (int i = s[r].round[n].move0; i < s[r].round[n].move1; i++) {
+                    const struct hra_move *a = &s[r].move[i];
+                    const struct hra_round *there = &s[a->peer].round[n];
+                    int found = 0;
+                    for (int j = there->move0; j < there->move1; j++) {
+                        const struct hra_move *b = &s[a->peer].move[j];
+                        found += b->peer == r && b->sends != a->sends && b->payload == a->payload &&
+                                 b->from == a->from && b->to == a->to;
+                    }
+                    cr_assert(eq(int, found, 1), "rank %d, round %d, rank %d", r, n, a->peer);
+                    ways[a->sends]++;
+                }
+                cr_assert(ways[0] <= IN_A_ROUND && ways[1] <= IN_A_ROUND, "%d and %d in round %d", ways[0],
+                          ways[1], n);
+            }
+        for (int r = 0; r < MANY; r++)
+            hra_schedule_clear(&s[r]);
+    }
+    cr_expect(moves == 6 * ranges, "%ld ends of messages, %ld ranges", (long)moves, (long)ranges);
+    hra_needs_clear(&needs);
 }
 
 /* ---- What a ring costs --------------------------------------------------------------------------- */
@@ -511,7 +878,7 @@ Test(schedule, blocks_without_live_tiles_stay_at_home)
 Test(schedule, halves_cover_a_block)
 {
     int rank_tile[] = {0, 5, 5, 6, 10};
-    const struct hra_work work = {4, 1, rank_tile, NULL};
+    const struct hra_work work = {.ranks = 4, .heads_kv = 1, .rank_tile = rank_tile};
     static const int expected[4][HRA_HALVES + 1] = {{0, 3, 5}, {5, 5, 5}, {5, 6, 6}, {6, 8, 10}};
 
     for (int owner = 0; owner < 4; owner++)
@@ -524,7 +891,7 @@ Test(schedule, live_tiles_of_a_part_are_those_of_its_halves)
 {
     int rank_tile[] = {0, 4, 7};
     const int64_t live[2][2][HRA_HALVES] = {{{1, 2}, {3, 4}}, {{50, 60}, {700, 800}}};
-    const struct hra_work work = {2, 1, rank_tile, &live[0][0][0]};
+    const struct hra_work work = {.ranks = 2, .heads_kv = 1, .rank_tile = rank_tile, .live = &live[0][0][0]};
 
     cr_expect(eq(i64, hra_work_live(&work, 0, &(struct hra_part){0, 0, 4, 0, 1}), 3));
     cr_expect(eq(i64, hra_work_live(&work, 1, &(struct hra_part){0, 0, 2, 0, 1}), 50));
@@ -544,8 +911,8 @@ static void write_example(struct hra_schedule *s, hra_pass pass)
     hra_schedule_part(s, (struct hra_part){1, 2, 4, 0, 3});
     hra_schedule_load(s, 0, 0);
     hra_schedule_round(s);
-    hra_schedule_move(s, (struct hra_move){HRA_KV, 0, 0, 1, 1, 1, 0});
-    hra_schedule_move(s, (struct hra_move){HRA_KV, 1, 0, 1, 1, 0, 0});
+    hra_schedule_move(s, (struct hra_move){HRA_KV, 0, 0, 1, 1, 1, 0, 0});
+    hra_schedule_move(s, (struct hra_move){HRA_KV, 1, 0, 1, 1, 0, 0, 0});
     hra_schedule_run(s, 0, 2);
     hra_schedule_source(s, (struct hra_source){0, HRA_OWN, HRA_OWN, 0});
     hra_schedule_round(s);
@@ -554,8 +921,8 @@ static void write_example(struct hra_schedule *s, hra_pass pass)
     hra_schedule_round(s);
     if (pass == HRA_FORWARD)
         return;
-    hra_schedule_move(s, (struct hra_move){HRA_DKV, 1, 0, 2, 1, 1, 1});
-    hra_schedule_move(s, (struct hra_move){HRA_DKV, 0, 0, 2, 1, 0, 1});
+    hra_schedule_move(s, (struct hra_move){HRA_DKV, 1, 0, 2, 1, 1, 1, 0});
+    hra_schedule_move(s, (struct hra_move){HRA_DKV, 0, 0, 2, 1, 0, 1, 0});
 }
 
 /* One number of the example is changed. All its structs are made of ints. */
@@ -595,17 +962,33 @@ static const struct damage damages[] = {
     {HRA_FORWARD, LOAD, 0, AT(load, part), -1, "schedule: load 0: part -1 into buffer 0 on rank 0"},
     {HRA_FORWARD, LOAD, 0, AT(load, part), 1, "schedule: load 0: part 1 into buffer 0 on rank 0"},
     {HRA_FORWARD, LOAD, 0, AT(load, buffer), -1, "schedule: load 0: part 0 into buffer -1 on rank 0"},
-    {HRA_FORWARD, MOVE, 0, AT(move, part), 2, "schedule: move 0: part 2, buffers 0 to 1, peer 1 of 2"},
-    {HRA_FORWARD, MOVE, 1, AT(move, part), -1, "schedule: move 1: part -1, buffers 0 to 1, peer 1 of 2"},
-    {HRA_FORWARD, MOVE, 0, AT(move, from), HRA_OWN, "schedule: move 0: part 0, buffers -1 to 1, peer 1 of 2"},
-    {HRA_FORWARD, MOVE, 1, AT(move, to), HRA_OWN, "schedule: move 1: part 1, buffers 0 to -1, peer 1 of 2"},
-    {HRA_FORWARD, MOVE, 0, AT(move, peer), 2, "schedule: move 0: part 0, buffers 0 to 1, peer 2 of 2"},
-    {HRA_FORWARD, MOVE, 0, AT(move, peer), -1, "schedule: move 0: part 0, buffers 0 to 1, peer -1 of 2"},
-    {HRA_FORWARD, MOVE, 0, AT(move, peer), 0, "schedule: move 0: part 0, buffers 0 to 1, peer 0 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, part), 2,
+     "schedule: move 0: part 2 and 0 more, buffers 0 to 1, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 1, AT(move, part), -1,
+     "schedule: move 1: part -1 and 0 more, buffers 0 to 1, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, from), HRA_OWN,
+     "schedule: move 0: part 0 and 0 more, buffers -1 to 1, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 1, AT(move, to), HRA_OWN,
+     "schedule: move 1: part 1 and 0 more, buffers 0 to -1, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, peer), 2,
+     "schedule: move 0: part 0 and 0 more, buffers 0 to 1, peer 2 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, peer), -1,
+     "schedule: move 0: part 0 and 0 more, buffers 0 to 1, peer -1 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, peer), 0,
+     "schedule: move 0: part 0 and 0 more, buffers 0 to 1, peer 0 of 2"},
     {HRA_FORWARD, MOVE, 0, AT(move, payload), HRA_DKV,
-     "schedule: move 0: part 0, buffers 0 to 1, peer 1 of 2"},
-    {HRA_FORWARD, MOVE, 0, AT(move, add), 1, "schedule: move 0: part 0, buffers 0 to 1, peer 1 of 2"},
-    {HRA_BACKWARD, MOVE, 3, AT(move, part), 1, "schedule: move 3: part 1, buffers 0 to 2, peer 1 of 2"},
+     "schedule: move 0: part 0 and 0 more, buffers 0 to 1, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, add), 1,
+     "schedule: move 0: part 0 and 0 more, buffers 0 to 1, peer 1 of 2"},
+    {HRA_BACKWARD, MOVE, 3, AT(move, part), 1,
+     "schedule: move 3: part 1 and 0 more, buffers 0 to 2, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, more), -1,
+     "schedule: move 0: part 0 and -1 more, buffers 0 to 1, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 1, AT(move, more), 1,
+     "schedule: move 1: part 1 and 1 more, buffers 0 to 1, peer 1 of 2"},
+    {HRA_BACKWARD, MOVE, 3, AT(move, more), 1,
+     "schedule: move 3: part 0 and 1 more, buffers 0 to 2, peer 1 of 2"},
+    {HRA_FORWARD, MOVE, 0, AT(move, more), 1, "schedule: moves 0 and 1 of round 0 share buffer 1"},
     {HRA_FORWARD, MOVE, 1, AT(move, to), 0, "schedule: moves 0 and 1 of round 0 share buffer 0"},
     {HRA_BACKWARD, MOVE, 2, AT(move, from), 2, "schedule: moves 2 and 3 of round 2 share buffer 2"},
     {HRA_FORWARD, RUN, 0, AT(run, query0), -1, "schedule: run 0: query tiles -1 to 2 of 2"},
@@ -630,7 +1013,7 @@ static const struct damage damages[] = {
 Test(schedule, check_refuses_what_cannot_be_carried_out)
 {
     int rank_tile[] = {0, 2, 4};
-    const struct hra_work work = {2, 3, rank_tile, NULL};
+    const struct hra_work work = {.ranks = 2, .heads_kv = 3, .rank_tile = rank_tile};
 
     for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
         struct hra_schedule s = {0};

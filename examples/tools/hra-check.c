@@ -730,6 +730,7 @@ static int problem_read(struct problem *p, char *line, const struct problem *wan
     *p = (struct problem)PROBLEM_DEFAULT;
     p->backend = wanted->backend;
     p->backward = wanted->backward;
+    p->schedule = wanted->schedule;
     const int words = cut_words(line, word + 1, 2 * PROBLEM_OPTIONS);
     if (words < 0) {
         snprintf(why, bytes, "more words than there are options, or a quote that does not end");
@@ -763,6 +764,8 @@ static int series_next(struct series *s, int n, struct problem *p)
         if (problem_draw(p, s->wanted->seed, (uint64_t)n, s->wanted->backend) != 0)
             world_abort("no memory", "for a problem");
         p->backward = s->wanted->backward;
+        if (s->wanted->schedule != HRA_SCHEDULE_AUTO)
+            p->schedule = s->wanted->schedule;
         if (problem_complete(p, why, sizeof(why)) != 0)
             world_abort("a drawn problem", why);
         return 1;
@@ -836,9 +839,9 @@ static void help(const struct option *options, int count)
         "\nLimits: f64 1e-12 relative; others twice the error of the plain evaluation plus two roundings.\n"
         "With up to %d query rows the plain error is the largest of %d orders of summation.\n"
         "--dump writes q k v do o lse dq dk dv in token order; bf16, which NumPy lacks, as f32.\n"
-        "--random draws whole problems from --seed, for --backend and --backward; each line has the\n"
-        "options that repeat one; --list reads such lines. `bits` stands for all outputs: equal where every "
-        "bit of them is.\n"
+        "--random draws whole problems from --seed, for --backend, --backward and, where it is given,\n"
+        "--schedule; each line has the options that repeat one; --list reads such lines. `bits` stands for\n"
+        "all outputs: equal where every bit of them is.\n"
         "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
         "last.\n"
         "--transport gpu, nccl and peer choose --backend cuda; a rank that does not come within --timeout "
@@ -850,7 +853,7 @@ static void help(const struct option *options, int count)
 /* 1: an option that says which problems make a series, or where they run. */
 static int may_stand_beside(const char *series, const char *name)
 {
-    static const char *const names[] = {"transport", "timeout", "backend", "backward"};
+    static const char *const names[] = {"transport", "timeout", "backend", "backward", "schedule"};
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(name, names[n]) == 0)
             return 1;

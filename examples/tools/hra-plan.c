@@ -161,9 +161,10 @@ static void print_whole(const struct setup *s, const hra_plan_info *info, const 
     printf("balance    %.3f (live tiles of the busiest rank / mean), target %.3f: the larger of 1.03 and\n"
            "           %.3f (live tiles of the heaviest row of tiles x ranks / all)\n",
            info->balance, target, info->balance_bound);
-    printf("moved      forward %s, least possible %s; backward %s, least possible %s\n",
+    printf("moved      forward %s, least possible %s; backward %s, least possible %s: %.4g times the least\n",
            bytes_text((double)info->bytes_forward), bytes_text((double)info->bytes_least),
-           bytes_text((double)info->bytes_backward), bytes_text((double)info->bytes_least_backward));
+           bytes_text((double)info->bytes_backward), bytes_text((double)info->bytes_least_backward),
+           info->inflation);
     printf("memory     rank 0: workspace %s, arena %s, saved %s, plan %s\n\n",
            bytes_text((double)info->workspace_bytes), bytes_text((double)info->arena_bytes),
            bytes_text((double)info->saved_bytes), bytes_text((double)info->plan_bytes));

@@ -42,7 +42,7 @@ static const struct option_choice shards[] = {{"auto", HRA_SHARD_AUTO},
                                               {"balanced", HRA_SHARD_BALANCED},
                                               {NULL, 0}};
 static const struct option_choice schedules[] = {
-    {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {NULL, 0}};
+    {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {"halo", HRA_SCHEDULE_HALO}, {NULL, 0}};
 static const struct option_choice backends[] = {{"auto", HRA_BACKEND_AUTO},
                                                 {"cpu", HRA_BACKEND_CPU},
                                                 {"cuda", HRA_BACKEND_CUDA},
@@ -815,6 +815,7 @@ int problem_draw(struct problem *out, uint64_t seed, uint64_t number, hra_backen
     p.type = drawn[between(&d, sm90 ? 2 : cuda, 3)]; /* GPUs have no f64 */
     if (cuda && !sm90 && random_bits(d.series, UINT64_MAX - 2) % 2 == 1)
         p.saved = HRA_SAVED_QKV;
+    p.schedule = random_bits(d.series, UINT64_MAX - 3) % 2 == 1 ? HRA_SCHEDULE_HALO : HRA_SCHEDULE_RING;
     p.shard = (hra_shard)between(&d, HRA_SHARD_AUTO, HRA_SHARD_BALANCED);
     p.threads = (int)between(&d, 1, 3);
     p.dlse = (int)between(&d, 0, 1);
@@ -866,6 +867,8 @@ char *problem_text(const struct problem *p)
     if (p->scale != 1 / sqrt(p->dim))
         fprintf(out, " --scale %.17g", p->scale);
     fprintf(out, " --shard %s", choice_text(shards, (int)p->shard));
+    if (p->schedule != HRA_SCHEDULE_AUTO)
+        fprintf(out, " --schedule %s", choice_text(schedules, (int)p->schedule));
     if (p->backend != HRA_BACKEND_AUTO)
         fprintf(out, " --backend %s", choice_text(backends, (int)p->backend));
     if (p->backward != HRA_BACKWARD_AUTO)

@@ -88,7 +88,7 @@ hra_status setup_create(struct setup *out, const struct problem *p);
 void setup_destroy(struct setup *s);
 
 /* Draw problem `number` of the series `seed`, completed: small, of sizes that divide nothing, any
- * order, mask, shard, layout, and any type and saved that `backend` has. 0, or -1 where there is no memory. */
+ * order, mask, shard, schedule, layout, and any type and saved that `backend` has. 0, or -1 where there is no memory. */
 int problem_draw(struct problem *out, uint64_t seed, uint64_t number, hra_backend_kind backend);
 
 /* A mask of any form that hra_mask_parse reads, for a domain of at most 2^40 tokens, drawn from `seed`:

@@ -332,6 +332,7 @@ HRA_API hra_status hra_comm_get_unique_id(void *out);
 HRA_API hra_status hra_comm_create_unique(hra_comm **out, int rank, int ranks, const void *id,
                                           const hra_comm_options *options);
 
+/* This rank, from 0, and how many there are; -1 and 0 where comm is NULL. */
 HRA_API int hra_comm_rank(const hra_comm *comm);
 HRA_API int hra_comm_ranks(const hra_comm *comm);
 
@@ -412,7 +413,9 @@ typedef enum hra_shard {
 
 typedef enum hra_schedule_kind {
     HRA_SCHEDULE_AUTO = 0, /* the ring */
-    HRA_SCHEDULE_RING      /* K/V move on by one rank a round, dK/dV with them, then home to their owner */
+    HRA_SCHEDULE_RING,     /* K/V move on by one rank a round, dK/dV with them, then home to their owner */
+    HRA_SCHEDULE_HALO /* the key tiles that a rank needs come straight from their owners, all at once, and
+                              their dK/dV go straight back: least bytes, in memory for all that arrives */
 } hra_schedule_kind;
 
 typedef enum hra_backend_kind {
@@ -475,7 +478,8 @@ typedef struct hra_plan_info {
     size_t workspace_bytes; /* that hra_forward and hra_backward need on this rank */
     size_t saved_bytes;     /* kept from a forward to its backward, on this rank */
     size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator, which
-                               takes it once for all plans of such a problem, whatever their masks */
+                               takes it once for all plans of such a problem, whatever their masks; in the
+                               halo half as much again as this plan needs */
     size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
     int64_t pairs_live;     /* (query, key) pairs that attend, each once */
     int64_t pairs_counted;  /* the same, each as often as hra_mask_count says: more only in a mixture */
@@ -501,8 +505,10 @@ typedef struct hra_plan_info {
     int threads;                  /* CPU threads of this rank */
     const char *backend;          /* "cpu", "cuda" or "sm90" */
     const char *transport;        /* "self", "mpi" or "model" */
-    const char *schedule;         /* "ring" */
+    const char *schedule;         /* "ring" or "halo" */
     const char *backward;         /* how gradients are computed: "cpu" or "cublas" */
+    double inflation;             /* bytes received / least possible, forward and backward together; 1 where
+                                     that is 0 */
 } hra_plan_info;
 
 /* Fill *info, whose size the caller has set. HRA_ERR_ARG: a NULL pointer. */

@@ -340,28 +340,38 @@ static void test_direct(const char *argument)
 
 /* ---- Messages ---- */
 
+/* Two jobs on the same rows have left the same bits. */
+static void expect_same_bits(const struct job *a, const struct job *b, const char *what)
+{
+    for (int i = O; i <= DV; i++)
+        CHECK(memcmp(a->own[i].data, b->own[i].data,
+                     (size_t)(a->problem.batch * a->rows * heads_of(a, i) * dim_of(a, i)) * sizeof(double)) ==
+                  0,
+              "%s: tensor %d differs", what, i);
+}
+
 /* Messages cut at sizes that divide nothing give the same bits as whole ones. */
 static void test_cut(const char *argument)
 {
     hra_comm *whole = open_comm(MPI_COMM_WORLD, -1, 0) /* no limit */,
              *cut = open_comm(MPI_COMM_WORLD, 60, 1000);
-    struct job a = job_of(500, "identity", "causal"), b = a;
 
     (void)argument;
-    job_open(&a, whole, NULL);
-    job_open(&b, cut, NULL);
-    CHECK_OK(job_forward(&a));
-    CHECK_OK(job_backward(&a));
-    CHECK_OK(job_forward(&b));
-    CHECK_OK(job_backward(&b));
-    job_compare(&b);
-    for (int i = O; i <= DV; i++)
-        CHECK(memcmp(a.own[i].data, b.own[i].data,
-                     (size_t)(a.problem.batch * a.rows * heads_of(&a, i) * dim_of(&a, i)) * sizeof(double)) ==
-                  0,
-              "tensor %d differs", i);
-    job_close(&a);
-    job_close(&b);
+    for (int schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HALO; schedule++) {
+        struct job a = job_of(500, "identity", "causal");
+        a.options.schedule = (hra_schedule_kind)schedule;
+        struct job b = a;
+        job_open(&a, whole, NULL);
+        job_open(&b, cut, NULL);
+        CHECK_OK(job_forward(&a));
+        CHECK_OK(job_backward(&a));
+        CHECK_OK(job_forward(&b));
+        CHECK_OK(job_backward(&b));
+        job_compare(&b);
+        expect_same_bits(&a, &b, "cut messages");
+        job_close(&a);
+        job_close(&b);
+    }
     CHECK_OK(hra_comm_destroy(whole));
     CHECK_OK(hra_comm_destroy(cut));
 }
@@ -383,11 +393,7 @@ static void test_threads(const char *argument)
         job_open(&j, comm, NULL);
         CHECK_OK(job_forward(&j));
         CHECK_OK(job_backward(&j));
-        for (int i = O; i <= DV; i++)
-            CHECK(memcmp(first.own[i].data, j.own[i].data,
-                         (size_t)(j.problem.batch * j.rows * heads_of(&j, i) * dim_of(&j, i)) *
-                             sizeof(double)) == 0,
-                  "tensor %d differs on %d threads", i, j.problem.threads);
+        expect_same_bits(&first, &j, "other threads");
         job_close(&j);
     }
     job_close(&first);
@@ -465,6 +471,78 @@ static void expect_as_on_a_model(const struct job *j)
               info[0].balance_bound == info[1].balance_bound,
           "%lld bytes, the model's %lld", (long long)info[0].bytes_forward, (long long)info[1].bytes_forward);
     hra_plan_destroy(plan);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
+/* ---- The halo ---- */
+
+/* The oracle's answer, the same bits twice, and what a model says of it. */
+static void check_halo(struct job *j, hra_comm *comm)
+{
+    struct job again = *j;
+
+    j->options.schedule = again.options.schedule = HRA_SCHEDULE_HALO;
+    job_open(j, comm, NULL);
+    expect_as_on_a_model(j);
+    job_open(&again, comm, NULL);
+    for (int n = 0; n < 2; n++) {
+        struct job *const which = n == 0 ? j : &again;
+        CHECK_OK(job_forward(which));
+        CHECK_OK(job_backward(which));
+    }
+    job_compare(j);
+    expect_same_bits(j, &again, j->mask_text);
+    job_close(&again);
+    job_close(j);
+}
+
+static void test_halo(const char *argument)
+{
+    static const char *const masks[] = {"full",
+                                        "causal & window(120,0)",
+                                        "window(150,-20) | docs(90,210,311)",
+                                        "blocks(100; 3:1; 0:5)",
+                                        "docs(10,601)",
+                                        "!window(99,99)",
+                                        "heads(0: causal; 1-2: window(7,200); 3: blocks(50; 0:9; 12:0 6))",
+                                        "batches(0: full; 1: docs(300,311))",
+                                        "mix(causal; slots(window(99,99)))"};
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+
+    (void)argument;
+    for (size_t m = 0; m < sizeof(masks) / sizeof(masks[0]); m++) {
+        struct job j = job_of(611, m % 2 == 0 ? "identity" : "hilbert", masks[m]);
+        j.options.shard = (hra_shard)(HRA_SHARD_CONTIGUOUS + m % 3);
+        check_halo(&j, comm);
+    }
+    struct job few = job_of(5, "identity", "full"); /* ranks without any token */
+    check_halo(&few, comm);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
+/* Two ranks of 22 tiles; the second needs all of the first's but one, whose rows travel along and are no keys. */
+static void test_gap(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    hra_plan_info info = {.size = sizeof(info)};
+    char text[400] = "!blocks(128";
+
+    (void)argument;
+    for (int i = 22; i < 44; i++)
+        snprintf(text + strlen(text), sizeof(text) - strlen(text), "; %d:9", i);
+    strcat(text, ")");
+    struct job j = job_of(44 * 128, "identity", text);
+    j.domain.batch = j.problem.batch = j.domain.heads = j.problem.heads = j.problem.heads_kv = 1;
+    j.options.shard = HRA_SHARD_CONTIGUOUS;
+    j.options.schedule = HRA_SCHEDULE_HALO;
+    job_open(&j, comm, NULL);
+    CHECK_OK(hra_plan_get_info(j.plan, &info));
+    CHECK(info.bytes_forward > info.bytes_least, "%lld bytes, no gap is joined",
+          (long long)info.bytes_forward);
+    CHECK_OK(job_forward(&j));
+    CHECK_OK(job_backward(&j));
+    job_compare(&j);
+    job_close(&j);
     CHECK_OK(hra_comm_destroy(comm));
 }
 
@@ -760,6 +838,7 @@ int main(int argc, char **argv)
         {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
         {"refused", test_refused},   {"gone", test_gone},     {"link", test_link},
+        {"halo", test_halo},         {"gap", test_gap},
     };
     int found = 0;
 
