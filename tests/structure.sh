@@ -16,7 +16,7 @@ report() { # NAME, what stands in its way (empty: nothing)
     fi
 }
 
-includes() { grep -nE "#include *[<\"]($1)" -r "${@:2}" --include='*.[ch]' 2>/dev/null; }
+includes() { grep -nE "#include *[<\"]($1)" -r "${@:2}" --include='*.[ch]' --include='*.[ch]pp' --include='*.cu' 2>/dev/null; }
 
 report "kernels include of src/ only status.h, and nothing of comm/" "$(includes '(comm|src)/' kernels | grep -v '"src/status.h"')"
 report "comm includes of src/ only status.h, and nothing of kernels/" "$(includes '(kernels|src)/' comm | grep -v '"src/status.h"')"
@@ -35,10 +35,43 @@ report "libhra needs no MPI" "$(readelf -d "$build/libhra.so" | grep -i 'NEEDED.
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-for header in include/hra/hra.h $(ls src/*.h kernels/*.h kernels/cpu/{number,pool,cpu}.h kernels/cuda/blocks.h comm/*.h); do
+warnings='-Wall -Wextra -Wpedantic -Werror'
+for header in $(ls src/*.h kernels/*.h kernels/cpu/{number,pool,cpu}.h kernels/cuda/blocks.h comm/*.h); do
     echo "#include \"$header\"" >"$scratch/one.c"
-    report "$header compiles alone" "$(cc -std=c11 -Wall -Wextra -Wpedantic -Werror -Iinclude -I. -fsyntax-only "$scratch/one.c" 2>&1)"
+    # shellcheck disable=SC2086
+    report "$header compiles alone" "$(cc -std=c11 $warnings -Iinclude -I. -fsyntax-only "$scratch/one.c" 2>&1)"
 done
-echo '#include <hra/hra.h>' >"$scratch/one.cpp"
-report "hra.h compiles as C++" "$(c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror -Iinclude -fsyntax-only "$scratch/one.cpp" 2>&1)"
+
+# Public headers alone, in each language that they are for.
+alone() { # HEADER, LANGUAGES, COMPILER of C, of C++, FLAGS...
+    local header=$1 language compiler
+    for language in $2; do
+        case $language in
+            c++*) compiler=$4 ;;
+            *) compiler=$3 ;;
+        esac
+        echo "#include <$header>" >"$scratch/one.${language%%[0-9]*}"
+        # shellcheck disable=SC2086
+        report "$header alone is $language" \
+            "$("$compiler" -std="$language" $warnings -Iinclude "${@:5}" -fsyntax-only "$scratch/one.${language%%[0-9]*}" 2>&1)"
+    done
+}
+cuda=/usr/local/cuda/include
+echo '#include <nccl.h>' >"$scratch/nccl.c"
+alone hra/hra.h 'c11 c17 c++17 c++20' cc c++ -Wshadow -Wconversion
+alone hra/hra.hpp 'c++17 c++20' cc c++ -Wshadow -Wconversion -Wold-style-cast
+# Without MPI's own bindings for C++, which are full of warnings.
+! command -v mpicxx >/dev/null || alone hra/mpi.h 'c11 c17 c++17' mpicc mpicxx -DOMPI_SKIP_MPICXX
+! cc -isystem "$cuda" -fsyntax-only "$scratch/nccl.c" 2>/dev/null || alone hra/nccl.h 'c11 c17 c++17' cc c++ -isystem "$cuda"
+nvcc=$(PATH=$PATH:/usr/local/cuda/bin command -v nvcc)
+echo '#include <hra/hra.hpp>' >"$scratch/one.cu"
+[ -z "$nvcc" ] || report "hra/hra.hpp alone goes through nvcc" \
+    "$("$nvcc" -std=c++17 -Werror all-warnings -Iinclude -c "$scratch/one.cu" -o "$scratch/one.o" 2>&1)"
+
+calls_of() { sed -n 's/^HRA_API .*[ *]\(hra_[a-z0-9_]*\)(.*/\1/p' "$1"; }
+report "libhra exports every call of hra.h" "$(calls_of include/hra/hra.h | sort | comm -23 - <(
+    nm -D --defined-only "$build/libhra.so" | awk '{print $3}' | sort))"
+# hra_version needs no handle and cannot fail, and is called as it is.
+report "hra.hpp has every call of the other headers" "$(for header in include/hra/*.h; do calls_of "$header"; done |
+    grep -vx hra_version | while read -r call; do grep -qw "$call" include/hra/hra.hpp || echo "$call"; done)"
 exit $failed
