@@ -102,7 +102,8 @@ static REAL PLAIN(row)(struct PLAIN(pair) * p, REAL scale, REAL dlse)
 
     PLAIN(products)(p, p->dp, p->do_, p->v_panel, p->dim_v);
     PLAIN(round)(p, p->dp, tokens);
-    for (int c = 0; c < p->dim_v; c++)
+    /* From the last channel: in the order of dp it would cancel a row's only dp to the last bit, as no two products do. */
+    for (int c = p->dim_v - 1; c >= 0; c--)
         delta += p->do_[c] * p->o[c];
     for (int64_t j = 0; j < tokens; j++)
         p->dp[j] = p->s[j] * (p->dp[j] - delta);
