@@ -109,6 +109,7 @@ step train tests/train.sh "$build/examples/train/hra-train"
 step scaling tests/scaling.sh "$build"
 step nodes tests/nodes.sh "$build"
 step sanitize sanitize
+step sm90 tests/sm90/run.sh
 step fuzz fuzz
 step faults tests/faults.sh
 printf '%d s\n%d passed, %d failed, %d skipped\n' $((SECONDS - began)) "$passed" "$failed" "$skipped"

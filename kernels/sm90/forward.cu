@@ -491,7 +491,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
 template <typename X, int D>
 __global__ void __launch_bounds__(THREADS, 1) attend(const __grid_constant__ hra_sm90_forward a)
 {
-    extern __shared__ char memory[];
+    HRA_DYNAMIC_SHARED(memory);
     shared<D> &s = *(shared<D> *)(memory + (-shared_address(memory) & 1023));
 
     if (threadIdx.x == 0) {

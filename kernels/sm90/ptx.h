@@ -20,6 +20,9 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
+/* Declares char memory[], the shared memory that the launch asked for. */
+#define HRA_DYNAMIC_SHARED(memory) extern __shared__ char memory[]
+
 /* ---- Barriers ---- */
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, int arrivals)

@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Tests the logic of the sm90 kernel on a machine without a GPU: its source is compiled for the host on top of emulator.h.
+# Needs g++, MPI, and the headers of CUDA 12.5 or later, which come with nvcc; nothing else of CUDA.
+#     tests/sm90/run.sh [BUILD=DIR]     builds in DIR, which is kept; default: a folder that is removed at the end
+# First hra-check and the test of resuming must pass; then faults are planted in the kernel, each of which must be caught.
+# Exit status: 0 passed, 1 something failed, 77 there are no headers of CUDA.
+# shellcheck disable=SC2016 # commands that another shell is given
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+BUILD=
+for argument in "$@"; do
+    case $argument in
+        BUILD=*) BUILD=${argument#*=} ;;
+        *) echo "usage: tests/sm90/run.sh [BUILD=DIR]" >&2 && exit 1 ;;
+    esac
+done
+if [ -z "$BUILD" ]; then
+    BUILD=$(mktemp -d) || exit 1
+    trap 'rm -rf "$BUILD"' EXIT
+fi
+mkdir -p "$BUILD/objects" || exit 1
+export BUILD OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+# ---- Building ----
+
+nvcc=$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")
+CUDA=
+for folder in "${CUDA_PATH:-}/include" "${CUDA_HOME:-}/include" "${nvcc%/bin/nvcc}/include" /usr/local/cuda/include /usr/include; do
+    if printf '#include <cuda.h>\n#include <cuda_bf16.h>\n#if CUDA_VERSION < 12050\n#error\n#endif\n' |
+        g++ -I "$folder" -fsyntax-only -x c++ - 2>/dev/null; then
+        CUDA=$folder
+        break
+    fi
+done
+[ -n "$CUDA" ] || { echo "skipped: the headers of CUDA 12.5 or later are not here; CUDA_PATH says where they are"; exit 77; }
+MPI=$(mpicc --showme:compile)
+export CUDA MPI
+
+# SOURCE: of the library, as with CUDA, and of the programs, as without a GPU.
+compile() {
+    # shellcheck disable=SC2046,SC2086
+    gcc -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -Wno-psabi -fopenmp-simd -Iinclude -I. -isystem "$CUDA" $MPI \
+        -DHRA_HAVE_MPI $([ "$1" != src/plan.c ] || echo -DHRA_CUDA) -c "$1" \
+        -o "$BUILD/objects/$(echo "${1%.c}" | tr / _).o"
+}
+
+# FOLDER OBJECT: the kernel on the emulator; what is in FOLDER takes the place of the checkout's files.
+emulator() {
+    g++ -std=c++17 -O2 -ftree-vectorize -march=native -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE -Wall -Wextra -Werror \
+        -Wno-unknown-pragmas -Wno-psabi -Itests/sm90 -I"$1" -Iinclude -I. -isystem "$CUDA" -c tests/sm90/emulator.cpp -o "$2"
+}
+
+# PROGRAM OBJECT...: these and the library.
+link() {
+    # shellcheck disable=SC2046
+    g++ -o "$1" "${@:2}" "$BUILD"/objects/{src,comm,kernels}_*.o -lopenblas -lm -lpthread $(mpicc --showme:link)
+}
+export -f compile emulator link
+
+tools=("$BUILD"/objects/examples_tools_{hra-check,npy,problem,world,oracle,plain,device}.o)
+export CHECK=${tools[*]}
+{
+    echo 'emulator . "$BUILD/emulator.o"'
+    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/resume.c \
+        examples/tools/{hra-check,npy,problem,world,oracle,plain,device}.c; do
+        echo "compile $source"
+    done
+} | xargs -d '\n' -n 1 -P 2 bash -c || exit 1
+link "$BUILD/hra-check" "$BUILD/emulator.o" "${tools[@]}" &&
+    link "$BUILD/resume" "$BUILD/emulator.o" "$BUILD/objects/tests_sm90_resume.o" || exit 1
+echo "built after $SECONDS s"
+
+# ---- Running ----
+
+# Ragged tiles, groups of heads, batches, and several tiles a row.
+cat >"$BUILD/list" <<'END'
+--tokens 385 --heads 3 --kv-heads 1 --dim 128 --dtype f16 --batch 2 --mask full --seed 1
+--tokens 129 --heads 4 --kv-heads 2 --dim 64 --dtype bf16 --mask causal --seed 2
+--tokens 511 --heads 2 --dim 64 --dtype f16 --mask 'window(140,-)' --dlse --seed 3
+--tokens 640 --heads 1 --dim 128 --dtype bf16 --mask 'mix(causal; window(20,20); full)' --seed 4
+--grid 24x20 --heads 4 --kv-heads 2 --batch 2 --dim 64 --dtype bf16 --order hilbert --mask 'grid(3,4)' --seed 5
+END
+
+check() { "$BUILD/hra-check" --backend sm90 "$@"; }
+
+ranks() { mpirun --oversubscribe --bind-to none -n "$1" "$BUILD/hra-check" --backend sm90 "${@:2}"; }
+
+# FILE SCRIPT: the first problems of the list, on a kernel into which sed has planted a fault. Passes where they fail.
+fault() {
+    local folder
+    folder=$(mktemp -d "$BUILD/fault-XXXXXX") && mkdir -p "$folder/kernels/sm90" || return 1
+    sed -z "$2" "kernels/sm90/$1" >"$folder/kernels/sm90/$1"
+    ! cmp -s "kernels/sm90/$1" "$folder/kernels/sm90/$1" || { echo "the fault is not planted: $2"; return 1; }
+    # shellcheck disable=SC2086
+    emulator "$folder" "$folder/emulator.o" && link "$folder/hra-check" "$folder/emulator.o" $CHECK || return 1
+    head -n 2 "$BUILD/list" >"$folder/list"
+    ! timeout -k 5 60 "$folder/hra-check" --backend sm90 --list "$folder/list"
+}
+
+# NAME COMMAND: must pass.
+one() {
+    local began=$SECONDS status=0 log
+    log=$(mktemp "$BUILD/log-XXXXXX") || exit 1
+    timeout -k 5 120 bash -c "$2" >"$log" 2>&1 </dev/null || status=$?
+    printf '%-8s%-48s%4d s\n' "$([ $status -eq 0 ] && echo ok || echo FAILED)" "$1" $((SECONDS - began))
+    [ $status -eq 0 ] || { tail -n 20 "$log"; exit 1; }
+}
+export -f check ranks fault one
+
+both() { printf '%s\0%s\0' "$@"; }
+
+{
+    both "drawn problems" 'check --random 45'
+    both "drawn problems on 3 ranks" 'ranks 3 --random 15 --seed 2'
+    both "ragged tiles" 'check --list "$BUILD/list"'
+    both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
+    both "the same bits, however lists are cut" '"$BUILD/resume"'
+} | xargs -0 -n 2 -P 2 bash -c 'one "$@"' one || exit 1
+
+# What stands in the loop of the kernel, for sed: a wait, and that a slot of the ring is given back.
+wait_s='products_wait<1>();\n *pin(scores);\n *'
+wait_o='products_wait<0>();\n *pin(out);\n *'
+give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
+{
+    both "fault: S is read before it is there" "fault forward.cu 's/products_wait<1>/products_wait<2>/'"
+    both "fault: P is overwritten while it is read" "fault forward.cu 's/${wait_o}if/pack_probabilities<X>(p, scores);&/'"
+    both "fault: K is given back while it is read" "fault forward.cu 's/\\($wait_s\\)\\(${give/SLOT/at}\\)/\\2\\1/'"
+    both "fault: V is given back while it is read" "fault forward.cu 's/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/'"
+    both "fault: Q is not waited for" "fault forward.cu 's/barrier_wait(shared_address(&s.full_q.turn % 2.), turn . 2 % 2);//'"
+    both "fault: an item is overwritten" "fault forward.cu 's/ITEMS = 4/ITEMS = 2/'"
+    both "fault: rows are written that do not exist" "fault forward.cu 's/row < item.rows;/true;/'"
+    both "fault: chunks of V lie elsewhere" "fault ptx.h 's/rows \* 128 \/ 16/rows * 64 \/ 16/'"
+} | xargs -0 -n 2 -P 2 bash -c 'one "$@"' one || exit 1
