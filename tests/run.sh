@@ -59,7 +59,7 @@ unit() {
 # is searched for that.
 sanitize() {
     configure "$sanitized" -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized \
-        -Dc_args=-fno-sanitize-recover=all &&
+        -Dc_args=-fno-sanitize-recover=all -Dcuda=disabled &&
         ninja -C "$sanitized" -j 2 &&
         LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp meson test -C "$sanitized" --print-errorlogs --num-processes 2 -t 5 --no-suite mpi || return 1
     ! grep -nE 'LeakSanitizer|runtime error|AddressSanitizer' "$sanitized/meson-logs/testlog.txt"
