@@ -468,7 +468,7 @@ static hra_status gpu_finish(void *state, struct hra_transfer *t, void *stream)
     return must(state, finish(state, t, stream));
 }
 
-/* Poll until the stream, or where stream is NULL and `event` is not the event, is done. *done is 0 where time ran out. */
+/* Poll until the event is done, or where it is NULL the stream. *done is 0 where time ran out. */
 static hra_status wait_for(const struct hra_gpu *g, cudaStream_t stream, cudaEvent_t event, double timeout_s,
                            int *done)
 {

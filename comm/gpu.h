@@ -85,9 +85,6 @@ hra_status hra_peers_open(struct hra_peers **out, int rank, int ranks, struct hr
 /* 1 if this rank and `peer` (another one) reach each other. The same on both sides. */
 int hra_peers_reach(const struct hra_peers *p, int peer);
 
-/* Ranks on this node, us included. */
-int hra_peers_local_ranks(const struct hra_peers *p);
-
 /* Tell the others of our arena (NULL: none; the one told before may be told again) and learn of theirs: there [ranks], where
  * this process addresses the arena of each rank that it reaches, NULL for others. A mapping lives until close. Collective. */
 hra_status hra_peers_map(struct hra_peers *p, void *arena, size_t bytes, void **there);

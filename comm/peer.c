@@ -731,11 +731,6 @@ int hra_peers_reach(const struct hra_peers *p, int peer)
     return p->peer[peer].reached;
 }
 
-int hra_peers_local_ranks(const struct hra_peers *p)
-{
-    return p->local_ranks;
-}
-
 /* ---- Arenas ---- */
 
 /* Every rank leaves with the same status: OK if all are, else that of the lowest rank that failed, with its
