@@ -553,6 +553,7 @@ static hra_status gpu_copy(void *state, void *to, const void *from, size_t bytes
 {
     (void)state;
     HRA_TRY_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
+    HRA_TRY_CUDA(cudaStreamSynchronize(cudaStreamLegacy)); /* as in hra_cuda_write */
     return HRA_OK;
 }
 

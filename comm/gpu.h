@@ -11,15 +11,7 @@
 #define HRA_COMM_GPU_H
 
 #include "comm/transport.h"
-
-#include <cuda_runtime_api.h>
-
-#define HRA_TRY_CUDA(call)                                                                                   \
-    do {                                                                                                     \
-        cudaError_t try_ = (call);                                                                           \
-        if (try_ != cudaSuccess)                                                                             \
-            return HRA_FAIL(HRA_ERR_CUDA, "%s: %s", #call, cudaGetErrorString(try_));                        \
-    } while (0)
+#include "src/cuda.h"
 
 /* How the ranks speak on the host: all [ranks][bytes] = every rank's mine. Collective, within the time limit. */
 struct hra_gather {

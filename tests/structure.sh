@@ -18,12 +18,16 @@ report() { # NAME, what stands in its way (empty: nothing)
 
 includes() { grep -nE "#include *[<\"]($1)" -r "${@:2}" --include='*.[ch]' --include='*.[ch]pp' --include='*.cu' 2>/dev/null; }
 
-report "kernels include of src/ only status.h, and nothing of comm/" "$(includes '(comm|src)/' kernels | grep -v '"src/status.h"')"
-report "comm includes of src/ only status.h, and nothing of kernels/" "$(includes '(kernels|src)/' comm | grep -v '"src/status.h"')"
+report "kernels include of src/ only status.h and cuda.h, and nothing of comm/" \
+    "$(includes '(comm|src)/' kernels | grep -vE '"src/(status|cuda)\.h"')"
+report "comm includes of src/ only status.h and cuda.h, and nothing of kernels/" \
+    "$(includes '(kernels|src)/' comm | grep -vE '"src/(status|cuda)\.h"')"
 report "only src/plan.* and src/ring.c see comm/" "$(includes 'comm/' src | grep -vE '^src/(plan\.[ch]|ring\.c):')"
 report "src/ sees of kernels/ only kernels.h" "$(includes 'kernels/' src | grep -v '"kernels/kernels.h"')"
 report "only comm/mpi.c and hra/mpi.h see mpi.h" "$(includes 'mpi\.h|hra/mpi\.h' src kernels comm include | grep -vE '^(comm/mpi\.c|include/hra/mpi\.h):')"
 report "examples use the public headers only" "$(includes '(src|kernels|comm)/' examples)"
+
+report "hra_torch.py has the structs of hra.h" "$(python3 tests/binding.py 2>&1)"
 
 for library in libhra libhra-mpi; do
     file=$build/$library.so

@@ -9,6 +9,7 @@
  * them) is laid out when the plan is made, so that a call enqueues and does nothing else. */
 #include "kernels/cuda/blocks.h"
 #include "kernels/cuda/hybrid.h"
+#include "src/cuda.h"
 
 #include <cublas_v2.h>
 #include <dlfcn.h>
@@ -16,13 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define HRA_TRY_CUDA(call)                                                                                   \
-    do {                                                                                                     \
-        cudaError_t try_ = (call);                                                                           \
-        if (try_ != cudaSuccess)                                                                             \
-            return HRA_FAIL(HRA_ERR_CUDA, "%s: %s", #call, cudaGetErrorString(try_));                        \
-    } while (0)
 
 #define HRA_TRY_CUBLAS(call)                                                                                 \
     do {                                                                                                     \
@@ -191,7 +185,7 @@ static hra_status upload(struct cuda *c, int place, void *out, const void *from,
 
     HRA_TRY_CUDA(cudaMalloc(&memory, bytes > 0 ? bytes : 1));
     c->memory[place] = memory;
-    HRA_TRY_CUDA(cudaMemcpy(memory, from, bytes, cudaMemcpyHostToDevice));
+    HRA_TRY(hra_cuda_write(memory, from, bytes));
     memcpy(out, &memory, sizeof(memory));
     return HRA_OK;
 }
@@ -322,7 +316,7 @@ static hra_status prepare_pass(struct cuda *c, hra_pass pass, const struct hra_s
     for (int end = 0; end < 2; end++) {
         const int *from = end == 0 ? shapes->first : shapes->last;
         HRA_TRY_CUDA(cudaMalloc((void **)&c->ends[pass][end], ends_bytes > 0 ? ends_bytes : 1));
-        HRA_TRY_CUDA(cudaMemcpy(c->ends[pass][end], from, ends_bytes, cudaMemcpyHostToDevice));
+        HRA_TRY(hra_cuda_write(c->ends[pass][end], from, ends_bytes));
     }
     return HRA_OK;
 }
