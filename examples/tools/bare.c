@@ -19,13 +19,19 @@ const char *bare_error(void)
 }
 
 #ifdef HRA_HAVE_CUDA
-/* What a rank allocates is one piece, since one handle shares all of it. */
+enum { PAGE = 2 << 20 }; /* of a GPU: pieces of whole pages are shared alone, and copied with the fewest pages */
+
+/* What arrives and its flag, here and, as we address them, of the next rank; NULL: not mapped. */
+struct target {
+    char *data;     /* [bytes] */
+    uint32_t *flag; /* how many hops have arrived */
+};
+
 struct bare {
-    size_t bytes, flag_at; /* of a hop; from the start of what arrives to its flag */
-    char *sent;            /* [bytes] */
-    char *arrives;         /* [bytes], then the flag: how many hops have arrived */
-    char *there;           /* `arrives` of the next rank, as we address it; NULL: not mapped */
-    uint32_t hops;         /* so far */
+    size_t bytes; /* of a hop */
+    char *sent;   /* [bytes] */
+    struct target here, there;
+    uint32_t hops; /* so far */
     __typeof__(cuStreamWriteValue32) *write;
     __typeof__(cuStreamWaitValue32) *wait;
 };
@@ -34,7 +40,7 @@ struct bare {
 struct word {
     int failed;
     char why[252];
-    cudaIpcMemHandle_t handle;
+    cudaIpcMemHandle_t data, flag;
 };
 
 static int done(const char *call, cudaError_t status)
@@ -76,19 +82,28 @@ static int stamp(int rank)
     return rank % 251 + 1;
 }
 
-/* Memory, and its handle for others. */
+/* Whole pages, each byte of which is `byte`. */
+static int alloc(void *out, size_t bytes, int byte)
+{
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    void *const memory = device_alloc(bytes);
+    memcpy(out, &memory, sizeof(memory));
+    return memory == NULL ? -1 : device_fill(memory, byte, bytes);
+}
+
+/* Memory, and its handles for others. */
 static int prepare(struct bare *b, struct word *mine)
 {
     if (find(&b->write, "cuStreamWriteValue32") != 0 || find(&b->wait, "cuStreamWaitValue32") != 0)
         return -1;
-    b->sent = device_alloc(b->bytes);
-    b->arrives = b->sent == NULL ? NULL : device_alloc(b->flag_at + sizeof(uint32_t));
-    if (b->arrives == NULL || device_fill(b->sent, stamp(world.rank), b->bytes) != 0 ||
-        device_fill(b->arrives, 0, b->flag_at + sizeof(uint32_t)) != 0) {
+    if (alloc(&b->sent, b->bytes, stamp(world.rank)) != 0 || alloc(&b->here.data, b->bytes, 0) != 0 ||
+        alloc(&b->here.flag, sizeof(uint32_t), 0) != 0) {
         snprintf(error, sizeof(error), "%s", device_error());
         return -1;
     }
-    return done("cudaIpcGetMemHandle", cudaIpcGetMemHandle(&mine->handle, b->arrives));
+    if (done("cudaIpcGetMemHandle", cudaIpcGetMemHandle(&mine->data, b->here.data)) != 0)
+        return -1;
+    return done("cudaIpcGetMemHandle", cudaIpcGetMemHandle(&mine->flag, b->here.flag));
 }
 
 /* Tell the others how a step went. all [ranks]. -1, alike on all ranks, where it failed on one, with its sentence. */
@@ -106,6 +121,15 @@ static int agree(struct word *all, struct word *mine, int status)
     return 0;
 }
 
+static int map(void *out, cudaIpcMemHandle_t handle)
+{
+    void *memory = NULL;
+    const int status = done("cudaIpcOpenMemHandle",
+                            cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess));
+    memcpy(out, &memory, sizeof(memory));
+    return status;
+}
+
 static int open_all(struct bare *b, struct word *all)
 {
     struct word mine = {.failed = 0};
@@ -113,10 +137,9 @@ static int open_all(struct bare *b, struct word *all)
     if (agree(all, &mine, prepare(b, &mine)) != 0)
         return -1;
     const int next = (world.rank + 1) % world.ranks;
-    void *there = NULL;
-    const int status = done("cudaIpcOpenMemHandle",
-                            cudaIpcOpenMemHandle(&there, all[next].handle, cudaIpcMemLazyEnablePeerAccess));
-    b->there = there;
+    int status = map(&b->there.data, all[next].data);
+    if (status == 0)
+        status = map(&b->there.flag, all[next].flag);
     return agree(all, &mine, status);
 }
 
@@ -132,7 +155,6 @@ int bare_open(struct bare **out, size_t bytes)
     if (b == NULL || all == NULL)
         world_abort("no memory", "for a bare copy");
     b->bytes = bytes;
-    b->flag_at = (bytes + 255) / 256 * 256;
     const int status = open_all(b, all);
     free(all);
     if (status != 0)
@@ -144,13 +166,13 @@ int bare_open(struct bare **out, size_t bytes)
 
 int bare_run(struct bare *b, int count, void *stream)
 {
-    const CUdeviceptr mine = (CUdeviceptr)(uintptr_t)(b->arrives + b->flag_at);
-    const CUdeviceptr next = (CUdeviceptr)(uintptr_t)(b->there + b->flag_at);
+    const CUdeviceptr mine = (CUdeviceptr)(uintptr_t)b->here.flag;
+    const CUdeviceptr next = (CUdeviceptr)(uintptr_t)b->there.flag;
 
     for (int i = 0; i < count; i++) {
         b->hops++;
         if (done("cudaMemcpyAsync",
-                 cudaMemcpyAsync(b->there, b->sent, b->bytes, cudaMemcpyDeviceToDevice, stream)) != 0 ||
+                 cudaMemcpyAsync(b->there.data, b->sent, b->bytes, cudaMemcpyDeviceToDevice, stream)) != 0 ||
             done_driver("cuStreamWriteValue32",
                         b->write(stream, next, b->hops, CU_STREAM_WRITE_VALUE_DEFAULT)) != 0 ||
             done_driver("cuStreamWaitValue32", b->wait(stream, mine, b->hops, CU_STREAM_WAIT_VALUE_GEQ)) != 0)
@@ -169,7 +191,7 @@ int bare_check(struct bare *b)
     snprintf(error, sizeof(error), "no memory to look at what has arrived");
     for (size_t at = 0; status == 0 && at < b->bytes; at += PIECE) {
         const size_t bytes = b->bytes - at < PIECE ? b->bytes - at : PIECE;
-        status = device_read(piece, b->arrives + at, bytes);
+        status = device_read(piece, b->here.data + at, bytes);
         if (status != 0)
             snprintf(error, sizeof(error), "%s", device_error());
         for (size_t i = 0; status == 0 && i < bytes; i++)
@@ -187,11 +209,14 @@ void bare_close(struct bare *b)
 {
     if (b == NULL)
         return;
-    if (b->there != NULL)
-        cudaIpcCloseMemHandle(b->there);
+    if (b->there.data != NULL)
+        cudaIpcCloseMemHandle(b->there.data);
+    if (b->there.flag != NULL)
+        cudaIpcCloseMemHandle(b->there.flag);
     world_meet();
     device_free(b->sent);
-    device_free(b->arrives);
+    device_free(b->here.data);
+    device_free(b->here.flag);
     free(b);
 }
 #else

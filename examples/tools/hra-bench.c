@@ -854,6 +854,7 @@ static int run(int argc, char **argv, struct arguments *a)
     for (int n = 0; n < all; n++) /* hops have a default of their own */
         if (options[n].given && options[n].at == &a->problem.type)
             hops.type = a->problem.type;
+    hops.backend = a->problem.backend;
     hops.seed = a->problem.seed;
     hops.bytes = a->bytes;
     hops.repeat = a->repeat;
