@@ -107,7 +107,8 @@ class _PlanInfo(_Sized):
                 ("bytes_least_backward", c_int64), ("balance", c_double),
                 ("balance_bound", c_double), ("pieces", c_int), ("shard", c_int),
                 ("blocking", c_int), ("threads", c_int), ("backend", c_char_p),
-                ("transport", c_char_p), ("schedule", c_char_p), ("backward", c_char_p)]
+                ("transport", c_char_p), ("schedule", c_char_p), ("backward", c_char_p),
+                ("inflation", c_double)]
 
 
 class _Tensor(ctypes.Structure):
@@ -767,7 +768,8 @@ class HraAttention(torch.nn.Module):
     """Attention on tensors in natural token order: gathers them into the order, attends, scatters.
 
     mask, order, grid and the options are Plan's. Everything else is read off the tensors; a plan is
-    made for each new shape, type and device, on the backend of that device, and kept.
+    made for each new shape, type and device, on that device's backend if the options name none,
+    and kept.
 
     With a comm the tensors are the rank's own rows in the plan's order instead, of sequences of so
     many tokens, by default the product of grid; plan_for(...) tells which rows these are. A new
@@ -808,7 +810,8 @@ class HraAttention(torch.nn.Module):
                 comm = self.comm or _comm_of(_device(device.type))
                 plan = comm.plans.get(key)
                 if plan is None:
-                    plan = Plan(**sizes, **self.arguments, backend=device.type, comm=comm)
+                    options = {"backend": device.type, **self.arguments}
+                    plan = Plan(**sizes, **options, comm=comm)
                 comm.plans[key] = plan
             self.plans[key] = plan
         return self.plans[key]
