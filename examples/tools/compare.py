@@ -4,6 +4,7 @@
     examples/tools/compare.py --list
     examples/tools/compare.py --case dense-d128-8k image-hilbert --repeat 30 --json compare.jsonl
     torchrun --nproc-per-node 2 examples/tools/compare.py --ranks --transport auto nccl
+    examples/tools/compare.py --errors
 
 Every contestant of a case gets the same random bf16 tensors, one sequence, in the order that it
 works in, lying as (batch, heads, tokens, dim). Before it is timed its output and gradients must
@@ -21,8 +22,13 @@ the same kernels alone on the whole sequence (-alone), and
 
 TFLOP/s are those of one GPU.
 
+With --errors nothing is timed: output and gradients of dense and causal attention, of inputs as
+they are drawn, times 8, and with all scores far below 0, beside attention written out in double,
+
+    error = |result - exact| / |exact|    in the Euclidean norm of the whole tensor, mean of 8 seeds
+
 A failure of one contestant or case is reported and stops no other. Ends with 1 where HRA failed,
-was wrong or was not timed."""
+was wrong or was not timed, or where its errors are more than 1.05 times cuDNN's."""
 
 import argparse
 import contextlib
@@ -30,6 +36,7 @@ import dataclasses
 import datetime
 import functools
 import gc
+import itertools
 import json
 import math
 import os
@@ -200,10 +207,11 @@ class Inputs:
     """q, k, v and the gradient of o, drawn once, the same on all ranks, in natural order and in
     those that are asked for, which may be only some of the rows."""
 
-    def __init__(self, case):
-        torch.manual_seed(1)
+    def __init__(self, case, seed=1, change=lambda *tensors: tensors):
+        torch.manual_seed(seed)
         shape = (1, case.heads, case.tokens, case.dim)
-        self.natural = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(4)]
+        drawn = [torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for _ in range(4)]
+        self.natural = list(change(*drawn))
         if on_ranks():  # GPUs of other sizes draw other numbers
             for tensor in self.natural:
                 torch.distributed.broadcast(tensor, 0)
@@ -345,7 +353,7 @@ def turned(t):
 def make_hra(name, case, inputs, tokens):
     order = name.removeprefix("hra").strip() or case.order
     if case.natural:
-        module = hra_torch.HraAttention(case.mask, order=order, grid=case.grid)
+        module = hra_torch.HraAttention(case.mask, order=order, grid=case.grid, backend=BACKEND)
         *qkv, gradient = inputs.along("identity", None)
         return Contestant(name, lambda *t: turned(module(*map(turned, t))), qkv, gradient,
                           lambda t: t)
@@ -667,6 +675,73 @@ def run_over_ranks(name, case, options, say, comms):
         return contest(case, plan, names, split.make, options, say) >= set(variants)
 
 
+# ---- Errors -------------------------------------------------------------------------------------
+
+ERROR_SEEDS = 8
+ERROR_GOAL = 1.05  # times cuDNN's
+ERROR_CASES = {f"{mask}-d{dim}": Case(mask, 2048, 4, dim, ("cudnn", "flash"))
+               for mask in ("full", "causal") for dim in (128, 64)}
+CHANGES = {
+    "as drawn": lambda q, k, v, gradient: (q, k, v, gradient),
+    "times 8": lambda q, k, v, gradient: (8 * q, 8 * k, 8 * v, gradient),
+    # Every score is some 256 sqrt(dim) less.
+    "scores far below 0": lambda q, k, v, gradient: (q + 16, k - 16, v, gradient),
+}
+
+
+def exact(case, inputs):
+    """Output and gradients in double."""
+    *qkv, gradient = wanting_gradients([t.double() for t in inputs.natural])
+    q, k, v = qkv
+    scores = q @ k.transpose(2, 3) / math.sqrt(case.dim)
+    if case.mask == "causal":
+        above = torch.ones(case.tokens, case.tokens, dtype=torch.bool, device=DEVICE).triu(1)
+        scores = scores.masked_fill(above, -math.inf)
+    o = torch.softmax(scores, -1) @ v
+    return [o.detach(), *torch.autograd.grad(o, qkv, gradient)]
+
+
+def errors_of(name, case, change, passes):
+    """Means over seeds, of o and, where backward is asked for, dq, dk, dv."""
+    whole, seeds = torch.arange(case.tokens, device=DEVICE), []
+    for seed in range(ERROR_SEEDS):
+        inputs = Inputs(case, seed, change)
+        make = make_hra if name == "hra" else make_dense
+        _, results = try_out(name, lambda name: make(name, case, inputs, whole), passes)
+        seeds.append([((result.double() - true).norm() / true.norm()).item()
+                      for result, true in zip(results, exact(case, inputs))])
+    return [statistics.mean(of_one) for of_one in zip(*seeds)]
+
+
+def run_errors(options, about):
+    """Returns whether HRA failed, or is further off than it may be."""
+    passes = ("forward",) if options.out_only else ("forward", "backward")
+    failed = False
+    for (name, case), (what, change) in itertools.product(ERROR_CASES.items(), CHANGES.items()):
+        print(f"\n{name}, {case.tokens} tokens, {case.heads} heads, inputs {what}")
+        found = {}
+        for contestant in (*case.peers, "hra"):
+            try:
+                found[contestant] = errors_of(contestant, case, change, passes)
+            except RuntimeError as error:
+                failed |= contestant == "hra"
+                print(f"  {contestant:17}{error}")
+        over = [e / c for e, c in zip(found.get("hra", ()), found.get("cudnn", ()))]
+        failed |= not all(ratio <= ERROR_GOAL for ratio in over)
+        for contestant, errors in found.items():
+            print(f"  {contestant:17}" + "".join(f"  {of} {error:.3e}" for of, error
+                                                 in zip(("o", "dq", "dk", "dv"), errors)))
+            if options.json:
+                with open(options.json, "a") as lines:
+                    print(json.dumps({"case": name, "inputs": what, "what": contestant,
+                                      "errors": errors, **about}), file=lines)
+        if over:
+            print("  hra / cudnn      " + "".join(f"  {of} {ratio:<9.3f}" for of, ratio
+                                                  in zip(("o", "dq", "dk", "dv"), over)).rstrip()
+                  + f"  (goal: {ERROR_GOAL})", flush=True)
+    return failed
+
+
 def clear():
     """Give memory and compiled code back; False where the GPU can no longer be used by this
     process."""
@@ -734,6 +809,8 @@ def parse():
     parser.add_argument("--out-only", action="store_true", help="no backward")
     parser.add_argument("--backend", choices=("cuda", "sm90"), default="cuda",
                         help="HRA's (default cuda)")
+    parser.add_argument("--errors", action="store_true",
+                        help="errors instead of times; no cases are chosen")
     parser.add_argument("--ranks", action="store_true",
                         help="the cases for several ranks; under torchrun, a GPU for each")
     parser.add_argument("--transport", nargs="+", metavar="NAME", choices=hra_torch.TRANSPORTS,
@@ -745,6 +822,8 @@ def parse():
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error("--repeat must be 1 or more")
+    if options.errors and (options.ranks or options.case):
+        parser.error("--errors has cases of its own, on one rank")
     table = RANKS_CASES if options.ranks else CASES
     options.case = options.case or list(table)
     for name in options.case:
@@ -772,6 +851,9 @@ def main():
         if torch.distributed.get_world_size() < 2:
             sys.exit("compare.py: --ranks compares two ranks or more; torchrun has started one")
     about = machine()
+    if options.errors:
+        tell(", ".join(f"{key} {value}" for key, value in about.items()))
+        return int(run_errors(options, about))
     tell(", ".join(f"{key} {value}" for key, value in about.items()))
     tell(f"medians of {options.repeat} runs in turn after {WARM_UP} more, L2 overwritten before "
          f"each{', the slowest rank of each' * options.ranks}\n"
