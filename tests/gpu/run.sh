@@ -272,7 +272,7 @@ one() {
         *) result=failed ;;
     esac
     read -r all bad < <(sed -n 's/^\([0-9]\+\) problems, \([0-9]\+\) failed$/\1 \2/p' "$logs/$id" | tail -n 1 | grep . || echo 1 1)
-    [ $result != passed ] || bad=0
+    [ "$result" != passed ] || bad=0
     [ "$all" -eq "$bad" ] || printf '%s\tpassed\t%s\t%s\t%s\n' "$id" "$status" $((all - bad)) "$3" >>"$logs/results"
     [ "$bad" -eq 0 ] || printf '%s\t%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$bad" "$3" >>"$logs/results"
 }
