@@ -221,8 +221,7 @@ size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, en
                          v_offset);
 }
 
-/* Bytes of a message: its parts as they lie in buffers that follow one another. */
-static size_t move_bytes(const hra_plan *plan, const struct hra_schedule *s, const struct hra_move *move)
+size_t hra_plan_move_bytes(const hra_plan *plan, const struct hra_schedule *s, const struct hra_move *move)
 {
     size_t bytes = 0;
 
@@ -383,7 +382,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
     for (int r = 0; r < s->rounds; r++)
         for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
             const struct hra_move *m = &s->move[i];
-            const size_t bytes = move_bytes(plan, s, m);
+            const size_t bytes = hra_plan_move_bytes(plan, s, m);
             const int number = count[m->peer][m->sends]++;
             const int64_t name[] = {
                 plan->comm->made,         which, number, (int64_t)bytes, m->sends ? rank : m->peer,
@@ -429,15 +428,45 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
     return list_transfers(plan, which);
 }
 
-/* Bytes that another rank of a model receives. */
-static hra_status model_received(hra_plan *plan, int rank)
+/* Add up what a rank of a model receives in a pass. */
+static void add_received(hra_plan *plan, const struct hra_schedule *s, int rank, hra_pass which)
 {
-    for (int which = 0; which < 2; which++) {
+    for (int i = 0; i < s->moves; i++)
+        if (!s->move[i].sends)
+            plan->stats[rank].received[which] += (int64_t)hra_plan_move_bytes(plan, s, &s->move[i]);
+}
+
+/* The same for all ranks but our own, whose schedules are rings. */
+static hra_status receive_rings(hra_plan *plan, hra_pass which)
+{
+    struct hra_ring *ring = NULL;
+    struct hra_schedule s = {0};
+
+    HRA_TRY(hra_ring_open(&ring, &plan->work, which));
+    hra_status status = hra_ring_parts(&s, ring);
+    for (int r = 0; r < plan->comm->ranks && status == HRA_OK; r++) {
+        if (r == plan->comm->rank)
+            continue;
+        status = hra_ring_write(&s, ring, r, 0, hra_ring_rounds(ring));
+        add_received(plan, &s, r, which);
+        hra_schedule_drop_rounds(&s);
+    }
+    hra_schedule_clear(&s);
+    hra_ring_close(ring);
+    return status;
+}
+
+/* Bytes that the other ranks of a model receive. */
+static hra_status model_received(hra_plan *plan, hra_pass which)
+{
+    if (plan->generate == hra_schedule_ring)
+        return receive_rings(plan, which);
+    for (int r = 0; r < plan->comm->ranks; r++) {
         struct hra_schedule s = {0};
-        HRA_TRY(plan->generate(&s, &plan->work, rank, (hra_pass)which));
-        for (int i = 0; i < s.moves; i++)
-            if (!s.move[i].sends)
-                plan->stats[rank].received[which] += (int64_t)move_bytes(plan, &s, &s.move[i]);
+        if (r == plan->comm->rank)
+            continue;
+        HRA_TRY(plan->generate(&s, &plan->work, r, which));
+        add_received(plan, &s, r, which);
         hra_schedule_clear(&s);
     }
     return HRA_OK;
@@ -568,10 +597,8 @@ static hra_status prepare(hra_plan *plan)
     plan->workspace_bytes = forward > plan->kernel_bytes + sums ? forward : plan->kernel_bytes + sums;
 
     if (comm->transport->start == NULL) {
-        for (int r = 0; r < comm->ranks; r++)
-            if (r != comm->rank)
-                HRA_TRY(model_received(plan, r));
-        return HRA_OK;
+        HRA_TRY(model_received(plan, HRA_FORWARD));
+        return model_received(plan, HRA_BACKWARD);
     }
     HRA_TRY(join_arena(plan));
     HRA_TRY(plan->backend->open(&plan->kernels, &plan->kernel_plan));
@@ -897,7 +924,7 @@ hra_status hra_plan_moves(const hra_plan *plan, int rank, hra_pass pass, hra_pla
                                      .sends = m->sends,
                                      .gradient = m->payload == HRA_DKV,
                                      .owner = s.part[m->part].owner,
-                                     .bytes = (int64_t)move_bytes(plan, &s, m)};
+                                     .bytes = (int64_t)hra_plan_move_bytes(plan, &s, m)};
         }
     *count = s.moves;
     hra_schedule_clear(&s);

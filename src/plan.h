@@ -78,4 +78,7 @@ int64_t hra_plan_part_rows(const hra_plan *plan, const struct hra_part *part);
 size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
                            size_t *v_offset);
 
+/* Bytes of a message: its parts as they lie in buffers that follow one another. */
+size_t hra_plan_move_bytes(const hra_plan *plan, const struct hra_schedule *s, const struct hra_move *move);
+
 #endif

@@ -5,16 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Append to an array whose capacity is the power of two at or above its count. */
-static hra_status append(void **array, int *count, const void *element, size_t bytes)
+/* Append to an array, which doubles. */
+static hra_status append(void **array, int *count, int *room, const void *element, size_t bytes)
 {
-    if ((*count & (*count - 1)) == 0) {
+    if (*count == *room) {
+        const int wanted = *room == 0 ? 1 : 2 * *room;
         void *larger = NULL;
-        HRA_TRY(hra_alloc(&larger, *count == 0 ? 1 : 2 * (int64_t)*count, bytes, "schedule"));
+        HRA_TRY(hra_alloc(&larger, wanted, bytes, "schedule"));
         if (*count > 0)
             memcpy(larger, *array, (size_t)*count * bytes);
         free(*array);
         *array = larger;
+        *room = wanted;
     }
     memcpy((char *)*array + (size_t)*count * bytes, element, bytes);
     ++*count;
@@ -23,24 +25,24 @@ static hra_status append(void **array, int *count, const void *element, size_t b
 
 hra_status hra_schedule_part(struct hra_schedule *s, struct hra_part part)
 {
-    return append((void **)&s->part, &s->parts, &part, sizeof(part));
+    return append((void **)&s->part, &s->parts, &s->room[0], &part, sizeof(part));
 }
 
 hra_status hra_schedule_load(struct hra_schedule *s, int part, int buffer)
 {
     const struct hra_load load = {part, buffer};
-    return append((void **)&s->load, &s->loads, &load, sizeof(load));
+    return append((void **)&s->load, &s->loads, &s->room[1], &load, sizeof(load));
 }
 
 hra_status hra_schedule_round(struct hra_schedule *s)
 {
     const struct hra_round round = {s->moves, s->moves, s->runs, s->runs};
-    return append((void **)&s->round, &s->rounds, &round, sizeof(round));
+    return append((void **)&s->round, &s->rounds, &s->room[2], &round, sizeof(round));
 }
 
 hra_status hra_schedule_move(struct hra_schedule *s, struct hra_move move)
 {
-    HRA_TRY(append((void **)&s->move, &s->moves, &move, sizeof(move)));
+    HRA_TRY(append((void **)&s->move, &s->moves, &s->room[3], &move, sizeof(move)));
     s->round[s->rounds - 1].move1 = s->moves;
     return HRA_OK;
 }
@@ -48,16 +50,21 @@ hra_status hra_schedule_move(struct hra_schedule *s, struct hra_move move)
 hra_status hra_schedule_run(struct hra_schedule *s, int query0, int query1)
 {
     const struct hra_run run = {query0, query1, s->sources, s->sources};
-    HRA_TRY(append((void **)&s->run, &s->runs, &run, sizeof(run)));
+    HRA_TRY(append((void **)&s->run, &s->runs, &s->room[4], &run, sizeof(run)));
     s->round[s->rounds - 1].run1 = s->runs;
     return HRA_OK;
 }
 
 hra_status hra_schedule_source(struct hra_schedule *s, struct hra_source source)
 {
-    HRA_TRY(append((void **)&s->source, &s->sources, &source, sizeof(source)));
+    HRA_TRY(append((void **)&s->source, &s->sources, &s->room[5], &source, sizeof(source)));
     s->run[s->runs - 1].source1 = s->sources;
     return HRA_OK;
+}
+
+void hra_schedule_drop_rounds(struct hra_schedule *s)
+{
+    s->loads = s->rounds = s->moves = s->runs = s->sources = 0;
 }
 
 void hra_schedule_clear(struct hra_schedule *s)
@@ -202,16 +209,22 @@ struct ring {
     int rank, ranks, parts;
 };
 
+/* From -ranks .. 2 ranks - 1. */
 static int wrap(int rank, int ranks)
 {
-    return (rank % ranks + ranks) % ranks;
+    return rank < 0 ? rank + ranks : rank >= ranks ? rank - ranks : rank;
 }
 
 /* Does the rank that is `steps` after the owner compute part p of the owner's block? */
 static int computes(const struct ring *g, int owner, int p, int steps)
 {
-    return g->index[owner * g->parts + p] >= 0 &&
-           hra_work_live(g->work, wrap(owner + steps, g->ranks), &g->part[owner * g->parts + p]) > 0;
+    const int64_t *live =
+        g->work->live + ((int64_t)wrap(owner + steps, g->ranks) * g->ranks + owner) * HRA_HALVES;
+    int64_t sum = 0;
+
+    for (int h = p * HRA_HALVES / g->parts; h < (p + 1) * HRA_HALVES / g->parts; h++)
+        sum += live[h];
+    return sum > 0 && g->index[owner * g->parts + p] >= 0;
 }
 
 /* Does anybody compute it from 1 to t steps after the owner? */
@@ -226,16 +239,22 @@ static int wanted(const struct ring *g, int owner, int p, int t)
     return g->last[owner * g->parts + p] > t;
 }
 
+/* Is it computed for the last time t steps after the owner? */
+static int ends(const struct ring *g, int owner, int p, int t)
+{
+    return t > 0 && g->last[owner * g->parts + p] == t;
+}
+
 static void find_steps(const struct ring *g)
 {
     for (int i = 0; i < g->ranks * g->parts; i++) {
-        g->first[i] = g->ranks;
-        g->last[i] = 0;
-        for (int t = g->ranks - 1; t > 0; t--)
-            if (computes(g, i / g->parts, i % g->parts, t)) {
-                g->first[i] = t;
-                g->last[i] = t > g->last[i] ? t : g->last[i];
-            }
+        int first = 1, last = g->ranks - 1;
+        while (last > 0 && !computes(g, i / g->parts, i % g->parts, last))
+            last--;
+        while (first < last && !computes(g, i / g->parts, i % g->parts, first))
+            first++;
+        g->first[i] = last > 0 ? first : g->ranks;
+        g->last[i] = last;
     }
 }
 
@@ -292,9 +311,9 @@ static hra_status move_dkv(struct hra_schedule *s, const struct ring *g, int t, 
         HRA_TRY(hra_schedule_move(s, dkv_hop(g, ours, p, t, 1)));
     if (begun(g, theirs, p, t) && wanted(g, theirs, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_hop(g, theirs, p, t, 0)));
-    if (t > 0 && computes(g, ours, p, t) && !wanted(g, ours, p, t))
+    if (ends(g, ours, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_home(g, ours, p, t, 1)));
-    if (t > 0 && computes(g, g->rank, p, t) && !wanted(g, g->rank, p, t))
+    if (ends(g, g->rank, p, t))
         HRA_TRY(hra_schedule_move(s, dkv_home(g, g->rank, p, t, 0)));
     return HRA_OK;
 }
@@ -314,15 +333,13 @@ static hra_status run_part(struct hra_schedule *s, const struct ring *g, int t, 
                                                       .zero = t > 0 && !begun(g, owner, p, t - 1)});
 }
 
-static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra_pass pass)
+/* Rounds round0 .. round1 - 1; in backward there is one more than parts of steps, in which the last dK/dV go home. */
+static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra_pass pass, int round0,
+                               int round1)
 {
     const int rounds = g->ranks * g->parts;
 
-    for (int p = 0; p < g->parts; p++)
-        if (wanted(g, g->rank, p, 0))
-            HRA_TRY(hra_schedule_load(s, g->index[g->rank * g->parts + p], 2 * p));
-    /* One round more in backward: the last dK/dV go home. */
-    for (int k = 0; k < rounds + (pass == HRA_BACKWARD); k++) {
+    for (int k = round0; k < round1; k++) {
         HRA_TRY(hra_schedule_round(s));
         if (k < rounds)
             HRA_TRY(move_kv(s, g, k / g->parts, k % g->parts));
@@ -334,32 +351,108 @@ static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra
     return HRA_OK;
 }
 
+static hra_status write_loads(struct hra_schedule *s, const struct ring *g)
+{
+    for (int p = 0; p < g->parts; p++)
+        if (wanted(g, g->rank, p, 0))
+            HRA_TRY(hra_schedule_load(s, g->index[g->rank * g->parts + p], 2 * p));
+    return HRA_OK;
+}
+
+struct hra_ring {
+    const struct hra_work *work;
+    hra_pass pass;
+    struct hra_part *part; /* as in struct ring */
+    int *index;            /* [3][ranks * parts] index, first, last */
+    int parts;
+};
+
+/* The ring as a rank sees it. */
+static struct ring view(const struct hra_ring *r, int rank)
+{
+    const int64_t all = (int64_t)r->work->ranks * r->parts;
+
+    return (struct ring){r->work, r->part,        r->index, r->index + all, r->index + 2 * all,
+                         rank,    r->work->ranks, r->parts};
+}
+
+static hra_status open_ring(struct hra_ring *r)
+{
+    const int64_t all = (int64_t)r->work->ranks * r->parts;
+    int count = 0;
+
+    HRA_TRY(hra_alloc((void **)&r->part, all, sizeof(*r->part), "schedule"));
+    HRA_TRY(hra_alloc((void **)&r->index, 3 * all, sizeof(*r->index), "schedule"));
+    for (int i = 0; i < all; i++) {
+        const int owner = i / r->parts, half = i % r->parts * (HRA_HALVES / r->parts);
+        r->part[i] =
+            (struct hra_part){.owner = owner,
+                              .key_tile0 = hra_work_half(r->work, owner, half),
+                              .key_tile1 = hra_work_half(r->work, owner, half + HRA_HALVES / r->parts),
+                              .head1 = r->work->heads_kv};
+        r->index[i] = r->part[i].key_tile0 < r->part[i].key_tile1 ? count++ : -1;
+    }
+    const struct ring g = view(r, 0);
+    find_steps(&g);
+    return HRA_OK;
+}
+
+hra_status hra_ring_open(struct hra_ring **out, const struct hra_work *work, hra_pass pass)
+{
+    struct hra_ring *r = NULL;
+
+    HRA_TRY(hra_alloc((void **)&r, 1, sizeof(*r), "schedule"));
+    *r = (struct hra_ring){.work = work, .pass = pass, .parts = pass == HRA_BACKWARD ? HRA_HALVES : 1};
+    const hra_status status = open_ring(r);
+    if (status != HRA_OK) {
+        hra_ring_close(r);
+        return status;
+    }
+    *out = r;
+    return HRA_OK;
+}
+
+void hra_ring_close(struct hra_ring *r)
+{
+    if (r == NULL)
+        return;
+    free(r->part);
+    free(r->index);
+    free(r);
+}
+
+int hra_ring_rounds(const struct hra_ring *r)
+{
+    return r->work->ranks * r->parts + (r->pass == HRA_BACKWARD);
+}
+
+hra_status hra_ring_parts(struct hra_schedule *out, const struct hra_ring *r)
+{
+    for (int i = 0; i < r->work->ranks * r->parts; i++)
+        if (r->index[i] >= 0)
+            HRA_TRY(hra_schedule_part(out, r->part[i]));
+    return HRA_OK;
+}
+
+hra_status hra_ring_write(struct hra_schedule *out, const struct hra_ring *r, int rank, int round0,
+                          int round1)
+{
+    const struct ring g = view(r, rank);
+
+    if (round0 == 0)
+        HRA_TRY(write_loads(out, &g));
+    return write_rounds(out, &g, r->pass, round0, round1);
+}
+
 hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
 {
-    const int parts = pass == HRA_BACKWARD ? HRA_HALVES : 1;
-    const int64_t all = (int64_t)work->ranks * parts;
-    struct hra_part *part = NULL;
-    int *index = NULL;
+    struct hra_ring *ring = NULL;
 
-    HRA_TRY(hra_alloc((void **)&part, all, sizeof(*part), "schedule"));
-    hra_status status = hra_alloc((void **)&index, 3 * all, sizeof(*index), "schedule");
-    for (int i = 0; status == HRA_OK && i < work->ranks * parts; i++) {
-        const int owner = i / parts, half = i % parts * (HRA_HALVES / parts);
-        part[i] = (struct hra_part){.owner = owner,
-                                    .key_tile0 = hra_work_half(work, owner, half),
-                                    .key_tile1 = hra_work_half(work, owner, half + HRA_HALVES / parts),
-                                    .head1 = work->heads_kv};
-        index[i] = part[i].key_tile0 < part[i].key_tile1 ? out->parts : -1;
-        if (index[i] >= 0)
-            status = hra_schedule_part(out, part[i]);
-    }
-    if (status == HRA_OK) {
-        const struct ring g = {work, part, index, index + all, index + 2 * all, rank, work->ranks, parts};
-        find_steps(&g);
-        status = write_rounds(out, &g, pass);
-    }
-    free(part);
-    free(index);
+    HRA_TRY(hra_ring_open(&ring, work, pass));
+    hra_status status = hra_ring_parts(out, ring);
+    if (status == HRA_OK)
+        status = hra_ring_write(out, ring, rank, 0, hra_ring_rounds(ring));
+    hra_ring_close(ring);
     if (status != HRA_OK)
         hra_schedule_clear(out);
     return status;

@@ -77,6 +77,7 @@ struct hra_schedule {
     struct hra_run *run;
     struct hra_source *source;
     int parts, loads, rounds, moves, runs, sources;
+    int room[6]; /* of the arrays, in their order */
 };
 
 /* The buffer of a move on our side, the first where there are more. */
@@ -144,6 +145,17 @@ typedef hra_status (*hra_generator)(struct hra_schedule *out, const struct hra_w
 /* The ring. docs/design.md tells how rounds and buffers follow one another. */
 hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass);
 
+/* The same for one rank after another, and some rounds of it at a time: what does not depend on the rank is found out once.
+ * parts writes the parts, which are the same for all; write appends rounds round0 .. round1 - 1, and before round 0 the
+ * loads. The work must stay. */
+struct hra_ring;
+hra_status hra_ring_open(struct hra_ring **out, const struct hra_work *work, hra_pass pass);
+int hra_ring_rounds(const struct hra_ring *ring);
+hra_status hra_ring_parts(struct hra_schedule *out, const struct hra_ring *ring);
+hra_status hra_ring_write(struct hra_schedule *out, const struct hra_ring *ring, int rank, int round0,
+                          int round1);
+void hra_ring_close(struct hra_ring *ring); /* accepts NULL */
+
 /* The halo: what a rank needs comes straight from its owners while it computes its own tiles, then it computes all of
  * that in one run, and dK/dV go straight back. Wants work->needs. */
 hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass);
@@ -181,6 +193,9 @@ hra_status hra_schedule_source(struct hra_schedule *s, struct hra_source source)
  * buffer a round. `queries` are the rank's query tiles. HRA_ERR_ARG with the place. */
 hra_status hra_schedule_check(const struct hra_schedule *s, const struct hra_work *work, int rank,
                               int queries, hra_pass pass);
+
+/* Takes out all but the parts; what follows is written into the same memory. */
+void hra_schedule_drop_rounds(struct hra_schedule *s);
 
 /* Frees what the schedule holds, not the struct. */
 void hra_schedule_clear(struct hra_schedule *s);

@@ -1,6 +1,8 @@
 /* share.c - what ranks tell each other when a plan is made. Each compiles its own queries only. */
 #include "src/share.h"
 
+#include "src/count.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,7 +192,39 @@ static hra_status write_record(struct candidate *c, const hra_plan *plan, const 
                           c->layout->tile);
 }
 
-/* Write the records of our rank, and of every other rank of a model, one after another. Surveyed or finished. Local. */
+/* The tiles of another rank of a model: their numbers, or all of them where the mask cannot be counted. */
+static hra_status model_tiles(struct hra_tiles **out, struct hra_counter *counter, const struct candidate *c,
+                              const hra_plan *plan, int rank, int finished)
+{
+    if (counter != NULL)
+        return hra_counter_count(out, counter, rank, finished);
+    HRA_TRY(survey_rank(out, plan, c->layout, rank));
+    return finished ? finish_tiles(*out, plan, c->layout) : HRA_OK;
+}
+
+/* Write the records of all other ranks of a model, one after another. */
+static hra_status write_others(struct candidate *c, const hra_plan *plan, int finished)
+{
+    const hra_problem *p = &plan->problem;
+    struct hra_counter *counter = NULL;
+    hra_status status = HRA_OK;
+
+    if (plan->comm->ranks > 1 && hra_counter_takes(plan->mask))
+        status = hra_counter_open(&counter, c->layout, plan->order, plan->mask, p->batch, p->head0, p->heads);
+    for (int r = 0; status == HRA_OK && r < plan->comm->ranks; r++) {
+        struct hra_tiles *tiles = NULL;
+        if (r == plan->comm->rank)
+            continue;
+        status = model_tiles(&tiles, counter, c, plan, r, finished);
+        if (status == HRA_OK)
+            status = write_record(c, plan, tiles, finished);
+        hra_tiles_destroy(tiles);
+    }
+    hra_counter_close(counter);
+    return status;
+}
+
+/* Write the records of our rank, and of every other rank of a model. Surveyed or finished. Local. */
 static hra_status write_records(struct candidate *c, const hra_plan *plan, int finished)
 {
     const hra_comm *comm = plan->comm;
@@ -206,18 +240,7 @@ static hra_status write_records(struct candidate *c, const hra_plan *plan, int f
     if (finished)
         HRA_TRY(finish_tiles(c->tiles, plan, c->layout));
     HRA_TRY(write_record(c, plan, c->tiles, finished));
-    for (int r = 0; comm->transport->allgather == NULL && r < comm->ranks; r++) {
-        struct hra_tiles *tiles = NULL;
-        if (r == comm->rank)
-            continue;
-        HRA_TRY(survey_rank(&tiles, plan, c->layout, r));
-        hra_status status = finished ? finish_tiles(tiles, plan, c->layout) : HRA_OK;
-        if (status == HRA_OK)
-            status = write_record(c, plan, tiles, finished);
-        hra_tiles_destroy(tiles);
-        HRA_TRY(status);
-    }
-    return HRA_OK;
+    return comm->transport->allgather == NULL ? write_others(c, plan, finished) : HRA_OK;
 }
 
 /* Every rank learns what the others compute. Collective: `status` is what this rank has come to so far. */

@@ -70,7 +70,7 @@ sanitize() {
 # parse are counted.
 fuzz() {
     local dir=build-fuzz sources parsed
-    mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'src/*.c' | grep -vE '/(plan|ring|schedule|share)\.c$')
+    mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'src/*.c' | grep -vE '/(forecast|model|plan|ring|schedule|share)\.c$')
     rm -rf "$dir/corpus"
     mkdir -p "$dir/corpus"
     clang -std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
@@ -104,6 +104,7 @@ step structure tests/structure.sh "$build"
 step unit unit
 step installed tests/installed.sh "$build"
 step docs tests/docs.sh "$build"
+step forecast tests/forecast.sh "$build"
 step megatron megatron
 step train tests/train.sh "$build/examples/train/hra-train"
 step scaling tests/scaling.sh "$build"

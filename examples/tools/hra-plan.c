@@ -1,12 +1,14 @@
 /* hra-plan.c - prints and draws what a plan knows of a problem, on any number of ranks that need not exist. */
+#include "examples/tools/model.h"
 #include "examples/tools/picture.h"
+#include "examples/tools/timeline.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { OWN_OPTIONS = 6 }; /* beside those of a problem */
+enum { OWN_OPTIONS = 9 }; /* beside those of a problem */
 
 /* The command line. */
 struct request {
@@ -14,6 +16,9 @@ struct request {
     int ranks;
     char *path[PICTURE_KINDS]; /* where the pictures go, NULL: not wanted */
     int sequence, head;        /* whose pairs and tiles are drawn */
+    char *model;               /* the machine of a forecast; NULL: none is wanted */
+    char *timeline;            /* where its picture goes */
+    int rows;                  /* ranks in that */
 };
 
 /* One rank's part of the plan, summed over batch and heads. */
@@ -128,16 +133,16 @@ static const char *shard_text(hra_shard shard)
     return "?";
 }
 
-/* The lines about the whole problem. */
+/* The lines about the whole problem; part NULL: ranks were not looked at. */
 static void print_whole(const struct setup *s, const hra_plan_info *info, const struct part *part, int ranks)
 {
     const hra_problem *p = &s->problem;
     const double all = (double)info->pairs_all;
     hra_order_info order = {.size = sizeof(order)};
     const double target = info->balance_bound > 1.03 ? info->balance_bound : 1.03;
-    int64_t bitmaps = 0;
+    int64_t bitmaps = part == NULL ? info->bitmaps : 0;
 
-    for (int r = 0; r < ranks; r++)
+    for (int r = 0; part != NULL && r < ranks; r++)
         bitmaps = part[r].bitmaps > bitmaps ? part[r].bitmaps : bitmaps;
     printf("problem    batch %d, %d heads (%d of keys, first %d), %d and %d channels, %s, scale %g\n",
            p->batch, p->heads, p->heads_kv, p->head0, p->dim, p->dim_v, hra_type_name(p->type), p->scale);
@@ -146,9 +151,10 @@ static void print_whole(const struct setup *s, const hra_plan_info *info, const 
         printf("           %" PRId64 " of %" PRId64 " steps are unit steps, the longest is %" PRId64 "\n",
                order.unit_steps, order.tokens - 1, order.longest);
     }
-    printf("tiles      %" PRId64 " full, %" PRId64 " partial; at most %" PRId64
-           " distinct bitmaps on a rank, %d pattern%s\n",
-           info->tiles_full, info->tiles_partial, bitmaps, info->patterns, info->patterns == 1 ? "" : "s");
+    printf("tiles      %" PRId64 " full, %" PRId64 " partial; %s%" PRId64
+           " distinct bitmaps on %s, %d pattern%s\n",
+           info->tiles_full, info->tiles_partial, part != NULL ? "at most " : "", bitmaps,
+           part != NULL ? "a rank" : "rank 0", info->patterns, info->patterns == 1 ? "" : "s");
     printf(
         "density    %.4g of all pairs attend, %.4g lie in live tiles (once for each branch of a mixture)\n",
         (double)info->pairs_live / all, (double)info->pairs_in_tiles / all);
@@ -304,12 +310,176 @@ static int plan(const struct request *q)
     return result;
 }
 
+/* ---- Forecasts ---- */
+
+/* One pass of all ranks, or of one. */
+static void print_pass(const hra_forecast_info *f, int pass, int ranks)
+{
+    printf("%-8s   %10.4g ms, efficiency %.4f: one rank alone takes %.6g ms for all\n",
+           pass == HRA_FORWARD ? "forward" : "backward", 1e3 * f->seconds, f->efficiency, 1e3 * f->alone_s);
+    printf(
+        "           of a rank: computes %.4g ms (most %.4g), copies and adds %.4g, waits %.4g (most %.4g)\n",
+        1e3 * f->compute_s, 1e3 * f->compute_most_s, 1e3 * f->other_s, 1e3 * f->waiting_s,
+        1e3 * f->waiting_most_s);
+    printf("           exposed %.4g ms: by so much it takes longer than the busiest rank is busy\n",
+           1e3 * f->exposed_s);
+    printf("           a rank receives %s (most %s) and sends %s (most %s), %.4g messages; between nodes go "
+           "%s\n",
+           bytes_text((double)f->received / ranks), bytes_text((double)f->received_most),
+           bytes_text((double)f->sent / ranks), bytes_text((double)f->sent_most), (double)f->messages / ranks,
+           bytes_text((double)f->between_nodes));
+}
+
+/* One line a rank, of the first ones. */
+static hra_status print_rows(hra_forecast *const forecast[2], int ranks)
+{
+    const int shown = ranks < 16 ? ranks : 16;
+
+    printf("\n%4s   %-60s   %s\n%4s", "", "forward", "backward", "rank");
+    for (int pass = 0; pass < 2; pass++)
+        printf("   %8s %8s %8s %10s %10s %11s", "computes", "others", "waits, ms", "received", "sent", "");
+    printf("\n");
+    for (int r = 0; r < shown; r++) {
+        printf("%4d", r);
+        for (int pass = 0; pass < 2; pass++) {
+            hra_forecast_info f = {.size = sizeof(f)};
+            const hra_status status = hra_forecast_get_info(forecast[pass], r, &f);
+            if (status != HRA_OK)
+                return status;
+            printf("   %8.4g %8.4g %9.4g %10s %10s %10s", 1e3 * f.compute_s, 1e3 * f.other_s,
+                   1e3 * f.waiting_s, bytes_text((double)f.received), bytes_text((double)f.sent), "");
+        }
+        printf("\n");
+    }
+    if (shown < ranks)
+        printf("...  %d ranks more\n", ranks - shown);
+    return HRA_OK;
+}
+
+/* The rows of the picture into t. */
+static hra_status list_spans(struct timeline *t, hra_forecast *const forecast[2])
+{
+    for (int pass = 0; pass < 2; pass++)
+        for (int r = 0; r < t->rows; r++) {
+            int64_t count = 0;
+            hra_status status = hra_forecast_spans(forecast[pass], r, NULL, 0, &count);
+            t->span[pass][r] = take((size_t)count * sizeof(*t->span[pass][r]));
+            if (status == HRA_OK)
+                status = hra_forecast_spans(forecast[pass], r, t->span[pass][r], count, &t->spans[pass][r]);
+            if (status != HRA_OK)
+                return status;
+        }
+    return HRA_OK;
+}
+
+/* Draw the timeline, if it is wanted. 0, or what main returns. */
+static int draw_timeline(const struct request *q, hra_forecast *const forecast[2], const hra_plan_info *plan,
+                         const hra_forecast_info info[2])
+{
+    char source[400], why[512];
+    struct timeline t = {.title = q->problem.mask,
+                         .source = source,
+                         .ranks = q->ranks,
+                         .rows = q->rows < q->ranks ? q->rows : q->ranks,
+                         .info = {info[0], info[1]}};
+
+    if (q->timeline == NULL)
+        return 0;
+    snprintf(source, sizeof(source),
+             "modelled on %s: %d ranks, schedule %s, %s shards, %" PRId64
+             " tokens, %d heads (%d of keys), %d channels, %s",
+             q->model, q->ranks, plan->schedule, shard_text(plan->shard), q->problem.tokens, q->problem.heads,
+             q->problem.heads_kv, q->problem.dim, hra_type_name(q->problem.type));
+    const hra_status status = list_spans(&t, forecast);
+    int result = status != HRA_OK ? failed(status) : 0;
+    if (result == 0 && timeline_write(q->timeline, &t, why, sizeof(why)) != 0) {
+        fprintf(stderr, "hra-plan: %s\n", why);
+        result = 1;
+    }
+    if (result == 0)
+        printf("drawn      %s\n", q->timeline);
+    for (int pass = 0; pass < 2; pass++)
+        for (int r = 0; r < t.rows; r++)
+            free(t.span[pass][r]);
+    return result;
+}
+
+/* What is said of a plan on a machine. 0, or what main returns. */
+static int tell_forecast(const struct request *q, const struct setup *s, const hra_plan *made,
+                         const hra_machine *machine)
+{
+    hra_forecast *forecast[2] = {NULL, NULL};
+    hra_forecast_info info[2] = {{.size = sizeof(info[0])}, {.size = sizeof(info[0])}};
+    hra_plan_info plan = {.size = sizeof(plan)};
+
+    hra_status status = hra_plan_get_info(made, &plan);
+    for (int pass = 0; pass < 2 && status == HRA_OK; pass++) {
+        status = hra_forecast_create(&forecast[pass], made, machine, (hra_pass)pass,
+                                     q->timeline != NULL ? q->rows : 0);
+        if (status == HRA_OK)
+            status = hra_forecast_get_info(forecast[pass], -1, &info[pass]);
+    }
+    if (status == HRA_OK) {
+        char *text = problem_text(&q->problem);
+        printf("hra-plan --ranks %d --model %s %s\n\n", q->ranks, q->model, text != NULL ? text : "");
+        free(text);
+        print_whole(s, &plan, NULL, q->ranks);
+        for (int pass = 0; pass < 2; pass++)
+            print_pass(&info[pass], pass, q->ranks);
+        status = print_rows(forecast, q->ranks);
+    }
+    const int result = status != HRA_OK ? failed(status) : draw_timeline(q, forecast, &plan, info);
+    hra_forecast_destroy(forecast[0]);
+    hra_forecast_destroy(forecast[1]);
+    return result;
+}
+
+/* The plan and how long it takes on the model's machine. */
+static int forecast(const struct request *q)
+{
+    struct setup s = {.order = NULL};
+    hra_machine machine;
+    hra_plan *made = NULL;
+    hra_comm *comm = NULL;
+    char why[512];
+
+    if (model_read(&machine, q->model, q->problem.type, q->problem.dim, q->ranks, why, sizeof(why)) != 0) {
+        fprintf(stderr, "hra-plan: %s\n", why);
+        return 2;
+    }
+    hra_status status = setup_create(&s, &q->problem);
+    if (status == HRA_OK)
+        status = hra_comm_create_model(&comm, 0, q->ranks);
+    if (status == HRA_OK)
+        status = hra_plan_create(&made, comm, &s.problem, s.order, s.mask, &s.options);
+    const int result = status != HRA_OK ? failed(status) : tell_forecast(q, &s, made, &machine);
+    hra_plan_destroy(made);
+    hra_comm_destroy(comm);
+    setup_destroy(&s);
+    return result;
+}
+
+/* ---- The command line ---- */
+
 /* Whether the pictures that are asked for can be drawn. 0, or -1 and one sentence in why. */
 static int check_pictures(const struct request *q, char *why, size_t why_bytes)
 {
     for (int kind = 0; kind < PICTURE_KINDS; kind++)
         if (q->path[kind] != NULL && picture_check(q->path[kind], why, why_bytes) != 0)
             return -1;
+    if (q->timeline != NULL && picture_check(q->timeline, why, why_bytes) != 0)
+        return -1;
+    if (q->timeline != NULL && q->model == NULL) {
+        snprintf(why, why_bytes, "--timeline draws a forecast, for which --model names the machine");
+        return -1;
+    }
+    if (q->model != NULL && (q->path[PICTURE_PAIRS] != NULL || q->path[PICTURE_TILES] != NULL ||
+                             q->path[PICTURE_ROUNDS] != NULL)) {
+        snprintf(
+            why, why_bytes,
+            "--model lists no tiles and moves, so that --picture, --rounds and --pairs cannot go with it");
+        return -1;
+    }
     if (q->path[PICTURE_PAIRS] != NULL && (q->path[PICTURE_TILES] != NULL || q->path[PICTURE_ROUNDS] != NULL))
         snprintf(why, why_bytes, "--pairs makes no plan, so that --picture and --rounds cannot go with it");
     else if (q->path[PICTURE_PAIRS] != NULL && q->problem.tokens > PICTURE_TOKENS)
@@ -339,6 +509,10 @@ static int list_options(struct option *out, struct request *q)
         {"pairs", "FILE", "draw the mask pair by pair, and make no plan: a .png or .svg", OPTION_TEXT,
          &q->path[PICTURE_PAIRS], 0, 0, NULL, 0},
         {"head", "H", "head of --picture and --pairs (default 0)", OPTION_INT, &q->head, 0, 65535, NULL, 0},
+        {"model", "FILE", "forecast the time of both passes on the machine that FILE describes", OPTION_TEXT,
+         &q->model, 0, 0, NULL, 0},
+        {"timeline", "FILE", "draw the forecast: a .png or .svg", OPTION_TEXT, &q->timeline, 0, 0, NULL, 0},
+        {"rows", "N", "ranks in --timeline (default 8)", OPTION_INT, &q->rows, 1, TIMELINE_RANKS, NULL, 0},
         {"sequence", "B", "sequence of --picture and --pairs (default 0)", OPTION_INT, &q->sequence, 0, 65535,
          NULL, 0},
     };
@@ -350,7 +524,7 @@ static int list_options(struct option *out, struct request *q)
 
 int main(int argc, char **argv)
 {
-    struct request q = {.problem = PROBLEM_DEFAULT, .ranks = 4};
+    struct request q = {.problem = PROBLEM_DEFAULT, .ranks = 4, .rows = 8};
     struct option options[PROBLEM_OPTIONS + OWN_OPTIONS];
     int result;
     char why[512];
@@ -367,9 +541,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "hra-plan: %s\n", why);
         result = 2;
     } else
-        result = q.path[PICTURE_PAIRS] != NULL ? pairs(&q) : plan(&q);
+        result = q.path[PICTURE_PAIRS] != NULL ? pairs(&q) : q.model != NULL ? forecast(&q) : plan(&q);
     for (int kind = 0; kind < PICTURE_KINDS; kind++)
         free(q.path[kind]);
+    free(q.model);
+    free(q.timeline);
     problem_free(&q.problem);
     return result;
 }

@@ -579,6 +579,95 @@ typedef struct hra_plan_run {
 HRA_API hra_status hra_plan_runs(const hra_plan *plan, int rank, hra_pass pass, hra_plan_run *out,
                                  int64_t capacity, int64_t *count);
 
+/* ---- Forecasts ----------------------------------------------------------------------------- */
+
+/* A link between ranks, each direction by itself. */
+typedef struct hra_link {
+    double rate;      /* bytes a second in one direction, > 0 */
+    double latency_s; /* that a message takes beside its bytes / rate, its flags included, >= 0 */
+    double
+        slowdown; /* share of a rank's rate of computing that is lost while a message of its own is on such a
+                         link, 0 to less than 1 */
+    int sharing;  /* consecutive ranks of a node that share one such link; default 1 */
+    int grouped; /* 1: the messages of a rank's round on such links begin together, behind those of its rounds
+                         before, and are over together, as with NCCL; 0: each by itself, as with the copy engine */
+} hra_link;
+
+/* A machine, as far as the time of a plan depends on it. docs/performance.md says how it is measured. Set size =
+ * sizeof(hra_machine). Fields [2] are for forward and backward. */
+typedef struct hra_machine {
+    size_t size;       /* bytes of this struct as the caller knows it */
+    int node_ranks;    /* ranks r with the same r / node_ranks are on one node; default: all of them */
+    hra_link inside;   /* between ranks of a node */
+    hra_link between;  /* between nodes; read only where there are several */
+    double full[2];    /* FLOP a second in tiles all of whose pairs attend, > 0 */
+    double partial[2]; /* in other live tiles, counted as if all their pairs did, > 0 */
+    double item_s[2];  /* for each query tile of a head that a launch works on, beside its tiles, >= 0 */
+    double launch_s;   /* for each kernel, >= 0 */
+    double memory;     /* bytes a second that kernels which copy and add read and write, > 0 */
+} hra_machine;
+
+/* What one pass of a plan would take on a machine. */
+typedef struct hra_forecast hra_forecast;
+
+/* Play out one pass of the plan's schedule: the moves and runs of all ranks, what the executor lets wait for what, and the
+ * links; docs/design.md tells what is left out. Of ranks 0 .. watched - 1 the spans are kept. Local, whatever the plan's
+ * communicator; the forecast is the caller's, to be given to hra_forecast_destroy, and keeps nothing of the plan.
+ * HRA_ERR_ARG: a NULL pointer, no such pass, watched < 0, a machine whose numbers are out of range. HRA_ERR_UNSUPPORTED: a
+ * halo in which ranks visit each other too often to be listed. HRA_ERR_MEMORY. */
+HRA_API hra_status hra_forecast_create(hra_forecast **out, const hra_plan *plan, const hra_machine *machine,
+                                       hra_pass pass, int watched);
+
+/* Accepts NULL. */
+HRA_API void hra_forecast_destroy(hra_forecast *forecast);
+
+/* The whole pass, or one rank. */
+typedef struct hra_forecast_info {
+    size_t size;    /* bytes of this struct as the caller knows it */
+    double seconds; /* until it is done; of all ranks the last */
+    double alone_s; /* that one rank would take for the work of all; of one rank: that its own takes alone */
+    double efficiency;      /* alone_s / (ranks x seconds); of one rank alone_s / seconds */
+    double compute_s;       /* in the kernels of attention; of all ranks the mean */
+    double compute_most_s;  /* of the rank with most */
+    double other_s;         /* in kernels that copy, add and clear; the mean */
+    double waiting_s;       /* for messages, and so for other ranks; the mean */
+    double waiting_most_s;  /* of the rank with most */
+    double exposed_s;       /* seconds - compute and other kernels of the rank with most of these */
+    int64_t received, sent; /* bytes; of all ranks their sums */
+    int64_t received_most;  /* of the rank with most */
+    int64_t sent_most;      /* of the rank with most */
+    int64_t between_nodes;  /* bytes sent to another node */
+    int64_t messages;       /* sent */
+} hra_forecast_info;
+
+/* Fill *info, whose size the caller has set: of `rank`, or of all where it is -1. HRA_ERR_ARG: a NULL pointer, no such
+ * rank. */
+HRA_API hra_status hra_forecast_get_info(const hra_forecast *forecast, int rank, hra_forecast_info *info);
+
+typedef enum hra_span_kind {
+    HRA_SPAN_COMPUTE = 0, /* a kernel of attention */
+    HRA_SPAN_OTHER,       /* kernels that copy, add or clear */
+    HRA_SPAN_WAIT,        /* nothing to do before a message has come or gone */
+    HRA_SPAN_SEND,        /* a message on its way to peer */
+    HRA_SPAN_RECEIVE      /* from peer */
+} hra_span_kind;
+
+/* What a rank, or one of its messages, does for a while. */
+typedef struct hra_span {
+    hra_span_kind kind; /* of what */
+    int round;          /* from 0; -1 before the first and behind the last one */
+    int peer; /* of a message the other rank, of a kernel of attention the first owner of keys, of waiting the
+                           rank that is waited for; else -1 */
+    int gradient;   /* of a message 1: dK/dV sums, 0: K/V */
+    double begin_s; /* since the pass began */
+    double end_s;
+    int64_t bytes; /* of a message */
+} hra_span;
+
+/* The spans of a watched rank in the order in which they were found, those of its stream ascending; as hra_plan_tiles. */
+HRA_API hra_status hra_forecast_spans(const hra_forecast *forecast, int rank, hra_span *out, int64_t capacity,
+                                      int64_t *count);
+
 /* ---- Execution ----------------------------------------------------------------------------- */
 
 /* A tensor [batch][rows][heads][dim] in any memory order that keeps the channels contiguous:

@@ -985,6 +985,41 @@ class hops : public handle<hra_hops, hra_hops_destroy>
     }
 };
 
+/* ---- Forecasts --------------------------------------------------------------------------------------- */
+
+/* hra_forecast, which plan::forecast makes. */
+class forecast : public handle<hra_forecast, hra_forecast_destroy>
+{
+  public:
+    /* Become the owner of a forecast that was made in C. */
+    static forecast adopt(hra_forecast *owned) noexcept
+    {
+        return forecast(owned);
+    }
+
+    /* Of all ranks, or of one. */
+    hra_forecast_info info(int rank = -1) const
+    {
+        hra_forecast_info out{};
+        out.size = sizeof(out);
+        hra::check(hra_forecast_get_info(get(), rank, &out));
+        return out;
+    }
+
+    /* hra_forecast_spans, all of them. */
+    std::vector<hra_span> spans(int rank) const
+    {
+        return detail::listed<hra_span>([&](hra_span *out, std::int64_t capacity, std::int64_t *count) {
+            return hra_forecast_spans(get(), rank, out, capacity, count);
+        });
+    }
+
+  private:
+    explicit forecast(hra_forecast *owned) noexcept : handle(owned)
+    {
+    }
+};
+
 /* ---- Plans ------------------------------------------------------------------------------------------- */
 
 /* hra_plan. Shapes and sizes of what a call is given are compared with the plan's first, on this rank alone: a difference
@@ -1113,6 +1148,12 @@ class plan : public handle<hra_plan, hra_plan_destroy>
             [&](hra_plan_run *out, std::int64_t capacity, std::int64_t *count) {
                 return hra_plan_runs(get(), rank, pass, out, capacity, count);
             });
+    }
+
+    /* hra_forecast_create. */
+    hra::forecast forecast(const hra_machine &machine, hra_pass pass, int watched = 0) const
+    {
+        return hra::forecast::adopt(detail::made(hra_forecast_create, get(), &machine, pass, watched));
     }
 
     /* hra_forward. Collective. lse may be nullptr; it holds lse_count() numbers. */
