@@ -11,33 +11,29 @@
  * Grid     one block a multiprocessor, each takes items from the list until none is left
  * Block    3 warpgroups
  *   0      one thread copies tiles of Q, K and V into shared memory; the other threads leave
- *   1, 2   consumers, 64 query rows each
+ *   1, 2   consumers, 64 query rows each, with their Q in registers
  * Tile     128 query rows, 128 key rows, D = 64 or 128 channels
  *
  * The list of all tiles of all items of a block is one pipeline. Its step g issues S(g) = Q K(g)^T and then
  * O += P(g - 1) V(g - 1), and while the second runs computes P(g); at the first tile of an item, the second
- * product is the last one of the item before, whose outputs are then written while the other warpgroup's
- * products run. The two consumers take turns at issuing, so that the products of one run during the
- * arithmetic of the other.
+ * product is the last one of the item before, whose outputs are written while the other warpgroup's
+ * products run. What a consumer computes takes longer than its own products, so all that is not its chain
+ * from one S to the next is kept off it: Q is no longer read from shared memory, maxima are taken three at a
+ * time in several chains, O is scaled and P packed while exponentials still run.
  *
  * Shared memory                              D = 128   D = 64
- *   q     [2][D / 64][128][64]                 65536    32768   tile of this item and of the next one
- *   ring  [SLOTS][D / 64][128][64]         5 * 32768  8 * 16384 K and V: K(0) K(1) V(0) K(2) V(1) ...
- *   items, barriers, tiles                       260      320   limit 232448 with 1023 for alignment
+ *   ring  [SLOTS][D / 64][128][64]         7 * 32768 14 * 16384 Q(0) K(0) K(1) V(0) K(2) V(1) ...
+ *   items, barriers, tiles                       428      568   limit 232448 with 1023 for alignment
+ * The Q of an item lies before its first K, which lies before the last V of the item before.
  *
  * Barriers         arrivals                              waited on by      first wait
  *   full[slot]     1, plus the bytes of the tile         256 consumers     parity 0
  *   empty[slot]    8, a lane of each consumer warp when  the producer      parity 1: passes at once
- *                  its products have read the slot
- *   full_q[2]      as full                               256 consumers     parity 0
- *   empty_q[2]     as empty                              the producer      parity 1
- *   numbered 1, 2  consumer 1, 2 may issue: 128 that     that consumer
- *                  wait, 128 of the other that have issued
+ *                  it, or its products, have read the slot
  *
  * Nobody waits in a circle: a slot is filled when the one SLOTS before it is empty, and consumers empty slots
  * in the order of the ring, waiting for no later one but the very next; so any number of slots from 2 on will
- * do. Q of an item is copied when the last but one item before has no more scores to come, which needs
- * nothing that is copied after it. */
+ * do. */
 #include "kernels/sm90/forward.h"
 
 #include "kernels/sm90/ptx.h"
@@ -48,30 +44,29 @@ namespace
 {
 
 constexpr int T = HRA_TILE, THREADS = 128 + HRA_SM90_CONSUMERS, WARPS = HRA_SM90_CONSUMERS / 32;
-constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232; /* 128 (40 + 2 * 232) = 64512 of 65536 */
-constexpr int ITEMS = 4; /* one is read until its outputs are written, while the next two may be there */
+constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240; /* 128 (24 + 2 * 240) = 64512 of 65536 */
+constexpr int ITEMS = 8; /* one is read until the sixth after it has come */
 constexpr float NOTHING = -INFINITY;
 
-/* What stands with a slot of the ring: of a K the bitmap as in hra_sm90_entry, and FIRST if it is the first
- * of an item; END with the V of the last tile of all. */
+/* What stands with a slot of the ring: the bitmap as in hra_sm90_entry, QUERIES for a Q, END for the V of
+ * the last tile of all. */
 constexpr uint32_t TILE_BITMAP = (UINT32_C(1) << HRA_SM90_CHUNK_BIT) - 1;
-constexpr uint32_t TILE_FIRST = UINT32_C(1) << 31, TILE_END = UINT32_C(1) << 30;
+constexpr uint32_t TILE_QUERIES = UINT32_C(1) << 31, TILE_END = UINT32_C(1) << 30;
 
 template <int D> struct alignas(1024) shared {
-    static constexpr int SLOTS = D == 128 ? 5 : 8;
+    static constexpr int SLOTS = D == 128 ? 7 : 14;
     static constexpr uint32_t TILE_BYTES = T * D * 2;
 
-    uint16_t q[2][D / 64][T][64];
     uint16_t ring[SLOTS][D / 64][T][64];
     hra_sm90_item item[ITEMS];
-    uint64_t full[SLOTS], empty[SLOTS], full_q[2], empty_q[2];
+    uint64_t full[SLOTS], empty[SLOTS];
     uint32_t tile[SLOTS];
 };
 
 /* The block's dynamic shared memory begins anywhere. */
 template <int D> constexpr size_t SHARED_BYTES = sizeof(shared<D>) + 1023;
 static_assert(offsetof(shared<128>, item) == 229376 && SHARED_BYTES<128> <= 232448, "the table is stale");
-static_assert(offsetof(shared<64>, item) == 163840 && SHARED_BYTES<64> <= 232448, "the table is stale");
+static_assert(offsetof(shared<64>, item) == 229376 && SHARED_BYTES<64> <= 232448, "the table is stale");
 
 /* A slot of the ring, and the parity of its present use. */
 template <int D> struct cursor {
@@ -99,45 +94,44 @@ __device__ __forceinline__ void fill(shared<D> &s, cursor<D> &at, const CUtensor
     at = at.next();
 }
 
-/* A V that is to be copied behind the K of the tile after it. */
-struct owed {
-    const CUtensorMap *map;
-    int row, head, batch;
-};
+/* The K or V, whose maps these are, of one of an item's tiles. */
+template <int D>
+__device__ __forceinline__ void fill_keys(shared<D> &s, cursor<D> &at, const hra_sm90_forward &a,
+                                          const CUtensorMap *map, const hra_sm90_item &item, uint32_t number,
+                                          uint32_t end)
+{
+    const hra_sm90_entry entry = a.entry[item.entry0 + number];
+    const int chunk = entry.tile >> HRA_SM90_CHUNK_BIT;
 
+    fill<D>(s, at, &map[chunk], entry.row, item.head_kv - a.head0[chunk], item.batch,
+            (entry.tile & TILE_BITMAP) | end);
+}
+
+/* Everything is read where it is needed, from the caches: there are few registers. */
 template <int D> __device__ void produce(const hra_sm90_forward &a, shared<D> &s)
 {
     cursor<D> at;
-    owed v = {nullptr, 0, 0, 0};
     uint32_t turn = 0;
 
     prefetch_map(&a.q);
     prefetch_map(&a.k[0]);
     prefetch_map(&a.v[0]);
     for (int index = blockIdx.x; index < a.items; turn++) {
-        const int taken = atomicAdd(a.next, 1); /* the answer has the time of an item to come */
-        const hra_sm90_item item = a.item[index];
-        hra_sm90_entry entry = a.entry[item.entry0];
+        hra_sm90_item &item = s.item[turn % ITEMS];
 
-        barrier_wait(shared_address(&s.empty_q[turn % 2]), turn / 2 % 2 ^ 1);
-        s.item[turn % ITEMS] = item;
-        barrier_expect(shared_address(&s.full_q[turn % 2]), shared<D>::TILE_BYTES);
-        load_box(shared_address(s.q[turn % 2]), &a.q, shared_address(&s.full_q[turn % 2]), item.row0,
-                 item.head, item.batch);
+        barrier_wait(shared_address(&s.empty[at.slot]), at.parity ^ 1);
+        item = a.item[index];
+        fill<D>(s, at, &a.q, item.row0, item.head, item.batch, TILE_QUERIES);
         for (uint32_t n = 0; n < item.entries; n++) {
-            const hra_sm90_entry after = a.entry[item.entry0 + (n + 1 < item.entries ? n + 1 : n)];
-            const int chunk = entry.tile >> HRA_SM90_CHUNK_BIT, head = item.head_kv - a.head0[chunk];
-
-            fill<D>(s, at, &a.k[chunk], entry.row, head, item.batch,
-                    (entry.tile & TILE_BITMAP) | (n == 0 ? TILE_FIRST : 0));
-            if (v.map != nullptr)
-                fill<D>(s, at, v.map, v.row, v.head, v.batch, 0);
-            v = {&a.v[chunk], (int)entry.row, head, item.batch};
-            entry = after;
+            fill_keys<D>(s, at, a, a.k, item, n, 0);
+            const hra_sm90_item &of = s.item[(n > 0 ? turn : turn - 1) % ITEMS]; /* the V that is next */
+            if (n > 0 || turn > 0)
+                fill_keys<D>(s, at, a, a.v, of, (n > 0 ? n : of.entries) - 1, 0);
         }
-        index = gridDim.x + taken;
+        index = gridDim.x + atomicAdd(a.next, 1);
     }
-    fill<D>(s, at, v.map, v.row, v.head, v.batch, TILE_END);
+    const hra_sm90_item &item = s.item[(turn - 1) % ITEMS];
+    fill_keys<D>(s, at, a, a.v, item, item.entries - 1, TILE_END);
 }
 
 /* ---- The consumers ---- */
@@ -148,20 +142,28 @@ struct rows_state {
     float sum[2];  /* of this thread's columns */
 };
 
-/* S = Q K^T is under way; 64 rows of queries and a tile of keys at these addresses. */
+/* The 64 rows of a consumer, of a tile of queries that has come. */
+template <int D> __device__ __forceinline__ void load_queries(uint32_t (&q)[D / 4], uint32_t tile, int thread)
+{
+#pragma unroll
+    for (int step = 0; step < D / 16; step++)
+        load_fragment(q + 4 * step, fragment_piece(tile, T, thread / 32 * 16, step, thread % 32));
+}
+
+/* S = Q K^T is under way. */
 template <typename X, int D>
-__device__ __forceinline__ void begin_scores(float (&scores)[64], uint32_t q_address, uint32_t k_address)
+__device__ __forceinline__ void begin_scores(float (&scores)[64], uint32_t (&q)[D / 4], uint32_t k_address)
 {
     constexpr int CHUNK = T * 128 / 16; /* from 64 channels to the next, in units of descriptors */
-    const uint64_t q = matrix_by_columns(q_address), k = matrix_by_columns(k_address);
+    const uint64_t k = matrix_by_columns(k_address);
 
     pin(scores);
+    pin(q);
     products_begin();
-    multiply_shared<X, 0>(scores, q, k);
+    multiply_transposed<X, 0>(scores, q, k);
 #pragma unroll
     for (int step = 1; step < D / 16; step++)
-        multiply_shared<X, 1>(scores, q + step / 4 * CHUNK + step % 4 * 2,
-                              k + step / 4 * CHUNK + step % 4 * 2);
+        multiply_transposed<X, 1>(scores, q + 4 * step, k + step / 4 * CHUNK + step % 4 * 2);
     products_commit();
 }
 
@@ -178,6 +180,12 @@ __device__ __forceinline__ void begin_output(float (&out)[D / 2], uint32_t (&p)[
     for (int step = 0; step < T / 16; step++)
         multiply_registers<X>(out, p + 4 * step, v + step * 128);
     products_commit();
+}
+
+/* This thread's bits of a partial tile. */
+__device__ __forceinline__ uint2 load_bits(const hra_sm90_forward &a, uint32_t tile, int thread)
+{
+    return ((const uint2 *)a.bits[(tile & TILE_BITMAP) - 1].word)[thread];
 }
 
 /* -inf where no bit is. Word by word, ptxas moves seven bits at once to predicates (R2P); with the words in
@@ -208,42 +216,76 @@ __device__ __forceinline__ float row_sum(float x)
     return x + __shfl_xor_sync(~0u, x, 2);
 }
 
+/* The largest score of each of a thread's rows, over all columns of the row. */
+__device__ __forceinline__ void row_maxima(float (&high)[2], const float (&scores)[64])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        high[r] = NOTHING;
+#pragma unroll
+        for (int j = 0; j < 16; j++)
+            high[r] = fmaxf(high[r], fmaxf(scores[4 * j + 2 * r], scores[4 * j + 2 * r + 1]));
+        high[r] = row_max(high[r]);
+    }
+}
+
+/* The same by integers, of which an instruction takes three, in four chains. The bits of numbers have the numbers' order where
+ * one of them is positive. Where none is, the answer is some negative number, or -0: `doubt` if it could
+ * raise a reference. */
+__device__ __forceinline__ bool guess_maxima(float (&high)[2], const float (&scores)[64],
+                                             const rows_state &rows)
+{
+    bool doubt = false;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int top[4];
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            const int x = __float_as_int(scores[4 * j + 2 * r]),
+                      y = __float_as_int(scores[4 * j + 2 * r + 1]);
+            top[j % 4] = j < 4 ? max(x, y) : max(max(top[j % 4], x), y);
+        }
+        int all = max(max(max(top[0], top[1]), top[2]), top[3]);
+        all = max(all, __shfl_xor_sync(~0u, all, 1));
+        all = max(all, __shfl_xor_sync(~0u, all, 2));
+        doubt |= all < 0 && !(rows.high[r] >= 0);
+        high[r] = __int_as_float(all);
+    }
+    return doubt;
+}
+
 /* Raise the references to the largest scores. False: none of the warp's rows has a larger one, and all
  * factors are 1. Maxima pass over NaN; sums do not. The product with the sum stays one of its own: fused with
  * what is added later it would give other bits in one copy of this code than in the other. */
 __device__ __forceinline__ bool raise_reference(rows_state &rows, float (&factor)[2],
                                                 const float (&scores)[64], float scale)
 {
-    float high[2] = {fmaxf(scores[0], scores[1]), fmaxf(scores[2], scores[3])};
+    float high[2];
+    bool raised = false;
 
-#pragma unroll
-    for (int j = 1; j < 16; j++)
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-            high[r] = fmaxf(high[r], fmaxf(scores[4 * j + 2 * r], scores[4 * j + 2 * r + 1]));
-#pragma unroll
-    for (int r = 0; r < 2; r++)
-        high[r] = row_max(high[r]) * scale;
-    if (!__any_sync(~0u, high[0] > rows.high[0] || high[1] > rows.high[1]))
-        return false;
+    if (__any_sync(~0u, guess_maxima(high, scores, rows)))
+        row_maxima(high, scores);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const float top = fmaxf(rows.high[r], high[r]);
+        const float top = fmaxf(rows.high[r], high[r] * scale);
+        raised |= top > rows.high[r];
         factor[r] = exp2_fast(rows.high[r] == top ? 0 : rows.high[r] - top);
         rows.high[r] = top;
         rows.sum[r] = __fmul_rn(rows.sum[r], factor[r]);
     }
-    return true;
+    return __any_sync(~0u, raised);
 }
 
-/* Scores become probabilities times the row's sum. */
+/* Scores, from eight columns to others, become probabilities times the row's sum. */
+template <int FROM, int TO>
 __device__ __forceinline__ void exponentiate(float (&scores)[64], rows_state &rows, float scale)
 {
     const float base[2] = {rows.high[0] == NOTHING ? 0 : rows.high[0],
                            rows.high[1] == NOTHING ? 0 : rows.high[1]};
 
 #pragma unroll
-    for (int j = 0; j < 16; j++)
+    for (int j = FROM; j < TO; j++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float *const x = scores + 4 * j + 2 * r;
@@ -388,67 +430,70 @@ __device__ __forceinline__ void end_item(const float (&out)[D / 2], const rows_s
 template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, shared<D> &s)
 {
     constexpr uint32_t BYTES = shared<D>::TILE_BYTES;
-    const int thread = threadIdx.x - 128, which = thread / 128;
+    constexpr int EARLY = D == 128 ? 4 : 8; /* of 16: exponentials before the product is waited for */
+    const int thread = threadIdx.x - 128;
     const bool signals = thread % 32 == 0;
-    const uint32_t ring = shared_address(s.ring), q0 = shared_address(s.q) + which * 64 * 128;
-    const uint2 *const bits_of_thread = (const uint2 *)a.bits->word + thread;
+    const uint32_t ring = shared_address(s.ring);
     const float scale = a.scale;
 
     float out[D / 2], scores[64], factor[2];
-    uint32_t p[32], q = q0, turn = 0;
+    uint32_t q[D / 4], p[32], turn = 0;
     rows_state rows;
     cursor<D> at;
 
     /* The first tile has no product beside it. */
-    if (which == 1)
-        numbered_arrive(1, HRA_SM90_CONSUMERS);
-    barrier_wait(shared_address(&s.full_q[0]), 0);
+    barrier_wait(shared_address(&s.full[0]), 0);
     rows = begin_rows<D>(a, s.item[0], thread);
     begin_sums<D>(out, a, s.item[0], thread);
-    barrier_wait(shared_address(&s.full[0]), 0);
-    uint32_t tile = s.tile[0];
-    begin_scores<X, D>(scores, q, ring);
+    load_queries<D>(q, ring, thread);
+    __syncwarp();
+    if (signals)
+        barrier_arrive(shared_address(&s.empty[0]));
+    at = at.next();
+    barrier_wait(shared_address(&s.full[at.slot]), at.parity);
+    uint32_t tile = s.tile[at.slot];
+    begin_scores<X, D>(scores, q, ring + at.slot * BYTES);
     products_wait<0>();
     pin(scores);
     if (signals)
-        barrier_arrive(shared_address(&s.empty[0]));
+        barrier_arrive(shared_address(&s.empty[at.slot]));
     if (tile & TILE_BITMAP)
-        apply_bits(scores, bits_of_thread[(size_t)((tile & TILE_BITMAP) - 1) * HRA_SM90_CONSUMERS]);
+        apply_bits(scores, load_bits(a, tile, thread));
     if (raise_reference(rows, factor, scores, scale))
         multiply_rows(out, factor);
-    exponentiate(scores, rows, scale);
+    exponentiate<0, 16>(scores, rows, scale);
     pack_probabilities<X>(p, scores);
     at = at.next();
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
     tile = s.tile[at.slot];
 
     while (!(tile & TILE_END)) {
-        /* P of the tile before is in p; K of this one is at `at`, and V of the one before comes in the slot
-         * after it. */
-        const cursor<D> value = at.next();
-        const bool first = tile & TILE_FIRST, partial = tile & TILE_BITMAP;
+        /* P of the tile before is in p; at `at` is K of this one, before it Q if this is the first of an item,
+         * and behind it V of the one before. */
+        const bool first = tile & TILE_QUERIES;
         uint2 bits = {0, 0};
         rows_state before;
 
-        if (partial)
-            bits = bits_of_thread[(size_t)((tile & TILE_BITMAP) - 1) * HRA_SM90_CONSUMERS];
         if (first) {
+            load_queries<D>(q, ring + at.slot * BYTES, thread);
+            __syncwarp();
             if (signals)
-                barrier_arrive(shared_address(&s.empty_q[turn % 2]));
+                barrier_arrive(shared_address(&s.empty[at.slot]));
+            at = at.next();
             turn++;
-            q = q0 + turn % 2 * BYTES;
-            barrier_wait(shared_address(&s.full_q[turn % 2]), turn / 2 % 2);
             before = rows;
             rows = begin_rows<D>(a, s.item[turn % ITEMS], thread);
+            barrier_wait(shared_address(&s.full[at.slot]), at.parity);
+            tile = s.tile[at.slot];
         }
+        const cursor<D> value = at.next();
+        const bool partial = tile & TILE_BITMAP;
+        if (partial)
+            bits = load_bits(a, tile, thread);
 
-        numbered_sync(1 + which, HRA_SM90_CONSUMERS);
-        /* The shuffle tells ptxas that all lanes have the same q, and saves moving it to a uniform register
-         * eight times. */
-        begin_scores<X, D>(scores, __shfl_sync(~0u, q, 0), ring + at.slot * BYTES);
+        begin_scores<X, D>(scores, q, ring + at.slot * BYTES);
         barrier_wait(shared_address(&s.full[value.slot]), value.parity);
         begin_output<X, D>(out, p, ring + value.slot * BYTES);
-        numbered_arrive(2 - which, HRA_SM90_CONSUMERS);
 
         products_wait<1>();
         pin(scores);
@@ -457,14 +502,12 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
         if (partial)
             apply_bits(scores, bits);
         const bool raised = raise_reference(rows, factor, scores, scale);
-        exponentiate(scores, rows, scale);
+        exponentiate<0, EARLY>(scores, rows, scale);
 
         /* What is waited for here is needed next anyway; that the wait stands here keeps the exponentials
          * before it, beside the product, where ptxas would else put them behind. */
-        pin(scores);
-        pin(rows.sum);
         at = value.next();
-        barrier_wait(shared_address(&s.full[at.slot]), at.parity);
+        barrier_wait_after(shared_address(&s.full[at.slot]), at.parity, rows.sum[0] + rows.sum[1]);
         tile = s.tile[at.slot];
 
         products_wait<0>();
@@ -477,6 +520,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
         }
         if (raised)
             multiply_rows(out, factor);
+        exponentiate<EARLY, 16>(scores, rows, scale);
         pack_probabilities<X>(p, scores);
     }
 
@@ -484,8 +528,6 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     products_wait<0>();
     pin(out);
     end_item<X, D>(out, rows, a, s.item[turn % ITEMS], thread);
-    if (which == 0)
-        numbered_sync(1, HRA_SM90_CONSUMERS); /* the other's last turn at issuing */
 }
 
 template <typename X, int D>
@@ -498,10 +540,6 @@ __global__ void __launch_bounds__(THREADS, 1) attend(const __grid_constant__ hra
         for (int i = 0; i < shared<D>::SLOTS; i++) {
             barrier_init(shared_address(&s.full[i]), 1);
             barrier_init(shared_address(&s.empty[i]), WARPS);
-        }
-        for (int i = 0; i < 2; i++) {
-            barrier_init(shared_address(&s.full_q[i]), 1);
-            barrier_init(shared_address(&s.empty_q[i]), WARPS);
         }
         barrier_publish();
     }

@@ -20,6 +20,14 @@ __device__ __forceinline__ uint32_t shared_address(const void *pointer)
     return (uint32_t)__cvta_generic_to_shared(pointer);
 }
 
+/* threadIdx.x, read anew: what is computed from it does not stay in registers in between. */
+__device__ __forceinline__ int thread_again()
+{
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
 /* Declares char memory[], the shared memory that the launch asked for. */
 #define HRA_DYNAMIC_SHARED(memory) extern __shared__ char memory[]
 
@@ -64,6 +72,28 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
                  : "memory");
 }
 
+/* The same, but x is known before the wait begins: without that ptxas looks at the barrier first and leaves
+ * the arithmetic for later. The parity would be another if x had bits that no sum has, those of a tiny
+ * negative number. */
+__device__ __forceinline__ void barrier_wait_after(uint32_t barrier, uint32_t parity, float x)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 ".reg .b32 which;\n"
+                 "mov.b32 which, %2;\n"
+                 "setp.eq.b32 done, which, 0x80000001;\n"
+                 "selp.b32 which, 1, 0, done;\n"
+                 "xor.b32 which, which, %1;\n"
+                 "again_%=:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], which;\n"
+                 "@done bra go_%=;\n"
+                 "bra again_%=;\n"
+                 "go_%=:\n"
+                 "}" ::"r"(barrier),
+                 "r"(parity), "f"(x)
+                 : "memory");
+}
+
 /* The 16 numbered barriers of a block: `threads` threads in all arrive, those that sync wait for it. */
 __device__ __forceinline__ void numbered_sync(int number, int threads)
 {
@@ -89,6 +119,83 @@ __device__ __forceinline__ void load_box(uint32_t to, const CUtensorMap *map, ui
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
                  "[%1, {%3, %4, %3, %5, %6}], [%2];" ::"r"(to),
                  "l"(map), "r"(barrier), "r"(0), "r"(row), "r"(head), "r"(batch)
+                 : "memory");
+}
+
+/* Begin to copy `bytes`, a multiple of 16, that lie together. */
+__device__ __forceinline__ void load_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+
+/* Begin to copy `bytes` of shared memory to `to`, or to add the floats that they are to those there. Ends are
+ * waited for by the thread that began. */
+__device__ __forceinline__ void store_bytes(void *to, uint32_t from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
+                 "cp.async.bulk.commit_group;" ::"l"(to),
+                 "r"(from), "r"(bytes)
+                 : "memory");
+}
+
+__device__ __forceinline__ void add_bytes(void *to, uint32_t from, uint32_t bytes)
+{
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;\n"
+                 "cp.async.bulk.commit_group;" ::"l"(to),
+                 "r"(from), "r"(bytes)
+                 : "memory");
+}
+
+/* Until all that this thread began to store or to add has been read from shared memory. */
+__device__ __forceinline__ void stores_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
+/* Until it has been written. */
+__device__ __forceinline__ void stores_wait()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+/* What this thread wrote to shared memory may be read by copies and products, after a barrier. */
+__device__ __forceinline__ void publish_shared()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* What this thread has seen of global memory is there for copies too. */
+__device__ __forceinline__ void publish_global()
+{
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
+/* ---- From block to block ---- */
+
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t *from)
+{
+    uint32_t x;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    return x;
+}
+
+/* What this thread did before is seen by those who acquire the sum. */
+__device__ __forceinline__ void add_release(uint32_t *to, uint32_t x)
+{
+    asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(x) : "memory");
+}
+
+/* ---- Matrices of 8 x 8 ---- */
+
+/* Store four, of which lane l holds, as pairs x[i], row l / 4, columns 2 (l % 4) and the next; lane 8 i + r
+ * names where row r of matrix i goes, 16 bytes. */
+__device__ __forceinline__ void store_matrices(uint32_t to, const uint32_t *x)
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]),
+                 "r"(x[1]), "r"(x[2]), "r"(x[3])
                  : "memory");
 }
 
@@ -164,6 +271,25 @@ __device__ __forceinline__ uint64_t matrix_by_rows(uint32_t address, int rows)
     return MATRIX_SWIZZLE_128 | MATRIX_GROUPS | (uint64_t)(rows * 128 / 16) << MATRIX_LEADING | address / 16;
 }
 
+/* Where the piece lies that this lane names when rows `row` to row + 15, columns 16 `step` to 16 step + 15 of a
+ * matrix with chunks of `rows` are loaded: lane 8 i + r names row r of the i-th 8 x 8 of them, two above one
+ * another first. */
+__device__ __forceinline__ uint32_t fragment_piece(uint32_t matrix, int rows, int row, int step, int lane)
+{
+    const int own = row + lane % 16, piece = step % 4 * 2 + lane / 16;
+
+    return matrix + (step / 4 * rows + own) * 128 + (piece ^ own % 8) * 16;
+}
+
+/* What lanes name, as an A in registers. */
+__device__ __forceinline__ void load_fragment(uint32_t *x, uint32_t from)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(from)
+                 : "memory");
+}
+
 #define HRA_C8(c, i)                                                                                         \
     "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),              \
         "+f"(c[i + 6]), "+f"(c[i + 7])
@@ -190,6 +316,24 @@ __device__ __forceinline__ void multiply_shared(float (&c)[64], uint64_t a, uint
     else
         HRA_MULTIPLY_SHARED("bf16");
 }
+
+/* C (+)= A B^T, A in registers, B by columns in shared memory, n = 128; ADD 0: C is overwritten. */
+#define HRA_MULTIPLY_TRANSPOSED(type)                                                                        \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" HRA_NAMES_64 "}, "        \
+                 "{%64, %65, %66, %67}, %68, %69, 1, 1, 0;"                                                  \
+                 : HRA_C32(c, 0), HRA_C32(c, 32)                                                             \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ADD))
+
+template <typename T, int ADD>
+__device__ __forceinline__ void multiply_transposed(float (&c)[64], const uint32_t *a, uint64_t b)
+{
+    if constexpr (std::is_same_v<T, __half>)
+        HRA_MULTIPLY_TRANSPOSED("f16");
+    else
+        HRA_MULTIPLY_TRANSPOSED("bf16");
+}
+
+#undef HRA_MULTIPLY_TRANSPOSED
 
 /* C += A B, A in registers, B by rows in shared memory; n = 128 or 64. */
 #define HRA_MULTIPLY_REGISTERS_128(type)                                                                     \
@@ -221,7 +365,24 @@ __device__ __forceinline__ void multiply_registers(float (&c)[32], const uint32_
         HRA_MULTIPLY_REGISTERS_64("bf16");
 }
 
+/* The same with n = 64; A and B by columns, or both by rows: C (+)= A^T B. */
+#define HRA_MULTIPLY_SHARED_64(type)                                                                         \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" HRA_NAMES_32 "}, "         \
+                 "%32, %33, %34, 1, 1, %35, %35;"                                                            \
+                 : HRA_C32(c, 0)                                                                             \
+                 : "l"(a), "l"(b), "n"(ADD), "n"(BY_ROWS))
+
+template <typename T, int ADD, int BY_ROWS = 0>
+__device__ __forceinline__ void multiply_shared(float (&c)[32], uint64_t a, uint64_t b)
+{
+    if constexpr (std::is_same_v<T, __half>)
+        HRA_MULTIPLY_SHARED_64("f16");
+    else
+        HRA_MULTIPLY_SHARED_64("bf16");
+}
+
 #undef HRA_MULTIPLY_SHARED
+#undef HRA_MULTIPLY_SHARED_64
 #undef HRA_MULTIPLY_REGISTERS_128
 #undef HRA_MULTIPLY_REGISTERS_64
 #undef HRA_NAMES_64

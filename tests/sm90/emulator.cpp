@@ -3,6 +3,9 @@
  * backend, which does the rest for it, the CPU backend. */
 #include "kernels/sm90/forward.cu"
 
+/* backward.cpp: does a kernel of backward.cu, if it is one. */
+bool emulated_backward(const void *kernel, void **arguments, int blocks, int threads, size_t shared_bytes);
+
 extern "C" {
 extern int64_t emulated_launches; /* of kernels that attend; for tests */
 int64_t emulated_launches;
@@ -40,6 +43,8 @@ extern "C" {
 cudaError_t cudaLaunchKernel(const void *kernel, dim3 blocks, dim3 threads, void **arguments,
                              size_t shared_bytes, cudaStream_t)
 {
+    if (emulated_backward(kernel, arguments, (int)blocks.x, (int)threads.x, shared_bytes))
+        return cudaSuccess;
     const hra_sm90_forward &a = *(const hra_sm90_forward *)arguments[0];
     const auto with_dim = [&] { nothing(a, *(const int *)arguments[1]); };
     const auto without = [&] { ((void (*)(hra_sm90_forward))kernel)(a); };
@@ -51,6 +56,12 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 blocks, dim3 threads, void
         emulated::launch(without, (int)blocks.x, (int)threads.x, shared_bytes);
     }
     return cudaSuccess;
+}
+
+cudaError_t cudaLaunchCooperativeKernel(const void *kernel, dim3 blocks, dim3 threads, void **arguments,
+                                        size_t shared_bytes, cudaStream_t stream)
+{
+    return cudaLaunchKernel(kernel, blocks, threads, arguments, shared_bytes, stream);
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, const void *)
@@ -102,6 +113,11 @@ cudaError_t cudaFree(void *memory)
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind)
 {
     memcpy(to, from, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
     return cudaSuccess;
 }
 

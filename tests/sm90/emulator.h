@@ -1,8 +1,7 @@
-/* emulator.h - the parts of an sm_90a multiprocessor that kernels/sm90/forward.cu uses, on the host.
+/* emulator.h - the parts of an sm_90a multiprocessor that the kernels of kernels/sm90 use, on the host.
  *
- * The kernel's own source is compiled by g++ on top of this: run.sh puts tests/sm90 first among the
- * include folders, so that forward.cu finds the ptx.h of this folder in the place of its own. Each thread of
- * a kernel is a fiber with a stack of its own; a scheduler lets them run in turns, whole warps of them now
+ * Their own source is compiled by g++ on top of this: run.sh puts tests/sm90 first among the include
+ * folders, so that they find the ptx.h of this folder in the place of their own. Each thread of a kernel is a fiber with a stack of its own; a scheduler lets them run in turns, whole warps of them now
  * and then slower than others, until they wait for something. All blocks of a launch run side by side.
  *
  * What is emulated
@@ -13,6 +12,9 @@
  *   TMA             boxes of a tensor of five dimensions as the map says, written with the 128-byte
  *                   swizzle at any time between the instruction and the wait for its bytes; 0 beyond the
  *                   last row
+ *   bulk copies     into shared memory as boxes; out of it, or as sums, they read at any time until that was
+ *                   waited for, and write at any time until that was
+ *   stmatrix        rows of 16 bytes
  *   wgmma           descriptors of matrices in swizzled shared memory, fragments of A and C as threads hold
  *                   them. A product may read its matrices, and its registers, and write C at any time between
  *                   its commit and the wait for its group: what touches them in between gives wrong numbers
@@ -67,7 +69,8 @@ struct product {
     const uint32_t *a_registers[WARP];
     uint64_t a, b;
     int columns, add, f16;
-    int64_t group; /* how many were committed before */
+    bool a_by_rows, b_by_rows; /* A, in shared memory, lies by rows; B does */
+    int64_t group;             /* how many were committed before */
 };
 
 struct warp {
@@ -103,13 +106,26 @@ struct thread {
     jmp_buf context;
 };
 
-/* A box under way. */
+/* A box under way, or `bytes` that lie together. */
 struct copy {
     int passes; /* of the scheduler until it is done */
     block *home;
     uint32_t to, barrier;
     CUtensorMap map;
     int row, head, batch;
+    const char *from;
+    uint32_t bytes;
+};
+
+/* A copy out of shared memory. */
+struct store {
+    int passes[2]; /* until it is read, and until it is written */
+    const thread *owner;
+    block *home;
+    char *to;
+    uint32_t from, bytes;
+    bool adds, read;
+    std::vector<float> data;
 };
 
 /* The machine, of which a process has one. */
@@ -121,6 +137,7 @@ struct machine {
     thread *running;
     jmp_buf scheduler;
     std::deque<copy> copies;
+    std::deque<store> stores;
     int64_t progress; /* counts whatever could let somebody go on */
     enum { AT_ONCE, ANY_TIME, AT_WAIT } products;
     bool copies_at_once;
@@ -280,8 +297,22 @@ inline uint32_t swizzle(uint32_t address)
     return address ^ (address >> 7 & 7) << 4;
 }
 
+inline void copy_bytes(const copy &c)
+{
+    if (c.to % 16 != 0 || c.bytes % 16 != 0 || (uintptr_t)c.from % 16 != 0)
+        fail("%u bytes from %p to %u", c.bytes, (const void *)c.from, c.to);
+    memcpy(c.home->memory.get() + c.to, c.from, c.bytes);
+    mbarrier &m = mbarrier_at(*c.home, c.barrier);
+    m.bytes -= (int32_t)c.bytes;
+    end_phase(m);
+}
+
 inline void copy_box(const copy &c)
 {
+    if (c.from != nullptr) {
+        copy_bytes(c);
+        return;
+    }
     tensor t;
     memcpy(&t, &c.map, sizeof(t));
     char *const memory = c.home->memory.get();
@@ -311,17 +342,130 @@ inline void copy_box(const copy &c)
     end_phase(m);
 }
 
-/* Most boxes come soon, some late enough for everything else to happen before. */
-inline void begin_copy(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int head, int batch)
+/* Most come soon, some late enough for everything else to happen before. */
+inline int draw_passes()
 {
     const uint64_t kind = draw(10);
-    const copy c = {
-        (int)draw(kind < 5 ? 4 : kind < 8 ? 30 : 300), self().home, to, barrier, *map, row, head, batch};
+    return (int)draw(kind < 5 ? 4 : kind < 8 ? 30 : 300);
+}
 
+inline void begin(copy c)
+{
+    c.passes = draw_passes();
+    c.home = self().home;
     if (chip.copies_at_once || draw(3) == 0)
         copy_box(c);
     else
         chip.copies.push_back(c);
+}
+
+inline void begin_copy(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int head, int batch)
+{
+    begin({0, nullptr, to, barrier, *map, row, head, batch, nullptr, 0});
+}
+
+inline void begin_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
+{
+    begin({0, nullptr, to, barrier, {}, 0, 0, 0, (const char *)from, bytes});
+}
+
+/* ---- Copies out of shared memory ---- */
+
+inline void read_store(store &s)
+{
+    const float *const from = (const float *)(s.home->memory.get() + s.from);
+
+    if (!s.read)
+        s.data.assign(from, from + s.bytes / sizeof(float));
+    s.read = true;
+    chip.progress++;
+}
+
+inline void write_store(store &s)
+{
+    float *const to = (float *)s.to;
+
+    read_store(s);
+    for (size_t i = 0; i < s.data.size(); i++)
+        to[i] = s.adds ? to[i] + s.data[i] : s.data[i];
+}
+
+inline void begin_store(void *to, uint32_t from, uint32_t bytes, bool adds)
+{
+    if (from % 16 != 0 || bytes % 16 != 0 || (uintptr_t)to % 16 != 0)
+        fail("%u bytes from %u to %p", bytes, from, to);
+    const int read = draw_passes();
+    chip.stores.push_back(
+        {{read, read + draw_passes()}, &self(), self().home, (char *)to, from, bytes, adds, false, {}});
+    chip.progress++;
+}
+
+inline bool has_stores(const thread &t, bool written)
+{
+    for (const store &s : chip.stores)
+        if (s.owner == &t && (written || !s.read))
+            return true;
+    return false;
+}
+
+/* Those of the running thread are done with, as far as it waits for it, in their time or at once. */
+inline void wait_stores(bool written)
+{
+    if (draw(2))
+        wait_until([&] { return !has_stores(self(), written); });
+    for (size_t n = chip.stores.size(); n > 0; n--) {
+        store s = chip.stores.front();
+        chip.stores.pop_front();
+        if (s.owner == &self() && written) {
+            write_store(s);
+            continue;
+        }
+        if (s.owner == &self())
+            read_store(s);
+        chip.stores.push_back(s);
+    }
+}
+
+inline void pass_stores()
+{
+    for (size_t n = chip.stores.size(); n > 0; n--) {
+        store s = chip.stores.front();
+        chip.stores.pop_front();
+        if (s.passes[0]-- == 0)
+            read_store(s);
+        if (s.passes[1]-- == 0)
+            write_store(s);
+        else
+            chip.stores.push_back(s);
+    }
+}
+
+/* ---- Matrices of 8 x 8 ---- */
+
+inline void store_matrices(uint32_t to, const uint32_t *x)
+{
+    const uint32_t *const all = exchange(to);
+    const int lane = self().index % WARP;
+
+    for (int i = 0; i < 4; i++) {
+        const uint32_t row = all[8 * i + lane / 4];
+        if (row % 16 != 0)
+            fail("a row of a matrix at %u", row);
+        memcpy(self().home->memory.get() + row + lane % 4 * 4, x + i, 4);
+    }
+}
+
+inline void load_matrices(uint32_t *x, uint32_t from)
+{
+    const uint32_t *const all = exchange(from);
+    const int lane = self().index % WARP;
+
+    for (int i = 0; i < 4; i++) {
+        const uint32_t row = all[8 * i + lane / 4];
+        if (row % 16 != 0)
+            fail("a row of a matrix at %u", row);
+        memcpy(x + i, self().home->memory.get() + row + lane % 4 * 4, 4);
+    }
 }
 
 /* ---- Products ---- */
@@ -361,6 +505,11 @@ struct matrix {
 /* The 16 rows of A that a warp has. */
 inline void read_a(float x[16][16], const product &p, const char *memory, int rows0)
 {
+    for (int k = 0; k < 16 && p.a_by_rows; k++)
+        for (int row = 0; row < 16; row += 8)
+            matrix(p.a).read(&x[row][k], 16, memory, k, rows0 + row, p.f16);
+    if (p.a_by_rows)
+        return;
     for (int row = 0; row < 16; row++)
         for (int k = 0; k < 16; k++) {
             const uint32_t *const pairs = p.a_registers[row % 8 * 4 + k % 8 / 2];
@@ -371,15 +520,14 @@ inline void read_a(float x[16][16], const product &p, const char *memory, int ro
         }
 }
 
-/* Beside an A in shared memory B lies by columns, else by rows. */
 inline void read_b(float y[16][128], const product &p, const char *memory)
 {
     const matrix b(p.b);
 
-    for (int n = 0; n < p.columns && p.a_registers[0] == nullptr; n++)
+    for (int n = 0; n < p.columns && !p.b_by_rows; n++)
         for (int k = 0; k < 16; k += 8)
             b.read(&y[k][n], 128, memory, n, k, p.f16);
-    for (int k = 0; k < 16 && p.a_registers[0] != nullptr; k++)
+    for (int k = 0; k < 16 && p.b_by_rows; k++)
         for (int n = 0; n < p.columns; n += 8)
             b.read(&y[k][n], 1, memory, k, n, p.f16);
 }
@@ -405,7 +553,7 @@ inline void execute(const product &p, const char *memory, int rows0)
 
 /* A lane's part in the next product of its warp. */
 inline void issue(float *c, int columns, const uint32_t *a_registers, uint64_t a, uint64_t b, int add,
-                  int f16)
+                  int f16, bool a_by_rows = false, bool b_by_rows = false)
 {
     warp &w = own_warp();
     const int lane = self().index % WARP;
@@ -421,6 +569,8 @@ inline void issue(float *c, int columns, const uint32_t *a_registers, uint64_t a
     p.columns = columns;
     p.add = add;
     p.f16 = f16;
+    p.a_by_rows = a_by_rows;
+    p.b_by_rows = b_by_rows;
     p.group = self().groups;
 }
 
@@ -534,13 +684,14 @@ inline void launch(std::function<void()> kernel, int blocks, int threads, size_t
     bool idle = false;
     for (size_t left = count; left > 0;) {
         const int64_t before = chip.progress;
-        const bool copies = !chip.copies.empty(), all = idle;
+        const bool copies = !chip.copies.empty() || !chip.stores.empty(), all = idle;
         if (draw(8) == 0)
             for (block &b : homes)
                 for (warp &w : b.warps)
                     w.slow = draw(4) == 0;
         left -= pass_fibers(count, all);
         pass_copies();
+        pass_stores();
         idle = chip.progress == before && !copies;
         if (idle && all)
             fail("nobody can go on, %zu threads are left", left);
@@ -550,7 +701,7 @@ inline void launch(std::function<void()> kernel, int blocks, int threads, size_t
         for (int i = 0; i < NUMBERED; i++)
             if (b.barrier[i].arrived != 0)
                 fail("barrier %d is left with %d arrivals", i, b.barrier[i].arrived);
-    if (!chip.copies.empty())
+    if (!chip.copies.empty() || !chip.stores.empty())
         fail("a copy is under way at the end");
 }
 

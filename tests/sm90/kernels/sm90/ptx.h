@@ -42,6 +42,7 @@ namespace real
 #include_next "kernels/sm90/ptx.h"
 }
 using real::matrix_by_columns;
+using real::fragment_piece;
 using real::matrix_by_rows;
 using real::shared_address;
 #undef HRA_DYNAMIC_SHARED
@@ -49,9 +50,40 @@ using real::shared_address;
 
 /* ---- Of CUDA C ---- */
 
+inline int thread_again()
+{
+    return emulated::self().index;
+}
+
 inline void __syncthreads()
 {
     emulated::numbered_barrier(0, emulated::chip.threads, true);
+}
+
+/* Lanes of a warp wait for each other where they exchange something. */
+inline void __syncwarp()
+{
+    emulated::exchange(0);
+}
+
+inline int max(int x, int y)
+{
+    return x > y ? x : y;
+}
+
+inline int __float_as_int(float x)
+{
+    return (int)hra_bits_of(x);
+}
+
+inline float __int_as_float(int x)
+{
+    return hra_float_of((uint32_t)x);
+}
+
+inline int __shfl_xor_sync(unsigned, int x, int by)
+{
+    return (int)emulated::exchange((uint32_t)x)[(emulated::self().index % emulated::WARP) ^ by];
 }
 
 inline bool __any_sync(unsigned, bool x)
@@ -85,6 +117,11 @@ inline int atomicAdd(int *to, int x)
     return before;
 }
 
+inline float __uint_as_float(uint32_t x)
+{
+    return hra_float_of(x);
+}
+
 inline float __fmul_rn(float x, float y)
 {
     return x * y;
@@ -116,6 +153,11 @@ inline void barrier_wait(uint32_t barrier, uint32_t parity)
     emulated::mbarrier_wait(barrier, parity);
 }
 
+inline void barrier_wait_after(uint32_t barrier, uint32_t parity, float)
+{
+    emulated::mbarrier_wait(barrier, parity);
+}
+
 inline void numbered_sync(int number, int threads)
 {
     emulated::numbered_barrier(number, threads, true);
@@ -137,7 +179,64 @@ inline void load_box(uint32_t to, const CUtensorMap *map, uint32_t barrier, int 
     emulated::begin_copy(to, map, barrier, row, head, batch);
 }
 
+inline void load_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
+{
+    emulated::begin_bytes(to, from, barrier, bytes);
+}
+
+inline void store_bytes(void *to, uint32_t from, uint32_t bytes)
+{
+    emulated::begin_store(to, from, bytes, false);
+}
+
+inline void add_bytes(void *to, uint32_t from, uint32_t bytes)
+{
+    emulated::begin_store(to, from, bytes, true);
+}
+
+inline void stores_wait_read()
+{
+    emulated::wait_stores(false);
+}
+
+inline void stores_wait()
+{
+    emulated::wait_stores(true);
+}
+
+inline void publish_shared()
+{
+}
+
+inline void publish_global()
+{
+}
+
+/* ---- From block to block ---- */
+
+inline uint32_t load_acquire(const uint32_t *from)
+{
+    emulated::yield();
+    return *from;
+}
+
+inline void add_release(uint32_t *to, uint32_t x)
+{
+    *to += x;
+    emulated::chip.progress++;
+}
+
 /* ---- Registers and products of a warpgroup ---- */
+
+inline void load_fragment(uint32_t *x, uint32_t from)
+{
+    emulated::load_matrices(x, from);
+}
+
+inline void store_matrices(uint32_t to, const uint32_t *x)
+{
+    emulated::store_matrices(to, x);
+}
 
 template <int COUNT> void take_registers()
 {
@@ -172,9 +271,19 @@ template <typename T, int ADD> void multiply_shared(float (&c)[64], uint64_t a, 
     emulated::issue(c, 128, nullptr, a, b, ADD, std::is_same_v<T, __half>);
 }
 
+template <typename T, int ADD, int BY_ROWS = 0> void multiply_shared(float (&c)[32], uint64_t a, uint64_t b)
+{
+    emulated::issue(c, 64, nullptr, a, b, ADD, std::is_same_v<T, __half>, BY_ROWS, BY_ROWS);
+}
+
+template <typename T, int ADD> void multiply_transposed(float (&c)[64], const uint32_t *a, uint64_t b)
+{
+    emulated::issue(c, 128, a, 0, b, ADD, std::is_same_v<T, __half>);
+}
+
 template <typename T, int COUNT> void multiply_registers(float (&c)[COUNT], const uint32_t *a, uint64_t b)
 {
-    emulated::issue(c, 2 * COUNT, a, 0, b, 1, std::is_same_v<T, __half>);
+    emulated::issue(c, 2 * COUNT, a, 0, b, 1, std::is_same_v<T, __half>, false, true);
 }
 
 /* ---- Numbers ---- */
