@@ -70,6 +70,8 @@ struct hra_chunk {
     hra_tensor k, v;
     hra_tensor dk, dv; /* backward: sums, hra_type_sums; dk without the factor scale */
     int zero;          /* backward: dk and dv begin at 0 here; what they held is ignored */
+    hra_tensor out_dk, out_dv; /* backward: data not NULL: nothing else is added, and the gradients go here, of the
+                                  plan's type, dk times scale, and not to dk and dv. writes_gradients backends only */
 };
 
 /* Called by the thread that called the kernel, now and then while it computes. */
@@ -123,6 +125,7 @@ struct hra_backend {
     const char *name;
     const char *method;      /* how it computes gradients */
     int blocking;            /* 1: calls return when done */
+    int writes_gradients;    /* 1: backward can write dk and dv where their sums end */
     size_t alignment;        /* of the workspace, bytes */
     size_t tensor_alignment; /* of data and strides of tensors, bytes; 1: that of their type */
     double flop_per_byte;    /* about what a rank multiplies while a byte comes from another one: how
@@ -181,5 +184,6 @@ struct hra_backend {
 extern const struct hra_backend hra_backend_cpu;
 extern const struct hra_backend hra_backend_cuda; /* in builds with HRA_CUDA */
 extern const struct hra_backend hra_backend_sm90; /* likewise */
+extern const struct hra_backend hra_backend_sm90_cublas; /* the same, with the backward of hra_backend_cuda */
 
 #endif

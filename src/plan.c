@@ -109,12 +109,11 @@ static const struct {
 static hra_status check_methods(const hra_plan *plan)
 {
     const hra_options *o = &plan->options;
+    const char *wanted = o->backward == HRA_BACKWARD_FUSED ? "fused" : "cublas";
 
-    if (o->backward == HRA_BACKWARD_FUSED ||
-        (o->backward == HRA_BACKWARD_CUBLAS && strcmp(plan->backend->method, "cublas") != 0))
-        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backward is %s; the %s backend has only %s",
-                        o->backward == HRA_BACKWARD_FUSED ? "fused" : "cublas", plan->backend->name,
-                        plan->backend->method);
+    if (o->backward != HRA_BACKWARD_AUTO && strcmp(plan->backend->method, wanted) != 0)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backward is %s; the %s backend has only %s", wanted,
+                        plan->backend->name, plan->backend->method);
     if (o->saved == HRA_SAVED_QKV && plan->backend->saved_bytes == NULL)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.saved is qkv; the %s backend keeps nothing",
                         plan->backend->name);
@@ -133,7 +132,9 @@ static hra_status find_backend(hra_plan *plan)
     if (!transport->device_only && plan->options.backend < HRA_BACKEND_CUDA)
         return HRA_OK;
 #ifdef HRA_CUDA
-    plan->backend = plan->options.backend == HRA_BACKEND_SM90 ? &hra_backend_sm90 : &hra_backend_cuda;
+    plan->backend = plan->options.backend != HRA_BACKEND_SM90       ? &hra_backend_cuda
+                    : plan->options.backward == HRA_BACKWARD_CUBLAS ? &hra_backend_sm90_cublas
+                                                                    : &hra_backend_sm90;
     plan->staged = transport->host_only && plan->comm->ranks > 1;
     return HRA_OK;
 #else
@@ -369,6 +370,35 @@ static hra_status find_ends(hra_plan *plan, struct hra_pass_plan *pass)
     return HRA_OK;
 }
 
+/* Find whether kernels write our own dk and dv: nothing comes home to be added, and every key tile and head of ours is
+ * in one source. */
+static hra_status find_writes(hra_plan *plan)
+{
+    struct hra_pass_plan *pass = &plan->pass[HRA_BACKWARD];
+    const struct hra_schedule *s = &pass->schedule;
+    const int first = plan->kernel_plan.own_key0, tiles = plan->kernel_plan.own_key1 - first;
+    const int heads = plan->problem.heads_kv;
+    int *sources = NULL;
+
+    pass->writes = plan->backend->writes_gradients;
+    for (int i = 0; i < s->moves; i++)
+        if (s->move[i].add && !s->move[i].sends)
+            pass->writes = 0;
+    if (!pass->writes)
+        return HRA_OK;
+    HRA_TRY(hra_alloc((void **)&sources, (int64_t)tiles * heads, sizeof(*sources), "runs"));
+    for (int i = 0; i < s->sources; i++) {
+        const struct hra_part *part = &s->part[s->source[i].part];
+        for (int k = part->key_tile0; k < part->key_tile1 && s->source[i].gradient == HRA_OWN; k++)
+            for (int h = part->head0; h < part->head1; h++)
+                sources[(k - first) * heads + h]++;
+    }
+    for (int i = 0; i < tiles * heads; i++)
+        pass->writes &= sources[i] == 1;
+    free(sources);
+    return HRA_OK;
+}
+
 /* The transfers of a pass, as its schedule has them. */
 static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
@@ -583,6 +613,7 @@ static hra_status prepare(hra_plan *plan)
     }
     HRA_TRY(prepare_pass(plan, HRA_FORWARD));
     HRA_TRY(prepare_pass(plan, HRA_BACKWARD));
+    HRA_TRY(find_writes(plan));
     HRA_TRY(find_reserve(plan));
 
     plan->kernel_plan.chunk_tiles = largest_chunk(plan);

@@ -14,9 +14,10 @@ struct execution {
     hra_plan *plan;
     struct hra_pass_plan *pass;
     hra_pass which;
-    const hra_tensor *k, *v; /* the caller's own */
-    struct hra_part own;     /* all keys of this rank; key_tile0 == key_tile1: none */
-    char *sums;              /* backward: our own dK/dV, laid out like a part */
+    const hra_tensor *k, *v;   /* the caller's own */
+    struct hra_part own;       /* all keys of this rank; key_tile0 == key_tile1: none */
+    const hra_tensor *dk, *dv; /* backward: the caller's own */
+    char *sums;                /* backward: our own dK/dV, laid out like a part */
     void *stream;
     int oldest;  /* moves before it are finished */
     int started; /* moves from it on are waiting */
@@ -176,6 +177,11 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
             continue;
         if (source->gradient == HRA_OWN) {
             open_own_sums(x, part, &chunk->dk, &chunk->dv);
+            if (x->pass->writes) {
+                chunk->zero = 1;
+                chunk->out_dk = cut_own(plan, x->dk, part, plan->problem.type);
+                chunk->out_dv = cut_own(plan, x->dv, part, plan->problem.type);
+            }
         } else {
             HRA_TRY(settle(x, HRA_DKV, source->gradient, 0));
             open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, source->gradient), &chunk->dk,
@@ -434,15 +440,17 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
         return HRA_FAIL(HRA_ERR_ARG, "hra_backward: lse is NULL; it needs the forward's");
 
     struct execution x = begin(plan, HRA_BACKWARD, k, v, workspace, stream);
+    x.dk = dk;
+    x.dv = dv;
     struct hra_backward_args args = {
         .run.workspace = workspace, .run.saved = saved, .q = *q, .do_ = *do_, .dq = *dq, .lse = lse};
-    if (rows > 0) {
+    if (rows > 0 && !x.pass->writes)
         HRA_TRY(plan->backend->clear(plan->kernels, x.sums, hra_plan_part_bytes(plan, &x.own, HRA_DKV, NULL),
                                      stream));
+    if (rows > 0)
         HRA_TRY(plan->backend->delta(plan->kernels, o, do_, dlse, workspace, stream));
-    }
     HRA_TRY(execute(&x, &args.run, NULL, &args));
-    return end(&x, rows > 0 ? write_own(&x, dk, dv) : HRA_OK);
+    return end(&x, rows > 0 && !x.pass->writes ? write_own(&x, dk, dv) : HRA_OK);
 }
 
 hra_status hra_reorder(hra_plan *plan, hra_direction direction, hra_type type, int heads, int dim,

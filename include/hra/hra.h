@@ -423,14 +423,14 @@ typedef enum hra_backend_kind {
     HRA_BACKEND_CPU,
     HRA_BACKEND_CUDA, /* the device that is current when the plan is made; f32, bf16, f16. Over MPI messages go
                          through memory of the host, and calls return when done */
-    HRA_BACKEND_SM90  /* the same on devices of compute capability 9.0, forward in one kernel: bf16, f16,
-                         dim = dim_v = 64 or 128, scale > 0, nothing saved */
+    HRA_BACKEND_SM90  /* the same on devices of compute capability 9.0, forward and backward in one kernel each:
+                         bf16, f16, dim = dim_v = 64 or 128, scale > 0, nothing saved */
 } hra_backend_kind;
 
 /* How a backend computes gradients. */
 typedef enum hra_backward_kind {
     HRA_BACKWARD_AUTO = 0, /* the backend's best */
-    HRA_BACKWARD_FUSED,    /* one kernel for dQ, dK and dV; no backend has one so far */
+    HRA_BACKWARD_FUSED,    /* one kernel for dQ, dK and dV: the sm90 backend */
     HRA_BACKWARD_CUBLAS    /* products of cuBLAS around small kernels: the CUDA backends */
 } hra_backward_kind;
 
@@ -506,7 +506,7 @@ typedef struct hra_plan_info {
     const char *backend;          /* "cpu", "cuda" or "sm90" */
     const char *transport;        /* "self", "mpi" or "model" */
     const char *schedule;         /* "ring" or "halo" */
-    const char *backward;         /* how gradients are computed: "cpu" or "cublas" */
+    const char *backward;         /* how gradients are computed: "cpu", "cublas" or "fused" */
     double inflation;             /* bytes received / least possible, forward and backward together; 1 where
                                      that is 0 */
 } hra_plan_info;

@@ -1,26 +1,22 @@
-/* sm90.c - the Hopper backend: forward by a kernel of our own (forward.cu), the rest by the portable CUDA
- * backend, of which it holds a state.
+/* sm90.c - the Hopper backend: forward and backward by kernels of our own (forward.cu, backward.cu), the rest
+ * by the portable CUDA backend, of which it holds a state; with hra_backend_sm90_cublas backward too.
  *
- * When a plan is made its lists are laid out (lists.c) and uploaded. A call encodes the tensor maps of its
- * tensors, whatever their strides, and enqueues for each launch a memset of the counter of items and the
- * kernel. */
-#include "kernels/sm90/forward.h"
+ * When a plan is made its lists are laid out (lists.c, steps.c) and uploaded. A call encodes the tensor maps of
+ * its tensors, whatever their strides, and enqueues for each launch a memset of its counters and the kernel;
+ * before the first launch of backward and after the last one also what is done for all rows. */
 #include "kernels/sm90/lists.h"
+#include "kernels/sm90/steps.h"
+#include "src/cuda.h"
 
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define HRA_TRY_CUDA(call)                                                                                   \
-    do {                                                                                                     \
-        cudaError_t try_ = (call);                                                                           \
-        if (try_ != cudaSuccess)                                                                             \
-            return HRA_FAIL(HRA_ERR_CUDA, "%s: %s", #call, cudaGetErrorString(try_));                        \
-    } while (0)
-
 static const struct hra_bit_layout bits_of_threads = {
     .name = "sm90 forward", .bytes = sizeof(struct hra_sm90_bits), .pack = hra_sm90_pack_bits};
+static const struct hra_bit_layout bits_by_key = {
+    .name = "sm90 backward", .bytes = sizeof(struct hra_sm90_key_bits), .pack = hra_sm90_pack_key_bits};
 static const struct hra_bit_layout rows_of_bits = {.name = "rows", .bytes = sizeof(hra_bits)};
 
 struct sm90 {
@@ -34,17 +30,63 @@ struct sm90 {
     struct hra_sm90_item *item;
     struct hra_sm90_entry *entry;
     struct hra_sm90_bits *bits;
+
+    int fused;                   /* 1: backward by our own kernel, and what follows is in use */
+    int runs;                    /* of backward */
+    struct hra_sm90_steps steps; /* its arrays in device memory are below */
+    int *run_turn;               /* [runs + 1] first launch of a run */
+    struct hra_sm90_key_item *key_item;
+    struct hra_sm90_step *step;
+    uint32_t *begin;
+    uint8_t *untouched;
+    struct hra_tile_rows *query;
+    struct hra_sm90_key_bits *key_bits;
 };
 
 /* The counter of items takes the first bytes of the workspace. */
 enum { COUNTER_BYTES = 256 };
 
+/* Pieces of query rows of one head. */
+static size_t count_pieces(const struct hra_kernel_plan *p)
+{
+    return (size_t)p->queries * (size_t)(HRA_TILE / hra_sm90_step_rows(p->dim));
+}
+
+/* The workspace of backward. */
+struct places {
+    uint32_t *added;
+    float *rows, *sums;
+    size_t added_bytes;
+};
+
+/* Places in `base`; the bytes of them all. */
+static size_t lay_out(struct places *out, const struct hra_kernel_plan *p, char *base)
+{
+    const size_t pieces = (size_t)p->batch * (size_t)p->heads * count_pieces(p);
+    const size_t rows = (size_t)hra_sm90_step_rows(p->dim), align = 255;
+
+    out->added_bytes = pieces * sizeof(*out->added);
+    const size_t at_rows = (out->added_bytes + align) & ~align;
+    const size_t at_sums = (at_rows + pieces * 2 * rows * sizeof(float) + align) & ~align;
+    out->added = (uint32_t *)base;
+    out->rows = base == NULL ? NULL : (float *)(base + at_rows);
+    out->sums = base == NULL ? NULL : (float *)(base + at_sums);
+    return at_sums + pieces * rows * (size_t)p->dim * sizeof(float);
+}
+
 static size_t sm90_workspace(const struct hra_kernel_plan *p, hra_pass pass)
 {
+    struct places places;
+
     if (pass == HRA_BACKWARD)
-        return hra_backend_cuda.workspace_bytes(p, pass);
+        return lay_out(&places, p, NULL);
     return COUNTER_BYTES +
            (size_t)p->batch * (size_t)p->heads * (size_t)p->queries * hra_sm90_state_bytes(p->dim);
+}
+
+static size_t cublas_workspace(const struct hra_kernel_plan *p, hra_pass pass)
+{
+    return pass == HRA_BACKWARD ? hra_backend_cuda.workspace_bytes(p, pass) : sm90_workspace(p, pass);
 }
 
 /* ---- Making ---- */
@@ -61,6 +103,14 @@ static void sm90_close(void *state)
     cudaFree(c->item);
     cudaFree(c->entry);
     cudaFree(c->bits);
+    hra_sm90_steps_clear(&c->steps);
+    free(c->run_turn);
+    cudaFree(c->key_item);
+    cudaFree(c->step);
+    cudaFree(c->begin);
+    cudaFree(c->untouched);
+    cudaFree(c->query);
+    cudaFree(c->key_bits);
     free(c);
 }
 
@@ -117,7 +167,7 @@ static hra_status upload(void *out, const void *from, int64_t count, size_t byte
 
     HRA_TRY_CUDA(cudaMalloc(&memory, all > 0 ? all : 1));
     memcpy(out, &memory, sizeof(memory));
-    HRA_TRY_CUDA(cudaMemcpy(memory, from, all, cudaMemcpyHostToDevice));
+    HRA_TRY(hra_cuda_write(memory, from, all));
     return HRA_OK;
 }
 
@@ -126,20 +176,28 @@ static hra_status build(struct sm90 *c, const struct hra_kernel_plan *plan)
 {
     c->plan = plan;
     c->portable_plan = *plan;
-    c->portable_plan.layout[HRA_FORWARD] = plan->layout[HRA_BACKWARD];
+    c->portable_plan.layout[HRA_FORWARD] = c->portable_plan.layout[HRA_BACKWARD] = &rows_of_bits;
     c->portable_plan.packed[HRA_FORWARD] = plan->packed[HRA_BACKWARD];
+    if (c->fused) /* it attends to nothing */
+        c->portable_plan.bitmaps = 0;
     HRA_TRY(hra_backend_cuda.open(&c->portable, &c->portable_plan));
     HRA_TRY(find_device(c));
     HRA_TRY_CUDA(hra_sm90_forward_open(plan->type, plan->dim));
-    return upload(&c->bits, plan->packed[HRA_FORWARD], plan->bitmaps, sizeof(*c->bits));
+    HRA_TRY(upload(&c->bits, plan->packed[HRA_FORWARD], plan->bitmaps, sizeof(*c->bits)));
+    if (!c->fused)
+        return HRA_OK;
+    HRA_TRY_CUDA(hra_sm90_backward_open(plan->type, plan->dim));
+    HRA_TRY(upload(&c->query, plan->query, plan->queries, sizeof(*c->query)));
+    return upload(&c->key_bits, plan->packed[HRA_BACKWARD], plan->bitmaps, sizeof(*c->key_bits));
 }
 
-static hra_status sm90_open(void **out, struct hra_kernel_plan *plan)
+static hra_status open_either(void **out, const struct hra_kernel_plan *plan, int fused)
 {
     struct sm90 *c = NULL;
 
     HRA_TRY(check_plan(plan));
     HRA_TRY(hra_alloc((void **)&c, 1, sizeof(*c), "sm90 backend"));
+    c->fused = fused;
     const hra_status status = build(c, plan);
     if (status != HRA_OK) {
         sm90_close(c);
@@ -149,13 +207,52 @@ static hra_status sm90_open(void **out, struct hra_kernel_plan *plan)
     return HRA_OK;
 }
 
+static hra_status sm90_open(void **out, struct hra_kernel_plan *plan)
+{
+    return open_either(out, plan, 1);
+}
+
+static hra_status cublas_open(void **out, struct hra_kernel_plan *plan)
+{
+    return open_either(out, plan, 0);
+}
+
+static hra_status prepare_backward(struct sm90 *c, const struct hra_shapes *shapes)
+{
+    HRA_TRY(hra_sm90_lay_out_steps(&c->steps, c->plan, shapes, c->processors, c->plan->packed[HRA_BACKWARD]));
+    c->runs = shapes->runs;
+    HRA_TRY(hra_alloc((void **)&c->run_turn, (int64_t)shapes->runs + 1, sizeof(int), "sm90 backend"));
+    for (int run = 0, l = 0; run <= shapes->runs; run++) {
+        while (l < c->steps.turns && c->steps.turn[l].run < run)
+            l++;
+        c->run_turn[run] = l;
+    }
+    HRA_TRY(upload(&c->key_item, c->steps.item, c->steps.items, sizeof(*c->key_item)));
+    HRA_TRY(upload(&c->step, c->steps.step, c->steps.steps, sizeof(*c->step)));
+    HRA_TRY(upload(&c->begin, c->steps.begin, c->steps.begins, sizeof(*c->begin)));
+    HRA_TRY(upload(&c->untouched, c->steps.untouched, c->steps.pieces, sizeof(*c->untouched)));
+    free(c->steps.item);
+    free(c->steps.step);
+    free(c->steps.begin);
+    free(c->steps.untouched);
+    c->steps.item = NULL;
+    c->steps.step = NULL;
+    c->steps.begin = NULL;
+    c->steps.untouched = NULL;
+    return HRA_OK;
+}
+
 static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
 {
     struct sm90 *c = state;
     struct hra_shapes portable[2] = {shapes[HRA_FORWARD], shapes[HRA_BACKWARD]};
 
     portable[HRA_FORWARD].count = portable[HRA_FORWARD].runs = 0;
+    if (c->fused)
+        portable[HRA_BACKWARD].count = portable[HRA_BACKWARD].runs = 0;
     HRA_TRY(hra_backend_cuda.prepare(c->portable, portable));
+    if (c->fused)
+        HRA_TRY(prepare_backward(c, &shapes[HRA_BACKWARD]));
 
     HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD]));
     HRA_TRY(hra_alloc((void **)&c->run_launch, (int64_t)shapes[HRA_FORWARD].runs + 1, sizeof(int),
@@ -176,10 +273,11 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
 
 /* ---- Computing ---- */
 
-/* The map of a tensor [batch][rows][heads][dim] as [batch][head][dim / 64][row][64]. What is beyond the last
- * row is copied as 0. A dimension of one element has no use for its stride, which may be anything. */
+/* The map of a tensor [batch][rows][heads][dim] as [batch][head][dim / 64][row][64], boxes of `box_rows`. What
+ * is beyond the last row is copied as 0. A dimension of one element has no use for its stride, which may be
+ * anything. */
 static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *name, const hra_tensor *t,
-                         int64_t rows, int heads)
+                         int64_t rows, int heads, int box_rows)
 {
     const struct hra_kernel_plan *p = c->plan;
     const CUtensorMapDataType type =
@@ -189,7 +287,8 @@ static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *nam
     const cuuint64_t stride[4] = {rows == 1 ? 128 : (cuuint64_t)t->stride_row * 2, 128,
                                   heads == 1 ? 128 : (cuuint64_t)t->stride_head * 2,
                                   p->batch == 1 ? 128 : (cuuint64_t)t->stride_batch * 2};
-    const cuuint32_t box[5] = {64, HRA_TILE, (cuuint32_t)p->dim / 64, 1, 1}, step[5] = {1, 1, 1, 1, 1};
+    const cuuint32_t box[5] = {64, (cuuint32_t)box_rows, (cuuint32_t)p->dim / 64, 1, 1},
+                     step[5] = {1, 1, 1, 1, 1};
     const CUresult result = c->encode(map, type, 5, t->data, count, stride, box, step,
                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
@@ -204,16 +303,15 @@ static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *nam
     return HRA_OK;
 }
 
-static hra_status encode_chunk(const struct sm90 *c, struct hra_sm90_forward *f, int number,
-                               const struct hra_chunk *chunk)
+static hra_status encode_keys(const struct sm90 *c, CUtensorMap *k, CUtensorMap *v,
+                              const struct hra_chunk *chunk)
 {
     const struct hra_tile_rows *last = &c->plan->key[chunk->key_tile1 - 1];
     const int64_t rows = last->row0 + last->rows - c->plan->key[chunk->key_tile0].row0;
     const int heads = chunk->head1 - chunk->head0;
 
-    f->head0[number] = chunk->head0;
-    HRA_TRY(encode(c, &f->k[number], "k", &chunk->k, rows, heads));
-    return encode(c, &f->v[number], "v", &chunk->v, rows, heads);
+    HRA_TRY(encode(c, k, "k", &chunk->k, rows, heads, HRA_TILE));
+    return encode(c, v, "v", &chunk->v, rows, heads, HRA_TILE);
 }
 
 static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const struct hra_sm90_launch *l,
@@ -221,8 +319,11 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
 {
     if (l->items == 0)
         return HRA_OK;
-    for (int i = 0; i < l->chunks; i++)
-        HRA_TRY(encode_chunk(c, f, i, &run->chunk[l->chunk0 + i]));
+    for (int i = 0; i < l->chunks; i++) {
+        const struct hra_chunk *chunk = &run->chunk[l->chunk0 + i];
+        f->head0[i] = chunk->head0;
+        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk));
+    }
     f->item = c->item + l->item0;
     f->items = l->items;
     HRA_TRY_CUDA(cudaMemsetAsync(f->next, 0, sizeof(*f->next), run->stream));
@@ -232,13 +333,14 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
 }
 
 /* A kernel reads bits in its own layout only: another would be read as nonsense. */
-static hra_status check_layout(const struct sm90 *c)
+static hra_status check_layout(const struct sm90 *c, hra_pass pass)
 {
-    const struct hra_bit_layout *layout = c->plan->layout[HRA_FORWARD];
+    const struct hra_bit_layout *layout = c->plan->layout[pass];
+    const struct hra_bit_layout *wanted = pass == HRA_FORWARD ? &bits_of_threads : &bits_by_key;
 
-    if (layout != &bits_of_threads)
+    if (layout != wanted)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "sm90: bitmaps are packed as '%s'; its kernel reads '%s'",
-                        layout == NULL ? "nothing" : layout->name, bits_of_threads.name);
+                        layout == NULL ? "nothing" : layout->name, wanted->name);
     return HRA_OK;
 }
 
@@ -248,7 +350,7 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     const struct hra_run_args *run = &args->run;
     struct hra_sm90_forward f;
 
-    HRA_TRY(check_layout(c));
+    HRA_TRY(check_layout(c, HRA_FORWARD));
     if (c->plan->queries == 0)
         return HRA_OK;
     memset(&f, 0, sizeof(f));
@@ -261,7 +363,7 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.o = args->o;
     f.lse = args->lse;
     f.scale = (float)(c->plan->scale * M_LOG2E);
-    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads));
+    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE));
     for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++)
         HRA_TRY(launch(c, &f, &c->work.launch[l], run));
     if (run->run == 0 && c->work.items > c->work.nothing0) {
@@ -272,16 +374,111 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     return HRA_OK;
 }
 
-/* ---- What the portable backend does ---- */
+/* What is done for all query rows of a backward pass. */
+static struct hra_sm90_pieces all_pieces(const struct sm90 *c, void *workspace)
+{
+    const struct hra_kernel_plan *p = c->plan;
+    struct places places;
+
+    lay_out(&places, p, workspace);
+    return (struct hra_sm90_pieces){.query = c->query,
+                                    .batch = p->batch,
+                                    .heads = p->heads,
+                                    .queries = p->queries,
+                                    .rows_of_rank = p->rows,
+                                    .untouched = c->untouched,
+                                    .sums = places.sums,
+                                    .rows = places.rows,
+                                    .scale = (float)p->scale};
+}
+
+static hra_status sm90_delta(void *state, const hra_tensor *o, const hra_tensor *do_, const void *dlse,
+                             void *workspace, void *stream)
+{
+    const struct sm90 *c = state;
+
+    if (c->plan->queries == 0)
+        return HRA_OK;
+    struct hra_sm90_pieces pieces = all_pieces(c, workspace);
+    pieces.o = *o;
+    pieces.do_ = *do_;
+    pieces.dlse = dlse;
+    HRA_TRY_CUDA(hra_sm90_backward_delta(&pieces, c->plan->type, c->plan->dim, stream));
+    return HRA_OK;
+}
+
+/* A launch of backward, and 0 for key tiles of its chunks that have no queries. */
+static hra_status launch_turn(const struct sm90 *c, struct hra_sm90_backward *f,
+                              const struct hra_sm90_turn *l, const struct hra_run_args *run,
+                              size_t added_bytes)
+{
+    for (int i = 0; i < l->chunks; i++) {
+        const struct hra_chunk *chunk = &run->chunk[l->chunk0 + i];
+        const int nothing = (int)(l->nothing0[i + 1] - l->nothing0[i]);
+        f->chunk[i] = (struct hra_sm90_gradient){chunk->dk,     chunk->dv,    chunk->out_dk,
+                                                 chunk->out_dv, chunk->head0, chunk->zero};
+        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk));
+        f->item = c->key_item + l->nothing0[i];
+        if (chunk->zero && nothing > 0)
+            HRA_TRY_CUDA(hra_sm90_backward_nothing(f, nothing, c->plan->dim, run->stream));
+    }
+    if (l->blocks == 0)
+        return HRA_OK;
+    f->item = c->key_item;
+    f->begin = c->begin + l->begin0;
+    HRA_TRY_CUDA(cudaMemsetAsync(f->added, 0, added_bytes, run->stream));
+    HRA_TRY_CUDA(hra_sm90_backward_launch(f, c->plan->type, c->plan->dim, l->blocks, run->stream));
+    return HRA_OK;
+}
 
 static hra_status sm90_backward(void *state, const struct hra_backward_args *args)
+{
+    const struct sm90 *c = state;
+    const struct hra_kernel_plan *p = c->plan;
+    const struct hra_run_args *run = &args->run;
+    struct hra_sm90_backward f;
+    struct places places;
+
+    HRA_TRY(check_layout(c, HRA_BACKWARD));
+    if (p->queries == 0)
+        return HRA_OK;
+    struct hra_sm90_pieces pieces = all_pieces(c, run->workspace);
+    pieces.lse = args->lse;
+    pieces.dq = args->dq;
+    if (run->run == 0)
+        HRA_TRY_CUDA(hra_sm90_backward_begin(&pieces, p->dim, run->stream));
+
+    lay_out(&places, p, run->workspace);
+    memset(&f, 0, sizeof(f));
+    f.heads = p->heads;
+    f.group = p->heads / p->heads_kv;
+    f.pieces = (uint32_t)count_pieces(p);
+    f.step = c->step;
+    f.bits = c->key_bits;
+    f.sums = places.sums;
+    f.rows = places.rows;
+    f.added = places.added;
+    f.scale = (float)(p->scale * M_LOG2E);
+    f.factor = (float)p->scale;
+    HRA_TRY(encode(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim)));
+    HRA_TRY(encode(c, &f.do_, "do", &args->do_, p->rows, p->heads, hra_sm90_step_rows(p->dim)));
+    for (int l = c->run_turn[run->run]; l < c->run_turn[run->run + 1]; l++)
+        HRA_TRY(launch_turn(c, &f, &c->steps.turn[l], run, places.added_bytes));
+    if (run->run == c->runs - 1)
+        HRA_TRY_CUDA(hra_sm90_backward_end(&pieces, p->type, p->dim, run->stream));
+    return HRA_OK;
+}
+
+/* ---- What the portable backend does ---- */
+
+static hra_status cublas_backward(void *state, const struct hra_backward_args *args)
 {
     const struct sm90 *c = state;
     return hra_backend_cuda.backward(c->portable, args);
 }
 
-static hra_status sm90_delta(void *state, const hra_tensor *o, const hra_tensor *do_, const void *dlse,
-                             void *workspace, void *stream)
+static hra_status cublas_delta(void *state, const hra_tensor *o, const hra_tensor *do_, const void *dlse,
+                               void *workspace, void *stream)
 {
     const struct sm90 *c = state;
     return hra_backend_cuda.delta(c->portable, o, do_, dlse, workspace, stream);
@@ -346,29 +543,18 @@ static int sm90_records(void *stream)
     return hra_backend_cuda.records(stream);
 }
 
-const struct hra_backend hra_backend_sm90 = {
-    .name = "sm90",
-    .method = "cublas",
-    .blocking = 0,
-    .alignment = 256,
-    .tensor_alignment = 16,
-    .flop_per_byte = 1600, /* 600 TFLOP/s, 370 GB/s */
-    .layout = {&bits_of_threads, &rows_of_bits},
-    .open = sm90_open,
-    .close = sm90_close,
-    .prepare = sm90_prepare,
-    .workspace_bytes = sm90_workspace,
-    .make_mirror = sm90_make_mirror,
-    .drop_mirror = sm90_drop_mirror,
-    .to_mirror = sm90_to_mirror,
-    .from_mirror = sm90_from_mirror,
-    .wait = sm90_wait,
-    .records = sm90_records,
-    .forward = sm90_forward,
-    .backward = sm90_backward,
-    .delta = sm90_delta,
-    .copy = sm90_copy,
-    .clear = sm90_clear,
-    .add = sm90_add,
-    .reorder = sm90_reorder,
-};
+/* The two differ in backward. */
+#define HRA_SM90_TABLE(how, writes, bits, prefix)                                                            \
+    {                                                                                                        \
+        .name = "sm90", .method = how, .writes_gradients = writes, .blocking = 0, .alignment = 256,          \
+        .tensor_alignment = 16, .flop_per_byte = 1600, /* 600 TFLOP/s, 370 GB/s */                           \
+            .layout = {&bits_of_threads, bits}, .open = prefix##_open, .close = sm90_close,                  \
+        .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace, .make_mirror = sm90_make_mirror,     \
+        .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror, .from_mirror = sm90_from_mirror,       \
+        .wait = sm90_wait, .records = sm90_records, .forward = sm90_forward, .backward = prefix##_backward,  \
+        .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
+        .reorder = sm90_reorder,                                                                             \
+    }
+
+const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);
+const struct hra_backend hra_backend_sm90_cublas = HRA_SM90_TABLE("cublas", 0, &rows_of_bits, cublas);

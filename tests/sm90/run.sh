@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Tests the logic of the sm90 kernel on a machine without a GPU: its source is compiled for the host on top of emulator.h.
+# Tests the logic of the sm90 kernels on a machine without a GPU: their source is compiled for the host on top of emulator.h.
 # Needs g++, MPI, and the headers of CUDA 12.5 or later, which come with nvcc; nothing else of CUDA.
 #     tests/sm90/run.sh [BUILD=DIR]     builds in DIR, which is kept; default: a folder that is removed at the end
-# First hra-check and the test of resuming must pass; then faults are planted in the kernel, each of which must be caught.
+# First hra-check, the test of resuming and that of the order of sums must pass; then faults are planted in the kernels, each of which must be caught.
 # Exit status: 0 passed, 1 something failed, 77 there are no headers of CUDA.
 # shellcheck disable=SC2016 # commands that another shell is given
 set -u
@@ -44,10 +44,12 @@ compile() {
         -o "$BUILD/objects/$(echo "${1%.c}" | tr / _).o"
 }
 
-# FOLDER OBJECT: the kernel on the emulator; what is in FOLDER takes the place of the checkout's files.
+# PASS FOLDER OBJECT: the kernel of a pass on the emulator; what is in FOLDER takes the place of the checkout's files.
 emulator() {
+    local source=tests/sm90/backward.cpp
+    [ "$1" = backward ] || source=tests/sm90/emulator.cpp
     g++ -std=c++17 -O2 -ftree-vectorize -march=native -ffp-contract=off -fno-strict-aliasing -U_FORTIFY_SOURCE -Wall -Wextra -Werror \
-        -Wno-unknown-pragmas -Wno-psabi -Itests/sm90 -I"$1" -Iinclude -I. -isystem "$CUDA" -c tests/sm90/emulator.cpp -o "$2"
+        -Wno-unknown-pragmas -Wno-psabi -Itests/sm90 -I"$2" -Iinclude -I. -isystem "$CUDA" -c "$source" -o "$3"
 }
 
 # PROGRAM OBJECT...: these and the library.
@@ -60,14 +62,16 @@ export -f compile emulator link
 tools=("$BUILD"/objects/examples_tools_{hra-check,npy,problem,world,oracle,plain,device}.o)
 export CHECK=${tools[*]}
 {
-    echo 'emulator . "$BUILD/emulator.o"'
-    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/resume.c \
+    echo 'emulator forward . "$BUILD/forward.o"'
+    echo 'emulator backward . "$BUILD/backward.o"'
+    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice}.c \
         examples/tools/{hra-check,npy,problem,world,oracle,plain,device}.c; do
         echo "compile $source"
     done
 } | xargs -d '\n' -n 1 -P 2 bash -c || exit 1
-link "$BUILD/hra-check" "$BUILD/emulator.o" "${tools[@]}" &&
-    link "$BUILD/resume" "$BUILD/emulator.o" "$BUILD/objects/tests_sm90_resume.o" || exit 1
+link "$BUILD/hra-check" "$BUILD/forward.o" "$BUILD/backward.o" "${tools[@]}" &&
+    link "$BUILD/resume" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_resume.o" &&
+    link "$BUILD/twice" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_twice.o" || exit 1
 echo "built after $SECONDS s"
 
 # ---- Running ----
@@ -79,22 +83,27 @@ cat >"$BUILD/list" <<'END'
 --tokens 511 --heads 2 --dim 64 --dtype f16 --mask 'window(140,-)' --dlse --seed 3
 --tokens 640 --heads 1 --dim 128 --dtype bf16 --mask 'mix(causal; window(20,20); full)' --seed 4
 --grid 24x20 --heads 4 --kv-heads 2 --batch 2 --dim 64 --dtype bf16 --order hilbert --mask 'grid(3,4)' --seed 5
+--tokens 3 --heads 32 --dim 64 --dtype f16 --scale 20 --mask full --seed 6
 END
 
 check() { "$BUILD/hra-check" --backend sm90 "$@"; }
 
 ranks() { mpirun --oversubscribe --bind-to none -n "$1" "$BUILD/hra-check" --backend sm90 "${@:2}"; }
 
-# FILE SCRIPT: the first problems of the list, on a kernel into which sed has planted a fault. Passes where they fail.
+# FILE SCRIPT PASS [COMMAND]: the first problems of the list, or the command, on a kernel into which sed has planted a fault.
+# Passes where they fail.
 fault() {
-    local folder
+    local folder other=backward
     folder=$(mktemp -d "$BUILD/fault-XXXXXX") && mkdir -p "$folder/kernels/sm90" || return 1
     sed -z "$2" "kernels/sm90/$1" >"$folder/kernels/sm90/$1"
     ! cmp -s "kernels/sm90/$1" "$folder/kernels/sm90/$1" || { echo "the fault is not planted: $2"; return 1; }
+    [ "$3" = forward ] || other=forward
     # shellcheck disable=SC2086
-    emulator "$folder" "$folder/emulator.o" && link "$folder/hra-check" "$folder/emulator.o" $CHECK || return 1
+    emulator "$3" "$folder" "$folder/emulator.o" && link "$folder/hra-check" "$folder/emulator.o" "$BUILD/$other.o" $CHECK &&
+        link "$folder/twice" "$folder/emulator.o" "$BUILD/$other.o" "$BUILD/objects/tests_sm90_twice.o" || return 1
     head -n 2 "$BUILD/list" >"$folder/list"
-    ! timeout -k 5 60 "$folder/hra-check" --backend sm90 --list "$folder/list"
+    # shellcheck disable=SC2086
+    ! timeout -k 5 60 "$folder"/${4:-hra-check --backend sm90 --list "$folder/list"}
 }
 
 # NAME COMMAND: must pass.
@@ -110,11 +119,12 @@ export -f check ranks fault one
 both() { printf '%s\0%s\0' "$@"; }
 
 {
-    both "drawn problems" 'check --random 45'
-    both "drawn problems on 3 ranks" 'ranks 3 --random 15 --seed 2'
+    both "drawn problems" 'check --random 30'
+    both "drawn problems on 3 ranks" 'ranks 3 --random 10 --seed 2'
     both "ragged tiles" 'check --list "$BUILD/list"'
     both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
     both "the same bits, however lists are cut" '"$BUILD/resume"'
+    both "the same bits every time" '"$BUILD/twice"'
 } | xargs -0 -n 2 -P 2 bash -c 'one "$@"' one || exit 1
 
 # What stands in the loop of the kernel, for sed: a wait, and that a slot of the ring is given back.
@@ -122,12 +132,20 @@ wait_s='products_wait<1>();\n *pin(scores);\n *'
 wait_o='products_wait<0>();\n *pin(out);\n *'
 give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
 {
-    both "fault: S is read before it is there" "fault forward.cu 's/products_wait<1>/products_wait<2>/'"
-    both "fault: P is overwritten while it is read" "fault forward.cu 's/${wait_o}if/pack_probabilities<X>(p, scores);&/'"
-    both "fault: K is given back while it is read" "fault forward.cu 's/\\($wait_s\\)\\(${give/SLOT/at}\\)/\\2\\1/'"
-    both "fault: V is given back while it is read" "fault forward.cu 's/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/'"
-    both "fault: Q is not waited for" "fault forward.cu 's/barrier_wait(shared_address(&s.full_q.turn % 2.), turn . 2 % 2);//'"
-    both "fault: an item is overwritten" "fault forward.cu 's/ITEMS = 4/ITEMS = 2/'"
-    both "fault: rows are written that do not exist" "fault forward.cu 's/row < item.rows;/true;/'"
-    both "fault: chunks of V lie elsewhere" "fault ptx.h 's/rows \* 128 \/ 16/rows * 64 \/ 16/'"
+    both "fault: S is read before it is there" "fault forward.cu 's/products_wait<1>/products_wait<2>/' forward"
+    both "fault: P is overwritten while it is read" "fault forward.cu 's/${wait_o}if/pack_probabilities<X>(p, scores);&/' forward"
+    both "fault: K is given back while it is read" "fault forward.cu 's/\\($wait_s\\)\\(${give/SLOT/at}\\)/\\2\\1/' forward"
+    both "fault: V is given back while it is read" "fault forward.cu 's/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/' forward"
+    both "fault: the item before lends its Q" "fault forward.cu 's/load_queries<D>(q, ring + at[^;]*;\n *__syncwarp();\n *//' forward"
+    both "fault: negative scores are compared as integers" "fault forward.cu 's/doubt |= [^;]*;/doubt |= rows.high[r] > 1e30f;/' forward 'hra-check --backend sm90 $(tail -n 1 "$BUILD/list")'"
+    both "fault: an item is overwritten" "fault forward.cu 's/ITEMS = 8/ITEMS = 2/' forward"
+    both "fault: rows are written that do not exist" "fault forward.cu 's/row < item.rows;/true;/' forward"
+    both "fault: dQ is added in any order" "fault backward.cu 's/while (load_acquire[^;]*;//' backward twice"
+    both "fault: dQ is counted before it is there" "fault backward.cu 's/stores_wait();//' backward"
+    both "fault: dQ is overwritten before it is read" "fault backward.cu 's/stores_wait_read();//' backward"
+    both "fault: dS is overwritten while it is read" "fault backward.cu 's/barrier_wait(shared_address(&s.empty_slope), n % 2 . 1);//' backward"
+    both "fault: dP is read before it is there" "fault backward.cu 's/products_wait<1>();\n *pin(dp);/products_wait<2>();/' backward"
+    both "fault: keys are overwritten while they are read" "fault backward.cu 's/barrier_wait(shared_address(&s.empty_[kv]), turn % 2 . 1);//g' backward"
+    both "fault: gradients of keys that do not exist" "fault backward.cu 's/to.row + 8 . r < to.rows/true/;s/row + 8 . r < item.rows/true/' backward"
+    both "fault: chunks of V lie elsewhere" "fault ptx.h 's/rows \* 128 \/ 16/rows * 64 \/ 16/' forward"
 } | xargs -0 -n 2 -P 2 bash -c 'one "$@"' one || exit 1
