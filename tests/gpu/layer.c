@@ -102,9 +102,24 @@ size_t bytes_of(const struct layer *l, int n)
     return (size_t)count_of(&l->problem, n, l->rows) * hra_type_bytes(type_of(&l->problem, n));
 }
 
-void layer_open(struct layer *l, const struct problem *p, hra_comm *comm)
+/* HRA_TEST_BACKEND=sm90 in the environment: what has 16 bits is for that backend, made to fit it. */
+static void choose_backend(struct problem *p)
 {
-    *l = (struct layer){.problem = *p, .comm = comm, .info = {.size = sizeof(l->info)}};
+    const char *wanted = getenv("HRA_TEST_BACKEND");
+
+    if (wanted == NULL || strcmp(wanted, "sm90") != 0 || p->type == HRA_F32)
+        return;
+    p->backend = HRA_BACKEND_SM90;
+    p->saved = HRA_SAVED_NOTHING;
+    p->dim_v = p->dim;
+}
+
+void layer_open(struct layer *l, const struct problem *problem, hra_comm *comm)
+{
+    struct problem *const p = &l->problem;
+
+    *l = (struct layer){.problem = *problem, .comm = comm, .info = {.size = sizeof(l->info)}};
+    choose_backend(p);
     NEED_HRA(setup_create(&l->setup, p));
     NEED_HRA(
         hra_plan_create(&l->plan, comm, &l->setup.problem, l->setup.order, l->setup.mask, &l->setup.options));

@@ -32,11 +32,18 @@ export PATH=$PATH:/usr/local/cuda/bin
 gpus=$(nvidia-smi --query-gpu=name,memory.total --format=csv,noheader 2>/dev/null)
 [ -n "$gpus" ] || { echo "there is no GPU here"; exit 2; }
 gpu_count=$(echo "$gpus" | wc -l)
-export gpu_count
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
+export gpu_count capability
 
 # ---- Commands of which steps are made; exit status 77: cannot run here ----
 
-check() { "$BUILD/examples/hra-check" --backend cuda "$@"; }
+check() { "$BUILD/examples/hra-check" --backend "${BACKEND:-cuda}" "$@"; }
+
+# COMMAND...: on the backend for Hopper, where the GPU is one.
+fast() {
+    [ "$capability" = 9.0 ] || return 77
+    BACKEND=sm90 HRA_TEST_BACKEND=sm90 "$@"
+}
 
 worker() { "$BUILD/tests/gpu-worker" "$@"; }
 
@@ -105,7 +112,7 @@ listed() {
     return $status
 }
 
-# TYPE ORDER: every mask.
+# TYPE ORDER [DIM]: every mask.
 masks_of() {
     local mask row=0
     local masks=(
@@ -119,7 +126,7 @@ masks_of() {
     )
     for mask in "${masks[@]}"; do
         row=$((row + 1))
-        echo "--grid 24x20 --batch 2 --heads 4 --kv-heads 2 --dtype $1 --order $2 --mask '$mask' --seed $row"
+        echo "--grid 24x20 --batch 2 --heads 4 --kv-heads 2 --dim ${3:-64} --dtype $1 --order $2 --mask '$mask' --seed $row"
     done
 }
 
@@ -140,7 +147,7 @@ sizes_of() {
         echo "$size --dtype $1 --seed $row"
     done
 }
-export -f check worker ranks over bound one_queue twice sanitize planted listed masks_of sizes_of
+export -f check fast worker ranks over bound one_queue twice sanitize planted listed masks_of sizes_of
 
 # ---- The steps: a command a line ----
 
@@ -170,7 +177,16 @@ same_bits() {
 }
 
 programs() {
-    printf 'worker %s\n' twin steps graph memory refused reorder large
+    printf 'worker %s\n' twin steps graph refused reorder large
+}
+
+# What is free on a GPU before and after: nothing else may run there meanwhile.
+memory() {
+    echo 'worker memory'
+    echo "over peer 2 \$BUILD/tests/gpu-ring growth peer"
+    echo "over peer 4 \$BUILD/tests/gpu-ring growth peer"
+    echo "over nccl 2 \$BUILD/tests/gpu-ring growth nccl"
+    echo "one_queue over peer 2 \$BUILD/tests/gpu-ring growth peer"
 }
 
 several_ranks() {
@@ -186,6 +202,35 @@ several_ranks() {
     done
 }
 
+# Larger than a tile, so that whole tiles and several steps occur; K/V heads shared by 1, 4 and 8.
+sm90() {
+    local type order dim count test on='$BUILD/examples/hra-check --backend sm90'
+    for type in bf16 f16; do
+        for dim in 64 128; do
+            for order in identity hilbert boxes:8x8 random:5; do
+                echo "fast listed masks_of $type $order $dim"
+            done
+            for count in 8 2 1; do
+                echo "fast check --tokens 1100 --heads 8 --kv-heads $count --dim $dim --dtype $type --mask 'window(300,-)' --dlse"
+            done
+            echo "fast twice --tokens 2000 --heads 3 --dim $dim --dtype $type --mask causal"
+            echo "fast twice --grid 40x40 --heads 4 --kv-heads 1 --dim $dim --dtype $type --order hilbert --mask 'grid(7,7)' --dlse"
+        done
+    done
+    echo "fast check --random 200"
+    echo "fast check --random 50 --seed 2 --backward cublas"
+    printf 'fast worker %s\n' steps graph large
+    for count in 2 4 8; do
+        echo "fast ranks $count $on --random 40 --seed $count"
+        echo "fast over peer $count $on --transport peer --timeout 60 --random 40 --seed 2$count"
+    done
+    echo "fast over nccl 2 $on --transport nccl --timeout 60 --random 40 --seed 22"
+    for test in same graph layers; do
+        echo "fast over peer 2 \$BUILD/tests/gpu-ring $test peer"
+        echo "fast over nccl 2 \$BUILD/tests/gpu-ring $test nccl"
+    done
+}
+
 # hra-check chooses its own ranks' GPUs; a rank that waits for a minute has been left alone.
 transports() {
     local transport count options='--backend cuda --timeout 60 --random 100'
@@ -198,7 +243,7 @@ transports() {
 
 rings() {
     local test
-    for test in same graph layers comms hops growth making held; do
+    for test in same graph layers comms hops making held; do
         echo "over peer 2 \$BUILD/tests/gpu-ring $test peer"
         echo "over peer 4 \$BUILD/tests/gpu-ring $test peer"
         echo "over nccl 2 \$BUILD/tests/gpu-ring $test nccl"
@@ -211,7 +256,7 @@ rings() {
 
 single_queue() {
     local test options='--backend cuda --timeout 60 --random 50 --seed 3'
-    for test in same graph layers comms hops growth held; do
+    for test in same graph layers comms hops held; do
         echo "one_queue over peer 2 \$BUILD/tests/gpu-ring $test peer"
         echo "one_queue over peer 4 \$BUILD/tests/gpu-ring $test peer"
         echo "one_queue over nccl 2 \$BUILD/tests/gpu-ring $test nccl"
@@ -256,6 +301,7 @@ sanitizers() {
     done
     for tool in memcheck initcheck synccheck racecheck; do
         echo "sanitize $tool \$BUILD/examples/hra-check --backend cuda --random 12 --seed 3"
+        echo "fast sanitize $tool \$BUILD/examples/hra-check --backend sm90 --random 12 --seed 3"
     done
 }
 
@@ -364,15 +410,18 @@ mkdir -p "$kept" || exit 1
 
 cores=$(nproc)
 jobs=$((cores < 16 ? cores : 16))
-step programs 1 400 'twin against oracle; steps, graphs, memory, refusals, reordering; large problems against the twin'
+some=$(((jobs + 3) / 4)) # several processes each
+step memory 1 120 'no memory of the GPU is lost in 100 steps, on one rank and on several'
+step programs "$some" 400 'twin against oracle; steps, graphs, refusals, reordering; large problems against the twin'
 step every_mask_and_order "$jobs" 120 'hra-check, every mask on every order in bf16, f16, f32'
 step every_size "$jobs" 120 'hra-check, head sizes, tokens, groups of heads, options'
 step random_problems 2 400 'hra-check, 200 and 50 drawn problems'
 step same_bits "$jobs" 120 'hra-check twice, the same bits'
-step several_ranks 1 300 '2, 4 and 8 ranks over MPI that share the GPUs'
-step transports 1 300 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100 drawn problems each'
-step rings 1 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, memory, late ranks'
-step single_queue 1 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
+step sm90 "$jobs" 200 'the kernels for Hopper: masks, orders, drawn problems, graphs, 2, 4 and 8 ranks'
+step several_ranks "$some" 300 '2, 4 and 8 ranks over MPI that share the GPUs'
+step transports "$some" 300 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100 drawn problems each'
+step rings "$some" 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, late ranks'
+step single_queue "$some" 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
 step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
 step pytorch 1 300 'the PyTorch binding against attention written out, on one rank and on two under torchrun'
 step stack 1 1500 'examples/megatron: gradients, and 50 steps in f32 and bf16 on one GPU and on grids of all that are here'
