@@ -70,7 +70,8 @@ struct hra_chunk {
     hra_tensor k, v;
     hra_tensor dk, dv; /* backward: sums, hra_type_sums; dk without the factor scale */
     int zero;          /* backward: dk and dv begin at 0 here; what they held is ignored */
-    hra_tensor out_dk, out_dv; /* backward: data not NULL: nothing else is added, and the gradients go here, of the
+    hra_tensor out_dk,
+        out_dv; /* backward: data not NULL: nothing else is added, and the gradients go here, of the
                                   plan's type, dk times scale, and not to dk and dv. writes_gradients backends only */
 };
 
@@ -132,6 +133,10 @@ struct hra_backend {
                                                plans weigh traffic against work */
     const struct hra_bit_layout *layout[2]; /* by hra_pass: how its kernels want bits */
 
+    /* Could it do a plan with this type, dim, dim_v and scale on the current device? Looks at nothing else of it.
+     * HRA_ERR_UNSUPPORTED names what is lacking. NULL: open tells. */
+    hra_status (*suits)(const struct hra_kernel_plan *plan);
+
     /* Prepare for a plan; HRA_ERR_UNSUPPORTED names what is lacking. Sets plan->threads to those it uses. close
      * accepts NULL. */
     hra_status (*open)(void **out, struct hra_kernel_plan *plan);
@@ -182,8 +187,8 @@ struct hra_backend {
 };
 
 extern const struct hra_backend hra_backend_cpu;
-extern const struct hra_backend hra_backend_cuda; /* in builds with HRA_CUDA */
-extern const struct hra_backend hra_backend_sm90; /* likewise */
+extern const struct hra_backend hra_backend_cuda;        /* in builds with HRA_CUDA */
+extern const struct hra_backend hra_backend_sm90;        /* likewise */
 extern const struct hra_backend hra_backend_sm90_cublas; /* the same, with the backward of hra_backend_cuda */
 
 #endif

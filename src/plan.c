@@ -88,7 +88,7 @@ static hra_status check_options(const hra_options *o)
     if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_HALO)
         return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
                         (int)o->schedule);
-    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_SM90)
+    if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_GPU)
         return HRA_FAIL(HRA_ERR_ARG, "options.backend is %d, which is no hra_backend_kind", (int)o->backend);
     if (o->backward < HRA_BACKWARD_AUTO || o->backward > HRA_BACKWARD_CUBLAS)
         return HRA_FAIL(HRA_ERR_ARG, "options.backward is %d, which is no hra_backward_kind",
@@ -120,6 +120,24 @@ static hra_status check_methods(const hra_plan *plan)
     return HRA_OK;
 }
 
+#ifdef HRA_CUDA
+/* Of the backends for GPUs the one that was asked for, or the fastest that can do the problem. */
+static const struct hra_backend *choose_gpu(const hra_plan *plan)
+{
+    const hra_problem *p = &plan->problem;
+    const hra_options *o = &plan->options;
+    const struct hra_kernel_plan shape = {
+        .type = p->type, .dim = p->dim, .dim_v = p->dim_v, .scale = p->scale};
+    const int asked = o->backend == HRA_BACKEND_SM90;
+
+    if (o->backend == HRA_BACKEND_CUDA)
+        return &hra_backend_cuda;
+    if (!asked && (o->saved != HRA_SAVED_NOTHING || hra_backend_sm90.suits(&shape) != HRA_OK))
+        return &hra_backend_cuda;
+    return o->backward == HRA_BACKWARD_CUBLAS ? &hra_backend_sm90_cublas : &hra_backend_sm90;
+}
+#endif
+
 /* The table of the backend that was asked for. */
 static hra_status find_backend(hra_plan *plan)
 {
@@ -132,14 +150,14 @@ static hra_status find_backend(hra_plan *plan)
     if (!transport->device_only && plan->options.backend < HRA_BACKEND_CUDA)
         return HRA_OK;
 #ifdef HRA_CUDA
-    plan->backend = plan->options.backend != HRA_BACKEND_SM90       ? &hra_backend_cuda
-                    : plan->options.backward == HRA_BACKWARD_CUBLAS ? &hra_backend_sm90_cublas
-                                                                    : &hra_backend_sm90;
+    plan->backend = choose_gpu(plan);
     plan->staged = transport->host_only && plan->comm->ranks > 1;
     return HRA_OK;
 #else
     return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backend is %s; this library was built without CUDA",
-                    plan->options.backend == HRA_BACKEND_SM90 ? "sm90" : "cuda");
+                    plan->options.backend == HRA_BACKEND_SM90  ? "sm90"
+                    : plan->options.backend == HRA_BACKEND_GPU ? "gpu"
+                                                               : "cuda");
 #endif
 }
 

@@ -1070,7 +1070,7 @@ Test(plan, refuses_wrong_options)
         {offsetof(hra_options, shard), INT, -1, "options.shard is -1"},
         {offsetof(hra_options, schedule), INT, 3, "options.schedule is 3, which is no hra_schedule_kind"},
         {offsetof(hra_options, schedule), INT, -5, "options.schedule is -5"},
-        {offsetof(hra_options, backend), INT, 4, "options.backend is 4, which is no hra_backend_kind"},
+        {offsetof(hra_options, backend), INT, 5, "options.backend is 5, which is no hra_backend_kind"},
         {offsetof(hra_options, backend), INT, -1, "options.backend is -1"},
         {offsetof(hra_options, backward), INT, 3, "options.backward is 3, which is no hra_backward_kind"},
         {offsetof(hra_options, backward), INT, -1, "options.backward is -1"},

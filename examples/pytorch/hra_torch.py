@@ -51,7 +51,8 @@ VERSION = "0.1.0"  # the hra.h that the structs below repeat
 TYPES = {torch.float64: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4}
 TYPE_NAMES = {torch.float64: "f64", torch.float32: "f32", torch.bfloat16: "bf16",
               torch.float16: "f16"}
-BACKENDS = {"cpu": 1, "cuda": 2, "sm90": 3}
+BACKENDS = {"cpu": 1, "cuda": 2, "sm90": 3, "gpu": 4}
+DEFAULT_BACKENDS = {"cpu": "cpu", "cuda": "gpu"}  # by the type of the device
 BACKWARDS = {"auto": 0, "fused": 1, "cublas": 2}
 SAVED = {"nothing": 0, "qkv": 1}
 SHARDS = {"auto": 0, "contiguous": 1, "zigzag": 2, "balanced": 3}
@@ -519,8 +520,9 @@ class Plan(_Shared):
     backward  "auto", "fused" or "cublas"
     saved     "nothing" or "qkv": what forward keeps for backward
     shard     "auto", "contiguous", "zigzag" or "balanced"
-    backend   "cpu", "cuda" or "sm90", by default "cuda" where there is one; tensors of a plan on a
-              GPU lie on the one that was current when it was made
+    backend   "cpu", "cuda", "sm90" or "gpu", which is the faster of these two that can do it; by
+              default "gpu" where there is one. Tensors of a plan on a GPU lie on the one that was
+              current when it was made
     comm      by default the one rank of this process; over several ranks making a plan is
               collective, and its tensors are the rank's own rows
     """
@@ -545,7 +547,8 @@ class Plan(_Shared):
                            dim_v=self.dim_v, tokens=self.tokens, scale=scale or 0,
                            type=_choose(TYPES, dtype, "dtype"))
         options = _Options(shard=_choose(SHARDS, shard, "shard"),
-                           backend=_choose(BACKENDS, backend or self.device.type, "backend"),
+                           backend=_choose(BACKENDS, backend or DEFAULT_BACKENDS[self.device.type],
+                                           "backend"),
                            backward=_choose(BACKWARDS, backward, "backward"),
                            saved=_choose(SAVED, saved, "saved"))
         with _on(self.device), self.comm.lock:
@@ -810,7 +813,7 @@ class HraAttention(torch.nn.Module):
                 comm = self.comm or _comm_of(_device(device.type))
                 plan = comm.plans.get(key)
                 if plan is None:
-                    options = {"backend": device.type, **self.arguments}
+                    options = {"backend": DEFAULT_BACKENDS[device.type], **self.arguments}
                     plan = Plan(**sizes, **options, comm=comm)
                 comm.plans[key] = plan
             self.plans[key] = plan
@@ -955,6 +958,8 @@ _CASES = [
      {"order": "snake"}),
     ("heads(0-1: full; 2-3: causal)", lambda i, j, h: (h < 2) | (j <= i),
      {"head0": 1, "all_heads": 4}),
+    ("causal", lambda i, j, h: j <= i, {"heads": 4, "heads_kv": 1, "dim": 128}),
+    ("window(37,5)", lambda i, j, h: (i - j <= 37) & (j - i <= 5), {"dim": 64, "batch": 2}),
 ]
 
 
@@ -967,7 +972,7 @@ def _evaluate_case(mask, count, case, dtype, device, comm):
     tokens = case.setdefault("tokens", torch.Size(case["grid"]).numel() if case["grid"] else 300)
     heads_kv, dim_v = case.get("heads_kv", case["heads"]), case.get("dim_v", case["dim"])
     mask = Mask(mask, tokens=tokens, heads=all_heads, batch=case["batch"], grid=case["grid"])
-    plan = Plan(mask, dtype=dtype, backend=device.type, comm=comm, **case)
+    plan = Plan(mask, dtype=dtype, backend=DEFAULT_BACKENDS[device.type], comm=comm, **case)
 
     seed = torch.Generator().manual_seed(1)
 

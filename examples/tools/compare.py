@@ -60,7 +60,7 @@ import hra_torch  # noqa: E402
 torch._functorch.config.donated_buffer = False
 
 DEVICE = "cuda"        # the current one
-BACKEND = "cuda"       # HRA's, by --backend
+BACKEND = "gpu"        # HRA's, by --backend
 BLOCK = 128            # tokens on a side of FlexAttention's blocks
 WARM_UP = 3            # rounds before those that count
 FLUSH_BYTES = 1 << 28  # more than the L2 cache of any GPU
@@ -807,8 +807,8 @@ def parse():
     parser.add_argument("--peers", nargs="*", metavar="NAME", choices=peers, default=peers,
                         help="only these beside HRA, of " + ", ".join(peers))
     parser.add_argument("--out-only", action="store_true", help="no backward")
-    parser.add_argument("--backend", choices=("cuda", "sm90"), default="cuda",
-                        help="HRA's (default cuda)")
+    parser.add_argument("--backend", choices=("gpu", "cuda", "sm90"), default="gpu",
+                        help="HRA's (default gpu)")
     parser.add_argument("--errors", action="store_true",
                         help="errors instead of times; no cases are chosen")
     parser.add_argument("--ranks", action="store_true",

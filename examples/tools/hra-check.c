@@ -844,7 +844,7 @@ static void help(const struct option *options, int count)
         "all outputs: equal where every bit of them is.\n"
         "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
         "last.\n"
-        "--transport gpu, nccl and peer choose --backend cuda; a rank that does not come within --timeout "
+        "--transport gpu, nccl and peer choose --backend gpu; a rank that does not come within --timeout "
         "is\n"
         "an error.\n",
         FEW_ROWS, ORDERS);

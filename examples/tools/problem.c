@@ -43,11 +43,9 @@ static const struct option_choice shards[] = {{"auto", HRA_SHARD_AUTO},
                                               {NULL, 0}};
 static const struct option_choice schedules[] = {
     {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {"halo", HRA_SCHEDULE_HALO}, {NULL, 0}};
-static const struct option_choice backends[] = {{"auto", HRA_BACKEND_AUTO},
-                                                {"cpu", HRA_BACKEND_CPU},
-                                                {"cuda", HRA_BACKEND_CUDA},
-                                                {"sm90", HRA_BACKEND_SM90},
-                                                {NULL, 0}};
+static const struct option_choice backends[] = {{"auto", HRA_BACKEND_AUTO}, {"cpu", HRA_BACKEND_CPU},
+                                                {"cuda", HRA_BACKEND_CUDA}, {"sm90", HRA_BACKEND_SM90},
+                                                {"gpu", HRA_BACKEND_GPU},   {NULL, 0}};
 static const struct option_choice backwards[] = {
     {"auto", HRA_BACKWARD_AUTO}, {"fused", HRA_BACKWARD_FUSED}, {"cublas", HRA_BACKWARD_CUBLAS}, {NULL, 0}};
 static const struct option_choice saveds[] = {

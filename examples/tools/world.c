@@ -141,8 +141,8 @@ int connection_complete(const struct connection *c, struct problem *p, char *err
                  connection_name(c));
         return -1;
     }
-    if (p->backend != HRA_BACKEND_SM90)
-        p->backend = HRA_BACKEND_CUDA;
+    if (p->backend == HRA_BACKEND_AUTO)
+        p->backend = HRA_BACKEND_GPU;
     return 0;
 }
 

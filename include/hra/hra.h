@@ -419,12 +419,14 @@ typedef enum hra_schedule_kind {
 } hra_schedule_kind;
 
 typedef enum hra_backend_kind {
-    HRA_BACKEND_AUTO = 0, /* the CPU */
+    HRA_BACKEND_AUTO = 0, /* the CPU; over transports between GPUs, HRA_BACKEND_GPU */
     HRA_BACKEND_CPU,
     HRA_BACKEND_CUDA, /* the device that is current when the plan is made; f32, bf16, f16. Over MPI messages go
                          through memory of the host, and calls return when done */
-    HRA_BACKEND_SM90  /* the same on devices of compute capability 9.0, forward and backward in one kernel each:
+    HRA_BACKEND_SM90, /* the same on devices of compute capability 9.0, forward and backward in one kernel each:
                          bf16, f16, dim = dim_v = 64 or 128, scale > 0, nothing saved */
+    HRA_BACKEND_GPU   /* of these two the faster one that can do the problem on the current device;
+                         hra_plan_info.backend tells which */
 } hra_backend_kind;
 
 /* How a backend computes gradients. */

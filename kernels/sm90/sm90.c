@@ -138,18 +138,35 @@ static hra_status check_plan(const struct hra_kernel_plan *p)
     return HRA_OK;
 }
 
+/* Is the current device one that the kernels run on? */
+static hra_status check_device(int *device)
+{
+    int major, minor;
+
+    HRA_TRY_CUDA(cudaGetDevice(device));
+    HRA_TRY_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, *device));
+    HRA_TRY_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, *device));
+    if (major != 9 || minor != 0)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "sm90: device %d has compute capability %d.%d; it needs 9.0",
+                        *device, major, minor);
+    return HRA_OK;
+}
+
+static hra_status sm90_suits(const struct hra_kernel_plan *plan)
+{
+    int device;
+
+    HRA_TRY(check_plan(plan));
+    return check_device(&device);
+}
+
 static hra_status find_device(struct sm90 *c)
 {
     enum cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
     void *encode = NULL;
-    int device, major, minor;
+    int device;
 
-    HRA_TRY_CUDA(cudaGetDevice(&device));
-    HRA_TRY_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    HRA_TRY_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-    if (major != 9 || minor != 0)
-        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "sm90: device %d has compute capability %d.%d; it needs 9.0",
-                        device, major, minor);
+    HRA_TRY(check_device(&device));
     HRA_TRY_CUDA(cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, device));
     HRA_TRY_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault,
                                                   &found));
@@ -546,8 +563,8 @@ static int sm90_records(void *stream)
 /* The two differ in backward. */
 #define HRA_SM90_TABLE(how, writes, bits, prefix)                                                            \
     {                                                                                                        \
-        .name = "sm90", .method = how, .writes_gradients = writes, .blocking = 0, .alignment = 256,          \
-        .tensor_alignment = 16, .flop_per_byte = 1600, /* 600 TFLOP/s, 370 GB/s */                           \
+        .name = "sm90", .method = how, .writes_gradients = writes, .suits = sm90_suits, .blocking = 0,       \
+        .alignment = 256, .tensor_alignment = 16, .flop_per_byte = 1600, /* 600 TFLOP/s, 370 GB/s */         \
             .layout = {&bits_of_threads, bits}, .open = prefix##_open, .close = sm90_close,                  \
         .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace, .make_mirror = sm90_make_mirror,     \
         .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror, .from_mirror = sm90_from_mirror,       \

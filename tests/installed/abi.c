@@ -16,7 +16,7 @@ _Static_assert(HRA_TRANSPORT_NCCL == 3 && HRA_TRANSPORT_PEER == 4, "");
 _Static_assert(HRA_SHARD_AUTO == 0 && HRA_SHARD_CONTIGUOUS == 1 && HRA_SHARD_ZIGZAG == 2, "");
 _Static_assert(HRA_SHARD_BALANCED == 3 && HRA_SCHEDULE_AUTO == 0 && HRA_SCHEDULE_RING == 1, "");
 _Static_assert(HRA_BACKEND_AUTO == 0 && HRA_BACKEND_CPU == 1 && HRA_BACKEND_CUDA == 2 &&
-                   HRA_BACKEND_SM90 == 3,
+                   HRA_BACKEND_SM90 == 3 && HRA_BACKEND_GPU == 4,
                "");
 _Static_assert(HRA_BACKWARD_AUTO == 0 && HRA_BACKWARD_FUSED == 1 && HRA_BACKWARD_CUBLAS == 2, "");
 _Static_assert(HRA_SAVED_NOTHING == 0 && HRA_SAVED_QKV == 1 && HRA_FORWARD == 0 && HRA_BACKWARD == 1, "");
