@@ -150,6 +150,17 @@ template <int D> __device__ __forceinline__ void load_queries(uint32_t (&q)[D / 
         load_fragment(q + 4 * step, fragment_piece(tile, T, thread / 32 * 16, step, thread % 32));
 }
 
+/* Of each load's numbers one. */
+template <int COUNT> __device__ __forceinline__ uint32_t last_of(const uint32_t (&q)[COUNT])
+{
+    uint32_t all = 0;
+
+#pragma unroll
+    for (int i = 3; i < COUNT; i += 4)
+        all |= q[i];
+    return all;
+}
+
 /* S = Q K^T is under way. */
 template <typename X, int D>
 __device__ __forceinline__ void begin_scores(float (&scores)[64], uint32_t (&q)[D / 4], uint32_t k_address)
@@ -435,6 +446,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     const bool signals = thread % 32 == 0;
     const uint32_t ring = shared_address(s.ring);
     const float scale = a.scale;
+    const uint32_t zero = (uint32_t)a.items >> 31;
 
     float out[D / 2], scores[64], factor[2];
     uint32_t q[D / 4], p[32], turn = 0;
@@ -448,7 +460,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     load_queries<D>(q, ring, thread);
     __syncwarp();
     if (signals)
-        barrier_arrive(shared_address(&s.empty[0]));
+        barrier_arrive_after(shared_address(&s.empty[0]), last_of(q), zero);
     at = at.next();
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
     uint32_t tile = s.tile[at.slot];
@@ -478,7 +490,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
             load_queries<D>(q, ring + at.slot * BYTES, thread);
             __syncwarp();
             if (signals)
-                barrier_arrive(shared_address(&s.empty[at.slot]));
+                barrier_arrive_after(shared_address(&s.empty[at.slot]), last_of(q), zero);
             at = at.next();
             turn++;
             before = rows;

@@ -49,6 +49,14 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/* Arrive when x, which was loaded from shared memory, has come, and with it what the warp loaded there before.
+ * An arrival alone does not wait for loads: they may stand behind others in the queue to the memory while it
+ * goes past, and read what is copied to their place next. zero is 0, which ptxas must not know. */
+__device__ __forceinline__ void barrier_arrive_after(uint32_t barrier, uint32_t x, uint32_t zero)
+{
+    barrier_arrive(barrier + (x & zero));
+}
+
 /* Arrive, and expect so many bytes of copies in this phase. */
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
 {

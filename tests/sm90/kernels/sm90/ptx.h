@@ -143,6 +143,11 @@ inline void barrier_arrive(uint32_t barrier)
     emulated::mbarrier_arrive(barrier, 0);
 }
 
+inline void barrier_arrive_after(uint32_t barrier, uint32_t, uint32_t)
+{
+    barrier_arrive(barrier);
+}
+
 inline void barrier_expect(uint32_t barrier, uint32_t bytes)
 {
     emulated::mbarrier_arrive(barrier, bytes);
