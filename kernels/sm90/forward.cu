@@ -581,6 +581,14 @@ __global__ void nothing(const __grid_constant__ hra_sm90_forward a, int dim)
         a.lse[first + i] = NOTHING;
 }
 
+__global__ void clear(uint32_t *words, size_t count)
+{
+    const size_t step = (size_t)gridDim.x * blockDim.x;
+
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step)
+        words[i] = 0;
+}
+
 /* Every kernel that is compiled. */
 const struct variant {
     hra_type type;
@@ -612,9 +620,11 @@ extern "C" cudaError_t hra_sm90_forward_open(hra_type type, int dim)
     if (v == nullptr)
         return cudaErrorInvalidValue;
     /* Asking loads the kernel, which could not be done while a stream records a graph. */
-    const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)nothing);
-    if (error != cudaSuccess)
-        return error;
+    for (const void *const kernel : {(const void *)nothing, (const void *)clear}) {
+        const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+        if (error != cudaSuccess)
+            return error;
+    }
     return cudaFuncSetAttribute(v->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)v->shared_bytes);
 }
 
@@ -627,6 +637,14 @@ extern "C" cudaError_t hra_sm90_forward_launch(const hra_sm90_forward *launch, h
     void *arguments[] = {const_cast<hra_sm90_forward *>(launch)};
     return cudaLaunchKernel(v->kernel, dim3((unsigned)blocks), dim3(THREADS), arguments, v->shared_bytes,
                             stream);
+}
+
+extern "C" cudaError_t hra_sm90_clear(uint32_t *words, size_t count, cudaStream_t stream)
+{
+    const size_t threads = 256, wanted = (count + threads - 1) / threads;
+    const unsigned blocks = (unsigned)(wanted < 264 ? wanted : 264);
+    void *arguments[] = {&words, &count};
+    return cudaLaunchKernel((const void *)clear, dim3(blocks), dim3((unsigned)threads), arguments, 0, stream);
 }
 
 extern "C" cudaError_t hra_sm90_forward_nothing(const hra_sm90_forward *launch, int dim, cudaStream_t stream)

@@ -76,6 +76,10 @@ cudaError_t hra_sm90_forward_open(hra_type type, int dim);
 cudaError_t hra_sm90_forward_launch(const struct hra_sm90_forward *launch, hra_type type, int dim, int blocks,
                                     cudaStream_t stream);
 
+/* Set `count` words to 0. By a kernel: the driver may give cudaMemsetAsync to the copy engine, where it would wait for
+ * whatever the transport copies. */
+cudaError_t hra_sm90_clear(uint32_t *words, size_t count, cudaStream_t stream);
+
 /* Outputs 0 and log-sums -inf of items without keys. */
 cudaError_t hra_sm90_forward_nothing(const struct hra_sm90_forward *launch, int dim, cudaStream_t stream);
 

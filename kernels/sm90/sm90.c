@@ -343,7 +343,7 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     }
     f->item = c->item + l->item0;
     f->items = l->items;
-    HRA_TRY_CUDA(cudaMemsetAsync(f->next, 0, sizeof(*f->next), run->stream));
+    HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1, run->stream));
     HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim,
                                          l->items < c->processors ? l->items : c->processors, run->stream));
     return HRA_OK;
@@ -443,7 +443,7 @@ static hra_status launch_turn(const struct sm90 *c, struct hra_sm90_backward *f,
         return HRA_OK;
     f->item = c->key_item;
     f->begin = c->begin + l->begin0;
-    HRA_TRY_CUDA(cudaMemsetAsync(f->added, 0, added_bytes, run->stream));
+    HRA_TRY_CUDA(hra_sm90_clear(f->added, added_bytes / sizeof(*f->added), run->stream));
     HRA_TRY_CUDA(hra_sm90_backward_launch(f, c->plan->type, c->plan->dim, l->blocks, run->stream));
     return HRA_OK;
 }

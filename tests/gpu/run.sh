@@ -187,6 +187,8 @@ memory() {
     echo "over peer 4 \$BUILD/tests/gpu-ring growth peer"
     echo "over nccl 2 \$BUILD/tests/gpu-ring growth nccl"
     echo "one_queue over peer 2 \$BUILD/tests/gpu-ring growth peer"
+    echo "over peer 4 \$BUILD/tests/gpu-ring making peer"
+    echo "over nccl 2 \$BUILD/tests/gpu-ring making nccl"
 }
 
 several_ranks() {
@@ -243,7 +245,7 @@ transports() {
 
 rings() {
     local test
-    for test in same graph layers comms hops making held; do
+    for test in same graph layers comms hops held; do
         echo "over peer 2 \$BUILD/tests/gpu-ring $test peer"
         echo "over peer 4 \$BUILD/tests/gpu-ring $test peer"
         echo "over nccl 2 \$BUILD/tests/gpu-ring $test nccl"

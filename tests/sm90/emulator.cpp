@@ -47,10 +47,13 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 blocks, dim3 threads, void
         return cudaSuccess;
     const hra_sm90_forward &a = *(const hra_sm90_forward *)arguments[0];
     const auto with_dim = [&] { nothing(a, *(const int *)arguments[1]); };
+    const auto clears = [&] { clear(*(uint32_t **)arguments[0], *(size_t *)arguments[1]); };
     const auto without = [&] { ((void (*)(hra_sm90_forward))kernel)(a); };
 
     if (kernel == (const void *)nothing) {
         emulated::launch(with_dim, (int)blocks.x, (int)threads.x, shared_bytes);
+    } else if (kernel == (const void *)clear) {
+        emulated::launch(clears, (int)blocks.x, (int)threads.x, shared_bytes);
     } else {
         emulated_launches++;
         emulated::launch(without, (int)blocks.x, (int)threads.x, shared_bytes);
@@ -118,12 +121,6 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t)
 {
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemsetAsync(void *to, int byte, size_t bytes, cudaStream_t)
-{
-    memset(to, byte, bytes);
     return cudaSuccess;
 }
 
