@@ -1081,6 +1081,37 @@ def _compare_cuts(device, comm):
     return failed
 
 
+def _compare_large(device, comm):
+    """Many tiles for each multiprocessor and several rounds, bf16, the rows of several ranks beside
+    one rank on the portable backend. What goes wrong in one tile of a thousand shows here only."""
+    failed, limit = 0, 4 * torch.finfo(torch.bfloat16).eps  # each result is rounded to half of eps
+    sizes = {"heads": 16, "dim": 128, "tokens": 16384, "dtype": torch.bfloat16}
+    for mask in ("full", "causal"):
+        one, plan = Plan(mask, backend="cuda", **sizes), Plan(mask, comm=comm, **sizes)
+        slots, seed = plan.row_index()[0], torch.Generator().manual_seed(4)
+        whole = [torch.randn(1, 16384, 16, 128, generator=seed).to(device, torch.bfloat16)
+                 for _ in range(4)]
+
+        def evaluate(plan, *tensors):
+            *qkv, gradient = tensors
+            qkv = [t.detach().requires_grad_() for t in qkv]
+            o = hra_attention(*qkv, plan)
+            return [o.detach(), *torch.autograd.grad(o, qkv, gradient)]
+        truth = [t.index_select(1, slots).float() for t in evaluate(one, *whole)]
+        own, off = [t.index_select(1, slots) for t in whole], 0
+        for _ in range(4):
+            for result, true in zip(evaluate(plan, *own), truth):
+                size, apart = (t.unflatten(1, (-1, 128)).transpose(2, 3).flatten(3).norm(dim=3)
+                               for t in (true, result.float() - true))
+                off = max(off, (apart / size.clamp_min(size.mean() / 100)).max().item())
+        comm.wait()
+        off = max(of_all(off))
+        failed += not off <= limit
+        _say(f"{device.type:5}{'bf16':5}{'ok' if off <= limit else 'FAILED':8}{off:<10.2g}"
+             f"{limit:<10.2g}{mask}  {sizes['tokens']} tokens, tiles of 128 rows, {plan.info['backend']}")
+    return failed
+
+
 # The other checks are about PyTorch. Each gets tensors (1, rows, 2, 32) and a causal plan.
 
 def _gradients(plan, q, k, v, do):
@@ -1285,7 +1316,8 @@ def _main_ranks():
         transport = Plan("full", tokens=1, heads=1, dim=8, comm=comm).info["transport"]
         _say(f"\nComm.over({', '.join(f'{k}={v!r}' for k, v in options.items())}): {transport}\n"
              + _LEGEND)
-        failed += _compare(device, comm) + _compare_cuts(device, comm) + _check_all(device, comm)
+        failed += _compare(device, comm) + _compare_cuts(device, comm)
+        failed += _compare_large(device, comm) + _check_all(device, comm)
         failed += _run(_check_end, device, comm)
     _say(f"{failed} failed" if failed else "all ok")
     torch.distributed.destroy_process_group()
