@@ -1108,7 +1108,7 @@ def _compare_large(device, comm):
         off = max(of_all(off))
         failed += not off <= limit
         _say(f"{device.type:5}{'bf16':5}{'ok' if off <= limit else 'FAILED':8}{off:<10.2g}"
-             f"{limit:<10.2g}{mask}  {sizes['tokens']} tokens, tiles of 128 rows, {plan.info['backend']}")
+             f"{limit:<10.2g}{mask}  {sizes['tokens']} tokens, {plan.info['backend']}")
     return failed
 
 

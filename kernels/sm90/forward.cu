@@ -458,6 +458,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     rows = begin_rows<D>(a, s.item[0], thread);
     begin_sums<D>(out, a, s.item[0], thread);
     load_queries<D>(q, ring, thread);
+    publish_shared();
     __syncwarp();
     if (signals)
         barrier_arrive_after(shared_address(&s.empty[0]), last_of(q), zero);
@@ -488,6 +489,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
 
         if (first) {
             load_queries<D>(q, ring + at.slot * BYTES, thread);
+            publish_shared();
             __syncwarp();
             if (signals)
                 barrier_arrive_after(shared_address(&s.empty[at.slot]), last_of(q), zero);

@@ -49,9 +49,9 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-/* Arrive when x, which was loaded from shared memory, has come, and with it what the warp loaded there before.
- * An arrival alone does not wait for loads: they may stand behind others in the queue to the memory while it
- * goes past, and read what is copied to their place next. zero is 0, which ptxas must not know. */
+/* Arrive when x, which was loaded from shared memory, has come, and with it what the warp loaded there before,
+ * whose place is to be copied to next. An arrival alone does not wait for loads. zero is 0, which ptxas must
+ * not know. */
 __device__ __forceinline__ void barrier_arrive_after(uint32_t barrier, uint32_t x, uint32_t zero)
 {
     barrier_arrive(barrier + (x & zero));
@@ -169,7 +169,8 @@ __device__ __forceinline__ void stores_wait()
     asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 
-/* What this thread wrote to shared memory may be read by copies and products, after a barrier. */
+/* What this thread wrote to shared memory may be read by copies and products, and what it has read there
+ * written by copies, after a barrier. */
 __device__ __forceinline__ void publish_shared()
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
