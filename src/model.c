@@ -595,9 +595,9 @@ static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *r
 
     for (int c = run->source0; c < run->source1; c++) {
         const struct hra_part *part = &a->s.part[a->s.source[c].part];
-        const int heads = part->head1 - part->head0;
-        if (work->needs == NULL)
-            tiles += hra_work_live(work, rank, part) * heads / work->heads_kv;
+        const int64_t live = work->needs == NULL ? hra_work_live(work, rank, part) : 0;
+        if (work->needs == NULL) /* heads have about the same; parts by heads have all of them together */
+            tiles += live * part->head1 / work->heads_kv - live * part->head0 / work->heads_kv;
         else if (part->owner != owner)
             for (int h = 0; h < HRA_HALVES; h++)
                 tiles += work->live[((int64_t)rank * work->ranks + part->owner) * HRA_HALVES + h];

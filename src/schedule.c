@@ -190,23 +190,38 @@ hra_status hra_schedule_check(const struct hra_schedule *s, const struct hra_wor
 
 /* ---- The ring --------------------------------------------------------------------------------
  *
- * Step t of rank r is the block of owner (r - t) mod ranks, cut into `parts` parts (1 forward, 2 backward). Round
- * t * parts + p computes part p of step t. Of each part p there are two K/V buffers, 2 p and 2 p + 1, and step t
- * uses the (t & 1)-th of them; of dK/dV three, 3 p + (t & 1), and 3 p + 2 in which our own come home.
+ * Step t of rank r is the block of owner (r - t) mod ranks, cut into `parts` parts: one, or in backward two. Rounds compute
  *
- *     round of (t, p)     K/V part p of step t goes on to the next rank, of step t + 1 arrives
- *     the round after     dK/dV of (t, p), t > 0, go on likewise, or home if nobody further on adds to them
+ *     round 0                     own part 0
+ *     1 + (t - 1) parts + p       part p of step t
+ *     (ranks - 1) parts + p       own part p > 0
+ *
+ * so that something is computed while the first K/V arrive and while the last dK/dV go home. Of each part p there are two
+ * K/V buffers, 2 p and 2 p + 1, and step t uses the (t & 1)-th of them; of dK/dV three, 3 p + (t & 1), and 3 p + 2 in which
+ * our own come home.
+ *
+ *     round p                     own K/V of part p go to the next rank, for its step 1
+ *     round of (t, p)             K/V part p of step t go on to the next rank, of step t + 1 arrive
+ *     the round after             dK/dV of (t, p), t > 0, go on likewise, or home if nobody further on adds to them
  */
+
+/* How blocks of keys are cut into parts. */
+enum cut {
+    WHOLE,
+    BY_HEADS, /* the K/V heads in two ranges */
+    BY_KEYS   /* the two halves of the keys */
+};
 
 /* The ring as rank `rank` sees it. */
 struct ring {
     const struct hra_work *work;
     const struct hra_part *part; /* [ranks * parts], part p of owner o is o * parts + p */
     const int *index;            /* [ranks * parts] its index in the schedule, -1: no such part */
-    int *first,
+    const int *first,
         *last; /* [ranks * parts] fewest and most steps after the owner, the owner's own left out, at which
                           somebody computes the part; ranks and 0 where nobody does */
     int rank, ranks, parts;
+    enum cut cut;
 };
 
 /* From -ranks .. 2 ranks - 1. */
@@ -215,16 +230,20 @@ static int wrap(int rank, int ranks)
     return rank < 0 ? rank + ranks : rank >= ranks ? rank - ranks : rank;
 }
 
-/* Does the rank that is `steps` after the owner compute part p of the owner's block? */
+/* Has the rank that is `steps` after the owner live tiles against half `half` of the owner's keys? A plan that asks for the
+ * memory that any mask would need calls all live, also of a half without keys. */
+static int is_live(const struct hra_work *work, int owner, int half, int steps)
+{
+    const int rank = wrap(owner + steps, work->ranks);
+    return work->live[((int64_t)rank * work->ranks + owner) * HRA_HALVES + half] > 0 &&
+           hra_work_half(work, owner, half) < hra_work_half(work, owner, half + 1);
+}
+
+/* Does the rank that is `steps` after the owner compute part p of the owner's block? What is live is not known by heads. */
 static int computes(const struct ring *g, int owner, int p, int steps)
 {
-    const int64_t *live =
-        g->work->live + ((int64_t)wrap(owner + steps, g->ranks) * g->ranks + owner) * HRA_HALVES;
-    int64_t sum = 0;
-
-    for (int h = p * HRA_HALVES / g->parts; h < (p + 1) * HRA_HALVES / g->parts; h++)
-        sum += live[h];
-    return sum > 0 && g->index[owner * g->parts + p] >= 0;
+    return g->cut == BY_KEYS ? is_live(g->work, owner, p, steps)
+                             : is_live(g->work, owner, 0, steps) || is_live(g->work, owner, 1, steps);
 }
 
 /* Does anybody compute it from 1 to t steps after the owner? */
@@ -243,19 +262,6 @@ static int wanted(const struct ring *g, int owner, int p, int t)
 static int ends(const struct ring *g, int owner, int p, int t)
 {
     return t > 0 && g->last[owner * g->parts + p] == t;
-}
-
-static void find_steps(const struct ring *g)
-{
-    for (int i = 0; i < g->ranks * g->parts; i++) {
-        int first = 1, last = g->ranks - 1;
-        while (last > 0 && !computes(g, i / g->parts, i % g->parts, last))
-            last--;
-        while (first < last && !computes(g, i / g->parts, i % g->parts, first))
-            first++;
-        g->first[i] = last > 0 ? first : g->ranks;
-        g->last[i] = last;
-    }
 }
 
 /* Moves of a rank come in pairs, what it sends after step t and what it receives for step t + 1: the same move of
@@ -333,22 +339,33 @@ static hra_status run_part(struct hra_schedule *s, const struct ring *g, int t, 
                                                       .zero = t > 0 && !begun(g, owner, p, t - 1)});
 }
 
-/* Rounds round0 .. round1 - 1; in backward there is one more than parts of steps, in which the last dK/dV go home. */
-static hra_status write_rounds(struct hra_schedule *s, const struct ring *g, hra_pass pass, int round0,
-                               int round1)
-{
-    const int rounds = g->ranks * g->parts;
+/* A part of a step. */
+struct piece {
+    int t, p;
+};
 
-    for (int k = round0; k < round1; k++) {
-        HRA_TRY(hra_schedule_round(s));
-        if (k < rounds)
-            HRA_TRY(move_kv(s, g, k / g->parts, k % g->parts));
-        if (pass == HRA_BACKWARD && k > 0)
-            HRA_TRY(move_dkv(s, g, (k - 1) / g->parts, (k - 1) % g->parts));
-        if (k < rounds)
-            HRA_TRY(run_part(s, g, k / g->parts, k % g->parts));
-    }
-    return HRA_OK;
+/* What round k computes. */
+static struct piece piece_of(const struct ring *g, int k)
+{
+    const int others = (g->ranks - 1) * g->parts;
+
+    if (k == 0 || k > others)
+        return (struct piece){0, k == 0 ? 0 : k - others};
+    return (struct piece){1 + (k - 1) / g->parts, (k - 1) % g->parts};
+}
+
+static hra_status write_round(struct hra_schedule *s, const struct ring *g, hra_pass pass, int k)
+{
+    const struct piece now = piece_of(g, k), before = piece_of(g, k == 0 ? 0 : k - 1);
+
+    HRA_TRY(hra_schedule_round(s));
+    if (k < g->parts)
+        HRA_TRY(move_kv(s, g, 0, k));
+    if (now.t > 0)
+        HRA_TRY(move_kv(s, g, now.t, now.p));
+    if (pass == HRA_BACKWARD && before.t > 0)
+        HRA_TRY(move_dkv(s, g, before.t, before.p));
+    return run_part(s, g, now.t, now.p);
 }
 
 static hra_status write_loads(struct hra_schedule *s, const struct ring *g)
@@ -362,38 +379,120 @@ static hra_status write_loads(struct hra_schedule *s, const struct ring *g)
 struct hra_ring {
     const struct hra_work *work;
     hra_pass pass;
+    enum cut cut;
     struct hra_part *part; /* as in struct ring */
-    int *index;            /* [3][ranks * parts] index, first, last */
+    int *index, *first, *last;
     int parts;
 };
 
 /* The ring as a rank sees it. */
 static struct ring view(const struct hra_ring *r, int rank)
 {
-    const int64_t all = (int64_t)r->work->ranks * r->parts;
+    return (struct ring){r->work, r->part,        r->index, r->first, r->last,
+                         rank,    r->work->ranks, r->parts, r->cut};
+}
 
-    return (struct ring){r->work, r->part,        r->index, r->index + all, r->index + 2 * all,
-                         rank,    r->work->ranks, r->parts};
+/* first and last of each half of each block. */
+static void find_steps(const struct hra_ring *r)
+{
+    const int ranks = r->work->ranks;
+
+    for (int i = 0; i < ranks * HRA_HALVES; i++) {
+        int first = 1, last = ranks - 1;
+        while (last > 0 && !is_live(r->work, i / HRA_HALVES, i % HRA_HALVES, last))
+            last--;
+        while (first < last && !is_live(r->work, i / HRA_HALVES, i % HRA_HALVES, first))
+            first++;
+        r->first[i] = last > 0 ? first : ranks;
+        r->last[i] = last;
+    }
+}
+
+/* Hops of K/V and of dK/dV that a part makes. */
+static int count_hops(int first, int last)
+{
+    return last > 0 ? last + last - first + 1 : 0;
+}
+
+static int least(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+static int most(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+/* How much may travel by heads over what would by keys. */
+static const double most_by_heads = 1.5;
+
+/* How to cut the blocks, by the steps of their halves. Whoever computes one of two ranges of heads computes the other, too,
+ * and as much; so there is always something to compute while dK/dV of a part travel. Half of the keys may be live for few
+ * ranks, and the others wait while its dK/dV pass. But halves that nobody further on needs stay where they are. */
+static enum cut choose_cut(const struct hra_ring *r)
+{
+    double by_heads = 0, by_keys = 0; /* tiles times hops */
+
+    if (r->work->ranks == 1 || r->pass == HRA_FORWARD)
+        return WHOLE;
+    if (r->work->heads_kv == 1)
+        return BY_KEYS;
+    for (int o = 0; o < r->work->ranks; o++) {
+        const int *first = r->first + o * HRA_HALVES, *last = r->last + o * HRA_HALVES;
+        for (int h = 0; h < HRA_HALVES; h++)
+            by_keys += (double)count_hops(first[h], last[h]) *
+                       (hra_work_half(r->work, o, h + 1) - hra_work_half(r->work, o, h));
+        by_heads += (double)count_hops(least(first[0], first[1]), most(last[0], last[1])) *
+                    (r->work->rank_tile[o + 1] - r->work->rank_tile[o]);
+    }
+    return by_heads <= most_by_heads * by_keys ? BY_HEADS : BY_KEYS;
+}
+
+/* Part p of a block. */
+static struct hra_part cut_block(const struct hra_ring *r, int owner, int p)
+{
+    const int heads = r->work->heads_kv;
+    struct hra_part part = {.owner = owner,
+                            .key_tile0 = r->work->rank_tile[owner],
+                            .key_tile1 = r->work->rank_tile[owner + 1],
+                            .head1 = heads};
+
+    if (r->cut == BY_KEYS) {
+        part.key_tile0 = hra_work_half(r->work, owner, p);
+        part.key_tile1 = hra_work_half(r->work, owner, p + 1);
+    } else if (r->cut == BY_HEADS) {
+        part.head0 = heads * p / r->parts;
+        part.head1 = heads * (p + 1) / r->parts;
+    }
+    return part;
 }
 
 static hra_status open_ring(struct hra_ring *r)
 {
-    const int64_t all = (int64_t)r->work->ranks * r->parts;
+    const int64_t all = (int64_t)r->work->ranks * HRA_HALVES;
     int count = 0;
 
     HRA_TRY(hra_alloc((void **)&r->part, all, sizeof(*r->part), "schedule"));
     HRA_TRY(hra_alloc((void **)&r->index, 3 * all, sizeof(*r->index), "schedule"));
-    for (int i = 0; i < all; i++) {
-        const int owner = i / r->parts, half = i % r->parts * (HRA_HALVES / r->parts);
-        r->part[i] =
-            (struct hra_part){.owner = owner,
-                              .key_tile0 = hra_work_half(r->work, owner, half),
-                              .key_tile1 = hra_work_half(r->work, owner, half + HRA_HALVES / r->parts),
-                              .head1 = r->work->heads_kv};
+    r->first = r->index + all;
+    r->last = r->first + all;
+    find_steps(r);
+    r->cut = choose_cut(r);
+    r->parts = r->cut == WHOLE ? 1 : HRA_HALVES;
+    for (int o = 0; o < r->work->ranks && r->cut != BY_KEYS;
+         o++) { /* all of a block is wanted where a half is */
+        const int first = least(r->first[o * HRA_HALVES], r->first[o * HRA_HALVES + 1]);
+        const int last = most(r->last[o * HRA_HALVES], r->last[o * HRA_HALVES + 1]);
+        for (int p = 0; p < r->parts; p++) {
+            r->first[o * r->parts + p] = first;
+            r->last[o * r->parts + p] = last;
+        }
+    }
+    for (int i = 0; i < r->work->ranks * r->parts; i++) {
+        r->part[i] = cut_block(r, i / r->parts, i % r->parts);
         r->index[i] = r->part[i].key_tile0 < r->part[i].key_tile1 ? count++ : -1;
     }
-    const struct ring g = view(r, 0);
-    find_steps(&g);
     return HRA_OK;
 }
 
@@ -402,7 +501,7 @@ hra_status hra_ring_open(struct hra_ring **out, const struct hra_work *work, hra
     struct hra_ring *r = NULL;
 
     HRA_TRY(hra_alloc((void **)&r, 1, sizeof(*r), "schedule"));
-    *r = (struct hra_ring){.work = work, .pass = pass, .parts = pass == HRA_BACKWARD ? HRA_HALVES : 1};
+    *r = (struct hra_ring){.work = work, .pass = pass};
     const hra_status status = open_ring(r);
     if (status != HRA_OK) {
         hra_ring_close(r);
@@ -421,9 +520,10 @@ void hra_ring_close(struct hra_ring *r)
     free(r);
 }
 
+/* As many as there are parts of steps. The last one of backward computes an own part, beside which the last dK/dV go home. */
 int hra_ring_rounds(const struct hra_ring *r)
 {
-    return r->work->ranks * r->parts + (r->pass == HRA_BACKWARD);
+    return r->work->ranks * r->parts;
 }
 
 hra_status hra_ring_parts(struct hra_schedule *out, const struct hra_ring *r)
@@ -441,7 +541,9 @@ hra_status hra_ring_write(struct hra_schedule *out, const struct hra_ring *r, in
 
     if (round0 == 0)
         HRA_TRY(write_loads(out, &g));
-    return write_rounds(out, &g, r->pass, round0, round1);
+    for (int k = round0; k < round1; k++)
+        HRA_TRY(write_round(out, &g, r->pass, k));
+    return HRA_OK;
 }
 
 hra_status hra_schedule_ring(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)

@@ -12,6 +12,7 @@ enum {
     RANKS = 9,
     MOST_TILES = 12, /* of a rank */
     KEYS = RANKS * MOST_TILES,
+    HEADS = 3,          /* K/V heads */
     BUFFERS = 2 * KEYS, /* of one payload */
     MESSAGES = 64,      /* from one rank to another */
     CARRIED = MOST_TILES / 2
@@ -39,6 +40,7 @@ enum pattern {
     OWN_ONLY,
     OTHERS_ONLY,
     SECOND_HALVES,
+    ZIGZAG, /* causal, each rank with an early and a late piece */
     PATTERNS
 };
 
@@ -76,6 +78,8 @@ static int wanted(enum pattern pattern, int ranks, int rank, int owner, int half
         return owner != rank;
     case SECOND_HALVES:
         return half == 1 && draw(2) == 0;
+    case ZIGZAG:
+        return half == 0 || owner >= rank;
     }
     return 0;
 }
@@ -85,7 +89,7 @@ static void make_problem(struct problem *p, int ranks, enum pattern pattern, int
 {
     memset(p, 0, sizeof(*p));
     p->work = (struct hra_work){
-        .ranks = ranks, .heads_kv = 1 + draw(3), .rank_tile = p->rank_tile, .live = &p->live[0][0][0]};
+        .ranks = ranks, .heads_kv = 1 + draw(HEADS), .rank_tile = p->rank_tile, .live = &p->live[0][0][0]};
     for (int r = 0; r < ranks; r++) {
         const int few = draw(5);
         p->rank_tile[r + 1] = p->rank_tile[r] + (tiles >= 0 ? tiles : few < 2 ? few : 1 + draw(6));
@@ -138,9 +142,9 @@ struct channel {
 struct player {
     struct hra_schedule schedule;
     struct content buffer[HRA_PAYLOADS][BUFFERS];
-    int own[KEYS][RANKS]; /* our own sums, by key tile: how often each rank's are in them */
-    uint64_t order;       /* a hash of the order in which dK/dV were added to them */
-    int ran[KEYS], came[KEYS];
+    int own[KEYS][HEADS][RANKS]; /* our own sums, by key tile: how often each rank's are in them */
+    uint64_t order;              /* a hash of the order in which dK/dV were added to them */
+    int ran[KEYS][HEADS], came[KEYS][HEADS];
     int messages[HRA_PAYLOADS];   /* that came */
     int number[RANKS * MESSAGES]; /* [moves] which message of its channel a move is */
     char finished[RANKS * MESSAGES];
@@ -182,13 +186,15 @@ static void receive(struct game *g, int rank, const struct hra_move *move, const
                   rank, part->key_tile0, part->key_tile1, move->peer, content->part.key_tile0,
                   content->part.key_tile1);
         p->buffer[move->payload][move->to + n] = *content;
-        for (int k = part->key_tile0; k < part->key_tile1; k++) {
-            p->came[k] += move->payload == HRA_KV;
-            for (int r = 0; move->add && r < g->problem.work.ranks; r++)
-                p->own[k][r] += content->added[r];
-        }
+        for (int k = part->key_tile0; k < part->key_tile1; k++)
+            for (int h = part->head0; h < part->head1; h++) {
+                p->came[k][h] += move->payload == HRA_KV;
+                for (int r = 0; move->add && r < g->problem.work.ranks; r++)
+                    p->own[k][h][r] += content->added[r];
+            }
         if (move->add)
-            p->order = (p->order * 31 + (uint64_t)move->peer) * 31 + (uint64_t)part->key_tile0 + 1;
+            p->order = (p->order * 31 + (uint64_t)move->peer) * 31 +
+                       (uint64_t)(part->key_tile0 * HEADS + part->head0) + 1;
     }
 }
 
@@ -259,10 +265,11 @@ static void run_source(struct game *g, int rank, const struct hra_source *source
     const struct hra_part *part = &p->schedule.part[source->part];
     const int own = part->owner == rank;
 
-    for (int k = part->key_tile0; k < part->key_tile1; k++) {
-        p->ran[k]++;
-        p->own[k][rank] += own;
-    }
+    for (int k = part->key_tile0; k < part->key_tile1; k++)
+        for (int h = part->head0; h < part->head1; h++) {
+            p->ran[k][h]++;
+            p->own[k][h][rank] += own;
+        }
     if (source->buffer == HRA_OWN)
         cr_assert(own, "rank %d has no part %d", rank, source->part);
     else
@@ -387,7 +394,7 @@ static void play(struct game *g, int slow)
 /* All ranks list the same parts, and the buffers are those that docs/design.md tells of. */
 static void expect_ring(struct game *g)
 {
-    const int parts = g->pass == HRA_BACKWARD ? HRA_HALVES : 1;
+    const int parts = g->pass == HRA_BACKWARD && g->problem.work.ranks > 1 ? HRA_HALVES : 1;
 
     for (int r = 0; r < g->problem.work.ranks; r++) {
         const struct hra_schedule *s = &g->player[r].schedule, *first = &g->player[0].schedule;
@@ -440,24 +447,26 @@ static void expect_all_done(struct game *g)
 {
     const int ranks = g->problem.work.ranks;
     const struct hra_schedule *s = &g->player[0].schedule;
+    const int heads = g->problem.work.heads_kv;
     int tiles = 0;
 
     for (int i = 0; i < s->parts; i++)
-        tiles += s->part[i].key_tile1 - s->part[i].key_tile0;
-    cr_assert(eq(int, tiles, g->problem.rank_tile[ranks]), "parts cover all key tiles once");
+        tiles += (s->part[i].key_tile1 - s->part[i].key_tile0) * (s->part[i].head1 - s->part[i].head0);
+    cr_assert(eq(int, tiles, g->problem.rank_tile[ranks] * heads),
+              "parts cover all key tiles of all heads once");
     for (int r = 0; r < ranks; r++) {
         expect_no_useless_move(g, r);
         for (int i = 0; i < s->parts; i++) {
             const int owner = s->part[i].owner;
             const int once = r == owner || live_of(&g->problem, r, &s->part[i]) > 0;
-            cr_assert(s->part[i].head0 == 0 && s->part[i].head1 == g->problem.work.heads_kv);
-            for (int k = s->part[i].key_tile0; k < s->part[i].key_tile1; k++) {
-                cr_assert(eq(int, g->player[r].ran[k], once), "rank %d of %d, part %d of rank %d", r, ranks,
-                          i, owner);
-                if (g->pass == HRA_BACKWARD)
-                    cr_assert(eq(int, g->player[owner].own[k][r], once),
-                              "dK/dV of part %d of rank %d, from rank %d of %d", i, owner, r, ranks);
-            }
+            for (int k = s->part[i].key_tile0; k < s->part[i].key_tile1; k++)
+                for (int h = s->part[i].head0; h < s->part[i].head1; h++) {
+                    cr_assert(eq(int, g->player[r].ran[k][h], once), "rank %d of %d, part %d of rank %d", r,
+                              ranks, i, owner);
+                    if (g->pass == HRA_BACKWARD)
+                        cr_assert(eq(int, g->player[owner].own[k][h][r], once),
+                                  "dK/dV of part %d of rank %d, from rank %d of %d", i, owner, r, ranks);
+                }
         }
     }
 }
@@ -602,14 +611,15 @@ static void expect_halo(struct game *g, const struct local *l)
     for (int r = 0; r < ranks; r++) {
         const struct player *p = &g->player[r];
         int visitors = 0;
-        for (int k = 0; k < g->problem.rank_tile[ranks]; k++) {
+        for (int i = 0; i < g->problem.rank_tile[ranks] * g->problem.work.heads_kv; i++) {
+            const int k = i / g->problem.work.heads_kv, h = i % g->problem.work.heads_kv;
             const int owner = hra_work_owner(&g->problem.work, k), moved = l->moved[r][k];
             cr_assert(g->problem.rank_tile[owner] <= k && k < g->problem.rank_tile[owner + 1]);
-            cr_assert(p->came[k] == moved && p->ran[k] == (moved || owner == r),
+            cr_assert(p->came[k][h] == moved && p->ran[k][h] == (moved || owner == r),
                       "rank %d of %d, key tile %d of rank %d: came %d times, computed %d times, needed: %d",
-                      r, ranks, k, owner, p->came[k], p->ran[k], moved);
+                      r, ranks, k, owner, p->came[k][h], p->ran[k][h], moved);
             if (g->pass == HRA_BACKWARD)
-                cr_assert(eq(int, g->player[owner].own[k][r], moved || owner == r),
+                cr_assert(eq(int, g->player[owner].own[k][h][r], moved || owner == r),
                           "dK/dV of key tile %d of rank %d, from rank %d of %d", k, owner, r, ranks);
         }
         for (int v = 0; v < ranks; v++)
@@ -829,14 +839,42 @@ Test(schedule, full_mask_receives_each_other_block_once)
             cr_expect(eq(int, s.loads, ranks > 1));
             hra_schedule_clear(&s);
 
-            /* K/V in halves; dK/dV of a block go ranks - 1 hops with the home move, ours and the others' alike. */
+            /* K/V in parts; dK/dV of a block go ranks - 1 hops with the home move, ours and the others' alike. */
             cr_assert(eq(int, hra_schedule_ring(&s, &p.work, rank, HRA_BACKWARD), HRA_OK));
             cr_expect(eq(int, count_received(&s, HRA_KV, &busiest), HRA_HALVES *(ranks - 1)));
             cr_expect(eq(int, count_received(&s, HRA_DKV, &busiest), HRA_HALVES *(ranks - 1)));
-            cr_expect(eq(int, s.runs, HRA_HALVES *ranks));
+            cr_expect(eq(int, s.runs, ranks == 1 ? 1 : HRA_HALVES * ranks));
             hra_schedule_clear(&s);
         }
     }
+}
+
+/* Backward cuts by heads where there are any to cut, unless halves of the keys make much less travel. Own tiles come first and
+ * last, beside the first K/V and the last dK/dV. */
+Test(schedule, backward_in_two_parts)
+{
+    static const struct {
+        enum pattern pattern;
+        int heads, by_heads;
+    } rows[] = {{ALL, 3, 1}, {ALL, 1, 0}, {ZIGZAG, 2, 1}, {SECOND_HALVES, 3, 0}, {NONE, 2, 1}};
+    struct problem p;
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (int rank = 0; rank < RANKS; rank++) {
+            struct hra_schedule s = {0};
+            random_state = 3;
+            make_problem(&p, RANKS, rows[i].pattern, 4);
+            p.work.heads_kv = rows[i].heads;
+            cr_assert(eq(int, hra_schedule_ring(&s, &p.work, rank, HRA_BACKWARD), HRA_OK));
+            const struct hra_part *part = &s.part[2 * rank + 1];
+            cr_expect(rows[i].by_heads ? part->head0 == rows[i].heads / 2 && part->key_tile0 == 4 * rank
+                                       : part->head0 == 0 && part->key_tile0 == 4 * rank + 2,
+                      "pattern %d, %d heads: heads %d to %d of tiles %d to %d", rows[i].pattern,
+                      rows[i].heads, part->head0, part->head1, part->key_tile0, part->key_tile1);
+            cr_assert(s.round[0].run1 == 1 && s.round[s.rounds - 1].run0 == s.runs - 1);
+            cr_expect(s.source[0].part == 2 * rank && s.source[s.sources - 1].part == 2 * rank + 1);
+            hra_schedule_clear(&s);
+        }
 }
 
 Test(schedule, causal_mask_receives_earlier_blocks_only)
