@@ -585,7 +585,8 @@ static hra_status start_moves(struct play *p, int rank, const struct hra_round *
     return HRA_OK;
 }
 
-/* The live tiles of a run. In a halo a run has all that the rank needs of an owner, or nothing. */
+/* The live tiles of a run. Own parts, and all of a ring, are made of halves of blocks and of heads, which have about the same;
+ * what comes in a halo from other ranks is all that the rank needs of an owner. */
 static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *run)
 {
     const struct actor *a = &p->actor[rank];
@@ -595,12 +596,13 @@ static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *r
 
     for (int c = run->source0; c < run->source1; c++) {
         const struct hra_part *part = &a->s.part[a->s.source[c].part];
-        const int64_t live = work->needs == NULL ? hra_work_live(work, rank, part) : 0;
-        if (work->needs == NULL) /* heads have about the same; parts by heads have all of them together */
+        if (work->needs == NULL || part->owner == rank) {
+            const int64_t live = hra_work_live(work, rank, part);
             tiles += live * part->head1 / work->heads_kv - live * part->head0 / work->heads_kv;
-        else if (part->owner != owner)
+        } else if (part->owner != owner) {
             for (int h = 0; h < HRA_HALVES; h++)
                 tiles += work->live[((int64_t)rank * work->ranks + part->owner) * HRA_HALVES + h];
+        }
         owner = part->owner;
     }
     return tiles;

@@ -730,6 +730,69 @@ static void fill_visits(struct hra_needs *needs, const struct hra_work *work, in
         }
 }
 
+/* Messages that a rank sends, and receives, in one round at most: NCCL may split a group of more than about 256 operations
+ * otherwise on one rank than on another, and each message may bring its tag as another one. */
+enum { PEERS = 32 };
+
+/* Visits by the distance from the owner to the visitor: those of distance d are by_distance[start[d - 1] .. start[d] - 1];
+ * start [ranks + 1] is 0. */
+static void sort_by_distance(const struct hra_needs *needs, int ranks, int64_t *start, int64_t *by_distance)
+{
+    const int64_t visits = needs->visit_start[ranks];
+
+    for (int64_t i = 0; i < visits; i++)
+        start[wrap(needs->visit[i].visitor - needs->visit[i].owner, ranks) + 1]++;
+    for (int d = 0; d < ranks; d++)
+        start[d + 1] += start[d];
+    for (int64_t i = 0; i < visits; i++)
+        by_distance[start[wrap(needs->visit[i].visitor - needs->visit[i].owner, ranks)]++] = i;
+}
+
+/* Rounds go by the distance between ranks, so they are the same at both ends, and each takes as many distances as it can
+ * before a rank would have too many messages; a rank has one visitor at a distance, and visits one. count [ranks][2] is 0. */
+static hra_status cut_rounds(struct hra_needs *needs, int ranks, const int64_t *start,
+                             const int64_t *by_distance, int (*count)[2])
+{
+    HRA_TRY(hra_alloc((void **)&needs->far, ranks, sizeof(*needs->far), "visits"));
+    for (int d = 1; d < ranks; d++) {
+        int fits = 1;
+        for (int64_t i = start[d - 1]; i < start[d] && fits; i++) {
+            const struct hra_visit *visit = &needs->visit[by_distance[i]];
+            fits = count[visit->visitor][0] < PEERS && count[visit->owner][1] < PEERS;
+        }
+        if (!fits)
+            memset(count, 0, (size_t)ranks * sizeof(*count));
+        if (!fits || needs->rounds == 0)
+            needs->rounds++;
+        needs->far[needs->rounds - 1] = d;
+        for (int64_t i = start[d - 1]; i < start[d]; i++) {
+            count[needs->visit[by_distance[i]].visitor][0]++;
+            count[needs->visit[by_distance[i]].owner][1]++;
+        }
+    }
+    return HRA_OK;
+}
+
+static hra_status find_rounds(struct hra_needs *needs, int ranks)
+{
+    int64_t *start = NULL, *by_distance = NULL;
+    int(*count)[2] = NULL;
+
+    hra_status status = hra_alloc((void **)&start, ranks + 1, sizeof(*start), "visits");
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&by_distance, needs->visit_start[ranks], sizeof(*by_distance), "visits");
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&count, ranks, sizeof(*count), "visits");
+    if (status == HRA_OK) {
+        sort_by_distance(needs, ranks, start, by_distance);
+        status = cut_rounds(needs, ranks, start, by_distance, count);
+    }
+    free(start);
+    free(by_distance);
+    free(count);
+    return status;
+}
+
 hra_status hra_needs_link(struct hra_needs *needs, const struct hra_work *work)
 {
     const int ranks = work->ranks;
@@ -754,7 +817,7 @@ hra_status hra_needs_link(struct hra_needs *needs, const struct hra_work *work)
     free(next);
     for (int o = 0; o < ranks; o++)
         number_buffers(needs, o);
-    return HRA_OK;
+    return find_rounds(needs, ranks);
 }
 
 void hra_needs_clear(struct hra_needs *needs)
@@ -765,6 +828,7 @@ void hra_needs_clear(struct hra_needs *needs)
     free(needs->visit);
     free(needs->made_start);
     free(needs->made);
+    free(needs->far);
     *needs = (struct hra_needs){.start = NULL};
 }
 
@@ -772,25 +836,23 @@ void hra_needs_clear(struct hra_needs *needs)
  *
  * Everything that one rank needs of another, and back, is one message:
  *
- *     rounds 0 ..    K/V of what is needed travel; in the last of them own tiles are computed
+ *     rounds 0 ..    K/V of what is needed travel; in the last of them own tiles are computed, in backward of some heads
  *     the next       all that has arrived is computed, in one run
- *     the others     backward: dK/dV travel back, and are added by the order of their moves
+ *     the others     backward: dK/dV travel back, and are added by the order of their moves; in the last of them own tiles
+ *                    of the other heads are computed
  *
- * A rank's part n is its n-th buffer's, of those that it is sent and those that it sends, behind the part of all its own
- * keys. Which buffers these are hra_needs has for all ranks. */
-
-/* Messages that a rank sends, and receives, in one round at most: NCCL may split a group of more than about 256 operations
- * otherwise on one rank than on another. Rounds go by the distance between ranks, so they are the same at both ends. */
-enum { PEERS = 32 };
+ * A rank's part n is its n-th buffer's, of those that it is sent and those that it sends, behind its own parts, which are all
+ * its keys. Which buffers these are hra_needs has for all ranks. */
 
 /* The halo as rank `rank` sees it. */
 struct halo {
     const struct hra_work *work;
     const struct hra_needs *needs;
     int rank;
-    int own;                /* 1: it owns keys */
-    int ranges;             /* that it needs */
-    int64_t earlier_owners; /* of those that it visits, with lower ranks than its own */
+    struct hra_part part[2]; /* its own keys */
+    int own;                 /* parts of them */
+    int ranges;              /* that it needs */
+    int64_t earlier_owners;  /* of those that it visits, with lower ranks than its own */
     int64_t earlier_visitors;
 };
 
@@ -811,13 +873,9 @@ static hra_status add_parts(struct hra_schedule *s, const struct halo *h, int ow
 static hra_status write_parts(struct hra_schedule *s, const struct halo *h)
 {
     const struct hra_needs *needs = h->needs;
-    const int *first = &h->work->rank_tile[h->rank];
 
-    if (h->own)
-        HRA_TRY(hra_schedule_part(s, (struct hra_part){.owner = h->rank,
-                                                       .key_tile0 = first[0],
-                                                       .key_tile1 = first[1],
-                                                       .head1 = h->work->heads_kv}));
+    for (int p = 0; p < h->own; p++)
+        HRA_TRY(hra_schedule_part(s, h->part[p]));
     for (int i = 0; i < h->ranges; i++) {
         const int owner = hra_work_owner(h->work, needs->range[needs->start[h->rank] + i].key_tile0);
         HRA_TRY(add_parts(s, h, owner, h->rank, i, i + 1));
@@ -877,17 +935,25 @@ static hra_status move_near(struct hra_schedule *s, const struct halo *h, enum h
     return HRA_OK;
 }
 
-/* One round for each PEERS distances between ranks. */
 static hra_status move_all(struct hra_schedule *s, const struct halo *h, enum hra_payload payload)
 {
     int64_t made = 0, hosted = 0;
 
-    for (int far = PEERS; far < h->work->ranks - 1 + PEERS; far += PEERS) {
+    for (int i = 0; i < h->needs->rounds; i++) {
         HRA_TRY(hra_schedule_round(s));
-        HRA_TRY(move_near(s, h, payload, far, &made, find_made));
-        HRA_TRY(move_near(s, h, payload, far, &hosted, find_hosted));
+        HRA_TRY(move_near(s, h, payload, h->needs->far[i], &made, find_made));
+        HRA_TRY(move_near(s, h, payload, h->needs->far[i], &hosted, find_hosted));
     }
     return HRA_OK;
+}
+
+/* Compute an own part, if there is one. */
+static hra_status run_own(struct hra_schedule *s, const struct halo *h, int part)
+{
+    if (part >= h->own)
+        return HRA_OK;
+    HRA_TRY(hra_schedule_run(s, 0, h->work->rank_tile[h->rank + 1] - h->work->rank_tile[h->rank]));
+    return hra_schedule_source(s, (struct hra_source){part, HRA_OWN, HRA_OWN, 0});
 }
 
 static hra_status write_halo(struct hra_schedule *s, const struct halo *h, hra_pass pass)
@@ -898,17 +964,38 @@ static hra_status write_halo(struct hra_schedule *s, const struct halo *h, hra_p
     HRA_TRY(move_all(s, h, HRA_KV));
     if (s->rounds == 0) /* there is one rank */
         HRA_TRY(hra_schedule_round(s));
-    if (h->own) {
-        HRA_TRY(hra_schedule_run(s, 0, queries));
-        HRA_TRY(hra_schedule_source(s, (struct hra_source){0, HRA_OWN, HRA_OWN, 0}));
-    }
+    HRA_TRY(run_own(s, h, 0));
     HRA_TRY(hra_schedule_round(s));
     if (h->ranges > 0)
         HRA_TRY(hra_schedule_run(s, 0, queries));
     for (int i = 0; i < h->ranges; i++)
         HRA_TRY(hra_schedule_source(
             s, (struct hra_source){.part = h->own + i, .buffer = i, .gradient = i, .zero = 1}));
-    return pass == HRA_BACKWARD ? move_all(s, h, HRA_DKV) : HRA_OK;
+    if (pass == HRA_FORWARD)
+        return HRA_OK;
+    HRA_TRY(move_all(s, h, HRA_DKV));
+    return run_own(s, h, 1);
+}
+
+/* The rank's own keys: one part, or two where there are dK/dV to be awaited beside the second. */
+static void cut_own(struct halo *h, hra_pass pass)
+{
+    const int rank = h->rank, heads = h->work->heads_kv;
+    const int waits = h->needs->visit_start[rank] < h->needs->visit_start[rank + 1] || h->ranges > 0;
+
+    h->part[0] = (struct hra_part){.owner = rank,
+                                   .key_tile0 = h->work->rank_tile[rank],
+                                   .key_tile1 = h->work->rank_tile[rank + 1],
+                                   .head1 = heads};
+    h->own = h->part[0].key_tile0 < h->part[0].key_tile1;
+    if (!h->own || pass == HRA_FORWARD || !waits)
+        return;
+    h->part[1] = h->part[0];
+    if (heads > 1)
+        h->part[0].head1 = h->part[1].head0 = heads / 2;
+    else
+        h->part[0].key_tile1 = h->part[1].key_tile0 = hra_work_half(h->work, rank, 1);
+    h->own += h->part[1].key_tile0 < h->part[1].key_tile1;
 }
 
 hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
@@ -917,13 +1004,13 @@ hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *wo
     struct halo h = {.work = work,
                      .needs = needs,
                      .rank = rank,
-                     .own = work->rank_tile[rank] < work->rank_tile[rank + 1],
                      .ranges = (int)(needs->start[rank + 1] - needs->start[rank])};
 
     for (int64_t i = needs->made_start[rank]; i < needs->made_start[rank + 1]; i++)
         h.earlier_owners += needs->visit[needs->made[i]].owner < rank;
     for (int64_t i = needs->visit_start[rank]; i < needs->visit_start[rank + 1]; i++)
         h.earlier_visitors += needs->visit[i].visitor < rank;
+    cut_own(&h, pass);
     hra_status status = write_halo(out, &h, pass);
 
     if (status != HRA_OK)

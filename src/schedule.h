@@ -117,6 +117,8 @@ struct hra_needs {
     struct hra_visit *visit; /* of each owner by visitor, ascending */
     int64_t *made_start;     /* [ranks + 1] by visitor */
     int64_t *made;           /* which visits it makes, by owner, ascending */
+    int *far;                /* [rounds] messages of one round are of ranks at most so far apart; ascending */
+    int rounds;
 };
 
 /* What generators know: all ranks alike. */

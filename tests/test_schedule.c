@@ -628,7 +628,7 @@ static void expect_halo(struct game *g, const struct local *l)
         cr_expect(eq(int, p->messages[HRA_KV], count_owners(l, r)), "one message from each owner");
         if (g->pass == HRA_BACKWARD)
             cr_expect(eq(int, p->messages[HRA_DKV], visitors), "one message from each visitor");
-        cr_expect(p->schedule.runs <= 2, "own tiles, and all others in one run");
+        cr_expect(p->schedule.runs <= 2 + (g->pass == HRA_BACKWARD), "all others' tiles in one run");
     }
 }
 
@@ -749,8 +749,47 @@ Test(schedule, halo_sends_what_many_want_from_one_buffer)
     free(l);
 }
 
-/* More ranks than may exchange in one round: at both ends a message is in the same round, and none has too many. */
-Test(schedule, halo_rounds_are_the_same_at_both_ends)
+/* Who visits whom among many ranks, and the rounds of messages that this takes one way. */
+struct crowd {
+    enum { SOME_VISIT_ALL, ALL_VISIT_SOME, NEIGHBOURS } who;
+    int rounds;
+};
+
+static int visits(const struct crowd *c, int visitor, int owner, int ranks)
+{
+    const int distance = (visitor - owner + ranks) % ranks;
+
+    if (visitor == owner)
+        return 0;
+    return c->who == SOME_VISIT_ALL   ? visitor % 3 == 0 || draw(9) == 0
+           : c->who == ALL_VISIT_SOME ? owner % 50 == 0
+                                      : distance <= 8 || distance >= ranks - 8;
+}
+
+/* A message of rank r in a round is in the same round of its peer. */
+static void expect_other_end(const struct hra_schedule *s, int r, int round, const struct hra_move *a)
+{
+    const struct hra_round *there = &s[a->peer].round[round];
+    int found = 0;
+
+    for (int j = there->move0; j < there->move1; j++) {
+        const struct hra_move *b = &s[a->peer].move[j];
+        found += b->peer == r && b->sends != a->sends && b->payload == a->payload && b->from == a->from &&
+                 b->to == a->to;
+    }
+    cr_assert(eq(int, found, 1), "rank %d, round %d, rank %d", r, round, a->peer);
+}
+
+ParameterizedTestParameters(schedule, halo_rounds_are_the_same_at_both_ends)
+{
+    static struct crowd crowds[] = {{SOME_VISIT_ALL, 5}, {ALL_VISIT_SOME, 5}, {NEIGHBOURS, 1}};
+
+    return cr_make_param_array(struct crowd, crowds, sizeof(crowds) / sizeof(crowds[0]));
+}
+
+/* More ranks than may exchange in one round: at both ends a message is in the same round, none has too many, and there are no
+ * more rounds than that takes. */
+ParameterizedTest(struct crowd *c, schedule, halo_rounds_are_the_same_at_both_ends)
 {
     enum { MANY = 150, IN_A_ROUND = 32 };
     static struct hra_range range[MANY * MANY];
@@ -765,7 +804,7 @@ Test(schedule, halo_rounds_are_the_same_at_both_ends)
         rank_tile[r] = r;
     for (int r = 0; r < MANY; r++) {
         for (int o = 0; o < MANY; o++)
-            if (o != r && (r % 3 == 0 || draw(9) == 0))
+            if (visits(c, r, o, MANY))
                 range[ranges++] = (struct hra_range){o, o + 1};
         needs.start[r + 1] = ranges;
     }
@@ -777,22 +816,15 @@ Test(schedule, halo_rounds_are_the_same_at_both_ends)
             cr_assert(eq(int, hra_schedule_halo(&s[r], &work, r, (hra_pass)pass), HRA_OK));
             cr_assert(hra_schedule_check(&s[r], &work, r, 1, (hra_pass)pass) == HRA_OK, "%s",
                       hra_last_error());
+            cr_expect(eq(int, s[r].rounds, c->rounds *(pass == HRA_FORWARD ? 1 : 2) + 1));
             moves += s[r].moves;
         }
         for (int r = 0; r < MANY; r++)
             for (int n = 0; n < s[r].rounds; n++) {
                 int ways[2] = {0, 0};
                 for (int i = s[r].round[n].move0; i < s[r].round[n].move1; i++) {
-                    const struct hra_move *a = &s[r].move[i];
-                    const struct hra_round *there = &s[a->peer].round[n];
-                    int found = 0;
-                    for (int j = there->move0; j < there->move1; j++) {
-                        const struct hra_move *b = &s[a->peer].move[j];
-                        found += b->peer == r && b->sends != a->sends && b->payload == a->payload &&
-                                 b->from == a->from && b->to == a->to;
-                    }
-                    cr_assert(eq(int, found, 1), "rank %d, round %d, rank %d", r, n, a->peer);
-                    ways[a->sends]++;
+                    expect_other_end(s, r, n, &s[r].move[i]);
+                    ways[s[r].move[i].sends]++;
                 }
                 cr_assert(ways[0] <= IN_A_ROUND && ways[1] <= IN_A_ROUND, "%d and %d in round %d", ways[0],
                           ways[1], n);
@@ -802,6 +834,35 @@ Test(schedule, halo_rounds_are_the_same_at_both_ends)
     }
     cr_expect(moves == 6 * ranges, "%ld ends of messages, %ld ranges", (long)moves, (long)ranges);
     hra_needs_clear(&needs);
+}
+
+/* Backward computes own tiles of the first heads while K/V come and of the others while dK/dV go home; who waits for nothing
+ * computes them at once. */
+Test(schedule, halo_backward_ends_with_own_tiles)
+{
+    struct problem p;
+    struct local *l = malloc(sizeof(*l));
+
+    for (int heads = 1; heads <= HEADS; heads++)
+        for (int alone = 0; alone < 2; alone++) {
+            random_state = 2;
+            make_problem(&p, RANKS, alone ? OWN_ONLY : ALL, 4);
+            p.work.heads_kv = heads;
+            make_needs(l, &p, 0);
+            find_needs(l);
+            struct hra_schedule s = {0};
+            cr_assert(eq(int, hra_schedule_halo(&s, &p.work, 1, HRA_BACKWARD), HRA_OK));
+            cr_expect(eq(int, s.runs, alone ? 1 : 3));
+            if (s.runs == 3) {
+                const struct hra_part *part = &s.part[s.source[s.run[2].source0].part];
+                cr_expect(s.round[s.rounds - 1].run0 == 2 && s.round[0].run1 == 1 && part->owner == 1);
+                cr_expect(heads == 1 ? part->key_tile0 == 6
+                                     : part->key_tile0 == 4 && part->head0 == heads / 2);
+            }
+            hra_schedule_clear(&s);
+            hra_needs_clear(&l->needs);
+        }
+    free(l);
 }
 
 /* ---- What a ring costs --------------------------------------------------------------------------- */
