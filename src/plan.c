@@ -461,6 +461,7 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
     size_t end = 0;
     hra_status status = place_buffers(&buffers, &end, plan, s, which);
     memcpy(pass->buffer, buffers.at, sizeof(pass->buffer));
+    memcpy(pass->buffers, buffers.count, sizeof(pass->buffers));
     HRA_TRY(status);
     HRA_TRY(check_messages(plan, s, &buffers));
     plan->arena_bytes = end > plan->arena_bytes ? end : plan->arena_bytes;
@@ -472,7 +473,10 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
         most = s->run[r].source1 - s->run[r].source0 > most ? s->run[r].source1 - s->run[r].source0 : most;
     HRA_TRY(hra_alloc((void **)&pass->chunk, most, sizeof(*pass->chunk), "runs"));
     HRA_TRY(hra_alloc((void **)&pass->started, s->moves, sizeof(struct hra_transfer *), "moves"));
-    HRA_TRY(hra_alloc((void **)&pass->state, s->moves, 1, "moves"));
+    HRA_TRY(hra_alloc((void **)&pass->next, s->moves, sizeof(*pass->next), "moves"));
+    for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+        HRA_TRY(hra_alloc((void **)&pass->busy[payload], pass->buffers[payload], sizeof(*pass->busy[payload]),
+                          "moves"));
     return list_transfers(plan, which);
 }
 
@@ -787,14 +791,16 @@ void hra_plan_destroy(hra_plan *plan)
         if (pass->enlisted && plan->comm->transport->delist != NULL)
             plan->comm->transport->delist(plan->comm->state, pass->transfer, pass->schedule.moves);
         hra_schedule_clear(&pass->schedule);
-        for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+        for (int payload = 0; payload < HRA_PAYLOADS; payload++) {
             free(pass->buffer[payload]);
+            free(pass->busy[payload]);
+        }
         free(pass->first);
         free(pass->last);
         free(pass->transfer);
         free(pass->started);
         free(pass->chunk);
-        free(pass->state);
+        free(pass->next);
         free(plan->packed[i]);
     }
     hra_layout_destroy(plan->layout);

@@ -28,9 +28,11 @@ struct hra_pass_plan {
     struct hra_transfer *transfer; /* [moves] */
     struct hra_transfer **started; /* [moves] scratch: the transfers of one round */
     struct hra_chunk *chunk;       /* scratch: the sources of one run */
-    unsigned char *state;          /* [moves] scratch: enum in ring.c */
-    int enlisted;                  /* 1: the transport knows the transfers */
-    char what[48];                 /* "forward of plan 3" */
+    int buffers[HRA_PAYLOADS];
+    int (*busy[HRA_PAYLOADS])[2]; /* [buffers] scratch: moves under way on each that receive, and that send */
+    int *next;                    /* [moves] scratch: the one under way that was started after it; -1: none */
+    int enlisted;                 /* 1: the transport knows the transfers */
+    char what[48];                /* "forward of plan 3" */
 };
 
 struct hra_plan {

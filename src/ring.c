@@ -7,8 +7,6 @@
 
 #include <string.h>
 
-enum move_state { WAITING, STARTED, FINISHED };
-
 /* One execution. */
 struct execution {
     hra_plan *plan;
@@ -19,8 +17,8 @@ struct execution {
     const hra_tensor *dk, *dv; /* backward: the caller's own */
     char *sums;                /* backward: our own dK/dV, laid out like a part */
     void *stream;
-    int oldest;  /* moves before it are finished */
-    int started; /* moves from it on are waiting */
+    int first; /* of the moves under way, -1: none; pass->next has the others, in the order of the schedule */
+    int *behind; /* where the index of the next one to be started is put: behind the last one, or in first */
 };
 
 /* A dense part: [batch][head1 - head0][rows][dim], rows fastest after channels. */
@@ -96,28 +94,74 @@ static hra_status add_home(struct execution *x, const struct hra_move *move)
     return HRA_OK;
 }
 
-/* Finish what is under way on a buffer. Two sends read it side by side, anything else follows one after another. */
-static hra_status settle(struct execution *x, enum hra_payload payload, int buffer, int reading)
+/* Nothing is under way. */
+static void clear_moves(struct execution *x)
+{
+    x->first = -1;
+    x->behind = &x->first;
+    for (int payload = 0; payload < HRA_PAYLOADS; payload++)
+        if (x->pass->buffers[payload] > 0)
+            memset(x->pass->busy[payload], 0,
+                   (size_t)x->pass->buffers[payload] * sizeof(*x->pass->busy[payload]));
+}
+
+/* Count a move in or out on the buffers that it touches. */
+static void count_busy(struct execution *x, const struct hra_move *move, int by)
+{
+    for (int n = 0; n <= move->more; n++)
+        x->pass->busy[move->payload][hra_move_buffer(move) + n][move->sends] += by;
+}
+
+static void put_under_way(struct execution *x, int i)
+{
+    *x->behind = i;
+    x->behind = &x->pass->next[i];
+    *x->behind = -1;
+    count_busy(x, &x->pass->schedule.move[i], 1);
+}
+
+/* Take out the move at *link, which has been finished. */
+static void take_out(struct execution *x, int *link)
+{
+    const int i = *link;
+
+    *link = x->pass->next[i];
+    if (x->behind == &x->pass->next[i])
+        x->behind = link;
+    count_busy(x, &x->pass->schedule.move[i], -1);
+}
+
+/* Wait for a move, and do what is done when it has arrived. */
+static hra_status finish_move(struct execution *x, int i)
 {
     hra_comm *comm = x->plan->comm;
-    const struct hra_schedule *s = &x->pass->schedule;
+    const struct hra_move *move = &x->pass->schedule.move[i];
+    const int first = hra_move_buffer(move);
 
-    for (int i = x->oldest; i < x->started; i++) {
-        const struct hra_move *move = &s->move[i];
-        const int first = hra_move_buffer(move);
-        if (x->pass->state[i] != STARTED || move->payload != payload || !hra_move_touches(move, buffer) ||
-            (reading && move->sends))
+    HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
+    if (x->plan->staged && !move->sends)
+        HRA_TRY(x->plan->backend->to_mirror(buffer_at(x, move->payload, first),
+                                            message_at(x, move->payload, first), x->pass->transfer[i].bytes,
+                                            x->stream));
+    return move->add && !move->sends ? add_home(x, move) : HRA_OK;
+}
+
+/* Finish what is under way on a buffer. Two sends read it side by side, anything else follows one after another. The moves
+ * under way are looked through only while any of them is on the buffer: with thousands of ranks they are many. */
+static hra_status settle(struct execution *x, enum hra_payload payload, int buffer, int reading)
+{
+    const int *busy = x->pass->busy[payload][buffer];
+
+    for (int *link = &x->first; busy[0] > 0 || (busy[1] > 0 && !reading);) {
+        const int i = *link;
+        const struct hra_move *move = &x->pass->schedule.move[i];
+        if (move->payload != payload || !hra_move_touches(move, buffer) || (reading && move->sends)) {
+            link = &x->pass->next[i];
             continue;
-        HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
-        x->pass->state[i] = FINISHED;
-        if (x->plan->staged && !move->sends)
-            HRA_TRY(x->plan->backend->to_mirror(buffer_at(x, payload, first), message_at(x, payload, first),
-                                                x->pass->transfer[i].bytes, x->stream));
-        if (move->add && !move->sends)
-            HRA_TRY(add_home(x, move));
+        }
+        take_out(x, link);
+        HRA_TRY(finish_move(x, i));
     }
-    while (x->oldest < x->started && x->pass->state[x->oldest] == FINISHED)
-        x->oldest++;
     return HRA_OK;
 }
 
@@ -140,10 +184,9 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
             HRA_TRY(x->plan->backend->from_mirror(message_at(x, payload, buffer),
                                                   buffer_at(x, payload, buffer), x->pass->transfer[i].bytes,
                                                   x->stream));
-        x->pass->state[i] = STARTED;
+        put_under_way(x, i);
         x->pass->started[count++] = &x->pass->transfer[i];
     }
-    x->started = round->move1;
     if (count == 0)
         return HRA_OK;
     if (x->plan->staged) /* what is sent is there, and what is overwritten has been copied on */
@@ -223,7 +266,7 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
     const struct hra_schedule *s = &x->pass->schedule;
     const struct hra_poll poll = {plan->comm->transport->poll, plan->comm->state};
 
-    memset(x->pass->state, WAITING, (size_t)s->moves);
+    clear_moves(x);
     if (plan->comm->transport->begin != NULL)
         HRA_TRY(plan->comm->transport->begin(plan->comm->state, x->stream));
     HRA_TRY(load(x));
@@ -248,8 +291,8 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
         }
         hra_log(HRA_LOG_TRACE, "%s: round %d of %d", x->pass->what, r, s->rounds);
     }
-    for (int i = x->oldest; i < s->moves; i++)
-        HRA_TRY(settle(x, s->move[i].payload, hra_move_buffer(&s->move[i]), 0));
+    while (x->first >= 0)
+        HRA_TRY(settle(x, s->move[x->first].payload, hra_move_buffer(&s->move[x->first]), 0));
     return plan->comm->transport->end == NULL ? HRA_OK
                                               : plan->comm->transport->end(plan->comm->state, x->stream);
 }
