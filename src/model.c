@@ -733,17 +733,19 @@ static double tensor_bytes(const struct play *p, int rank, int heads, int dim, h
            (double)hra_type_bytes(type);
 }
 
-/* What backward does before its schedule: sums to zero, delta; and behind it: the sums into dk and dv. */
+/* What backward does before its schedule: sums to zero, unless they begin in the kernels, delta; and behind it: the sums into
+ * dk and dv. */
 static double before_s(const struct play *p, int rank)
 {
     const hra_problem *q = &p->plan->problem;
+    const int clears = !p->plan->pass[HRA_BACKWARD].begins;
 
     if (p->pass == HRA_FORWARD || p->plan->layout->rows[rank] == 0)
         return 0;
     return memory_s(p,
-                    tensor_bytes(p, rank, q->heads_kv, q->dim + q->dim_v, hra_type_sums(q->type)) +
+                    clears * tensor_bytes(p, rank, q->heads_kv, q->dim + q->dim_v, hra_type_sums(q->type)) +
                         2 * tensor_bytes(p, rank, q->heads, q->dim_v, q->type),
-                    2);
+                    1 + clears);
 }
 
 static double behind_s(const struct play *p, int rank)

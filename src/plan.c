@@ -388,22 +388,13 @@ static hra_status find_ends(hra_plan *plan, struct hra_pass_plan *pass)
     return HRA_OK;
 }
 
-/* Find whether kernels write our own dk and dv: nothing comes home to be added, and every key tile and head of ours is
- * in one source. */
-static hra_status find_writes(hra_plan *plan)
+/* Is every key tile and head of ours in one source? */
+static hra_status find_sources(const hra_plan *plan, const struct hra_schedule *s, int *once)
 {
-    struct hra_pass_plan *pass = &plan->pass[HRA_BACKWARD];
-    const struct hra_schedule *s = &pass->schedule;
     const int first = plan->kernel_plan.own_key0, tiles = plan->kernel_plan.own_key1 - first;
     const int heads = plan->problem.heads_kv;
     int *sources = NULL;
 
-    pass->writes = plan->backend->writes_gradients;
-    for (int i = 0; i < s->moves; i++)
-        if (s->move[i].add && !s->move[i].sends)
-            pass->writes = 0;
-    if (!pass->writes)
-        return HRA_OK;
     HRA_TRY(hra_alloc((void **)&sources, (int64_t)tiles * heads, sizeof(*sources), "runs"));
     for (int i = 0; i < s->sources; i++) {
         const struct hra_part *part = &s->part[s->source[i].part];
@@ -411,9 +402,48 @@ static hra_status find_writes(hra_plan *plan)
             for (int h = part->head0; h < part->head1; h++)
                 sources[(k - first) * heads + h]++;
     }
+    *once = 1;
     for (int i = 0; i < tiles * heads; i++)
-        pass->writes &= sources[i] == 1;
+        *once &= sources[i] == 1;
     free(sources);
+    return HRA_OK;
+}
+
+/* Are dK/dV that come home added when all rounds are over? Then nothing touches their buffers once they are under way. touched
+ * [buffers] is scratch: how many moves are started when a buffer is touched for the last time. */
+static int is_added_last(const struct hra_schedule *s, int *touched)
+{
+    int last = 1;
+
+    for (int r = 0; r < s->rounds; r++) {
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++)
+            for (int n = 0; n <= s->move[i].more && s->move[i].payload == HRA_DKV; n++)
+                touched[hra_move_buffer(&s->move[i]) + n] = i;
+        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
+            for (int c = s->run[i].source0; c < s->run[i].source1; c++)
+                if (s->source[c].gradient != HRA_OWN)
+                    touched[s->source[c].gradient] = s->round[r].move1;
+    }
+    for (int i = 0; i < s->moves; i++)
+        for (int n = 0; n <= s->move[i].more && s->move[i].add && !s->move[i].sends; n++)
+            last &= touched[s->move[i].to + n] == i;
+    return last;
+}
+
+/* Find what kernels do to our own dK/dV. */
+static hra_status find_own_sums(hra_plan *plan)
+{
+    struct hra_pass_plan *pass = &plan->pass[HRA_BACKWARD];
+    const struct hra_schedule *s = &pass->schedule;
+    int *touched = NULL, once = 0, added = 0;
+
+    HRA_TRY(find_sources(plan, s, &once));
+    HRA_TRY(hra_alloc((void **)&touched, pass->buffers[HRA_DKV], sizeof(*touched), "runs"));
+    for (int i = 0; i < s->moves; i++)
+        added |= s->move[i].add && !s->move[i].sends;
+    pass->begins = once && is_added_last(s, touched);
+    pass->writes = once && !added && plan->backend->writes_gradients;
+    free(touched);
     return HRA_OK;
 }
 
@@ -635,7 +665,7 @@ static hra_status prepare(hra_plan *plan)
     }
     HRA_TRY(prepare_pass(plan, HRA_FORWARD));
     HRA_TRY(prepare_pass(plan, HRA_BACKWARD));
-    HRA_TRY(find_writes(plan));
+    HRA_TRY(find_own_sums(plan));
     HRA_TRY(find_reserve(plan));
 
     plan->kernel_plan.chunk_tiles = largest_chunk(plan);

@@ -21,7 +21,8 @@ struct hra_rank_stats {
 
 /* Where the parts of one pass lie, and which runs begin and end each query tile. */
 struct hra_pass_plan {
-    int writes; /* backward: kernels write our own dk and dv, since each is the sum of one source */
+    int begins; /* backward: our own dK/dV begin at 0 in the kernels, since each has one source and nothing is added before */
+    int writes; /* backward: kernels write our own dk and dv, since each is the sum of one source and nothing else */
     struct hra_schedule schedule;
     size_t *buffer[HRA_PAYLOADS];  /* offset of each buffer in the arena, bytes */
     int *first, *last;             /* [heads_kv][queries] runs */

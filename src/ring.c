@@ -220,8 +220,8 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
             continue;
         if (source->gradient == HRA_OWN) {
             open_own_sums(x, part, &chunk->dk, &chunk->dv);
+            chunk->zero |= x->pass->begins;
             if (x->pass->writes) {
-                chunk->zero = 1;
                 chunk->out_dk = cut_own(plan, x->dk, part, plan->problem.type);
                 chunk->out_dv = cut_own(plan, x->dv, part, plan->problem.type);
             }
@@ -487,7 +487,7 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
     x.dv = dv;
     struct hra_backward_args args = {
         .run.workspace = workspace, .run.saved = saved, .q = *q, .do_ = *do_, .dq = *dq, .lse = lse};
-    if (rows > 0 && !x.pass->writes)
+    if (rows > 0 && !x.pass->begins)
         HRA_TRY(plan->backend->clear(plan->kernels, x.sums, hra_plan_part_bytes(plan, &x.own, HRA_DKV, NULL),
                                      stream));
     if (rows > 0)

@@ -424,12 +424,10 @@ static int most(int a, int b)
     return a > b ? a : b;
 }
 
-/* How much may travel by heads over what would by keys. */
-static const double most_by_heads = 1.5;
-
 /* How to cut the blocks, by the steps of their halves. Whoever computes one of two ranges of heads computes the other, too,
  * and as much; so there is always something to compute while dK/dV of a part travel. Half of the keys may be live for few
- * ranks, and the others wait while its dK/dV pass. But halves that nobody further on needs stay where they are. */
+ * ranks, and the others wait while its dK/dV pass. But halves that nobody further on needs stay where they are; so by heads
+ * half as much again may travel, and between two ranks, where nothing passes anybody, no more. */
 static enum cut choose_cut(const struct hra_ring *r)
 {
     double by_heads = 0, by_keys = 0; /* tiles times hops */
@@ -446,7 +444,7 @@ static enum cut choose_cut(const struct hra_ring *r)
         by_heads += (double)count_hops(least(first[0], first[1]), most(last[0], last[1])) *
                     (r->work->rank_tile[o + 1] - r->work->rank_tile[o]);
     }
-    return by_heads <= most_by_heads * by_keys ? BY_HEADS : BY_KEYS;
+    return by_heads <= (r->work->ranks == 2 ? 1 : 1.5) * by_keys ? BY_HEADS : BY_KEYS;
 }
 
 /* Part p of a block. */

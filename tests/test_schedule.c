@@ -915,23 +915,25 @@ Test(schedule, full_mask_receives_each_other_block_once)
 Test(schedule, backward_in_two_parts)
 {
     static const struct {
+        int ranks;
         enum pattern pattern;
         int heads, by_heads;
-    } rows[] = {{ALL, 3, 1}, {ALL, 1, 0}, {ZIGZAG, 2, 1}, {SECOND_HALVES, 3, 0}, {NONE, 2, 1}};
+    } rows[] = {{RANKS, ALL, 3, 1},  {RANKS, ALL, 1, 0}, {RANKS, ZIGZAG, 2, 1}, {RANKS, SECOND_HALVES, 3, 0},
+                {RANKS, NONE, 2, 1}, {2, ALL, 2, 1},     {2, ZIGZAG, 2, 0}};
     struct problem p;
 
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-        for (int rank = 0; rank < RANKS; rank++) {
+        for (int rank = 0; rank < rows[i].ranks; rank++) {
             struct hra_schedule s = {0};
             random_state = 3;
-            make_problem(&p, RANKS, rows[i].pattern, 4);
+            make_problem(&p, rows[i].ranks, rows[i].pattern, 4);
             p.work.heads_kv = rows[i].heads;
             cr_assert(eq(int, hra_schedule_ring(&s, &p.work, rank, HRA_BACKWARD), HRA_OK));
             const struct hra_part *part = &s.part[2 * rank + 1];
             cr_expect(rows[i].by_heads ? part->head0 == rows[i].heads / 2 && part->key_tile0 == 4 * rank
                                        : part->head0 == 0 && part->key_tile0 == 4 * rank + 2,
-                      "pattern %d, %d heads: heads %d to %d of tiles %d to %d", rows[i].pattern,
-                      rows[i].heads, part->head0, part->head1, part->key_tile0, part->key_tile1);
+                      "case %zu: heads %d to %d of tiles %d to %d", i, part->head0, part->head1,
+                      part->key_tile0, part->key_tile1);
             cr_assert(s.round[0].run1 == 1 && s.round[s.rounds - 1].run0 == s.runs - 1);
             cr_expect(s.source[0].part == 2 * rank && s.source[s.sources - 1].part == 2 * rank + 1);
             hra_schedule_clear(&s);

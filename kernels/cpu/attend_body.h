@@ -432,6 +432,18 @@ static void backward_keys_task(void *state, int64_t i, int thread)
                   t->chunk->head0 + (int)(i / tiles % heads), WANT_DKV);
 }
 
+/* K/V heads that the chunks of a run have. */
+static int count_heads(const struct hra_run_args *run)
+{
+    int head0 = INT_MAX, head1 = 0;
+
+    for (int c = 0; c < run->chunks; c++) {
+        head0 = run->chunk[c].head0 < head0 ? run->chunk[c].head0 : head0;
+        head1 = run->chunk[c].head1 > head1 ? run->chunk[c].head1 : head1;
+    }
+    return head0 < head1 ? head1 - head0 : 0;
+}
+
 void NAME(hra_cpu_backward)(struct hra_cpu *cpu, const struct hra_backward_args *args)
 {
     const struct hra_kernel_plan *p = cpu->plan;
@@ -440,7 +452,7 @@ void NAME(hra_cpu_backward)(struct hra_cpu *cpu, const struct hra_backward_args 
 
     t.delta = t.sums + (size_t)p->batch * (size_t)p->heads * (size_t)p->rows * (size_t)p->dim;
     /* One pass does 5 products a tile, two passes do 7 but have work for more threads than there are heads. */
-    if ((int64_t)p->batch * p->heads_kv >= p->threads) {
+    if ((int64_t)p->batch * count_heads(run) >= p->threads) {
         hra_pool_run(cpu->pool, (int64_t)p->batch * p->heads_kv, backward_head_task, &t, run->poll);
         return;
     }
