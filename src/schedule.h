@@ -92,7 +92,7 @@ static inline int hra_move_touches(const struct hra_move *move, int buffer)
     return buffer >= hra_move_buffer(move) && buffer <= hra_move_buffer(move) + move->more;
 }
 
-/* Each block of keys is counted in two halves, the finest cut that generators here make. */
+/* Each block of keys is counted in two halves, the finest cut by keys that generators here make. */
 #define HRA_HALVES 2
 
 /* Key tiles key_tile0 .. key_tile1 - 1. */
