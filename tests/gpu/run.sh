@@ -292,7 +292,8 @@ planted_faults() {
     printf 'planted %s\n' 'memcheck memory' 'initcheck init' 'synccheck sync' 'racecheck race'
 }
 
-# Plans and communicators give back what they took: leaks are looked for in `steps`, which ends its context.
+# Racecheck does not follow the barriers that bulk copies complete on: of the sm90 backend it reports all reads of what they
+# bring. Plans and communicators give back what they took: leaks are looked for in `steps`, which ends its context.
 sanitizers() {
     local tool
     echo "sanitize memcheck --leak-check full \$BUILD/tests/gpu-worker steps"
@@ -303,7 +304,7 @@ sanitizers() {
     done
     for tool in memcheck initcheck synccheck racecheck; do
         echo "sanitize $tool \$BUILD/examples/hra-check --backend cuda --random 12 --seed 3"
-        echo "fast sanitize $tool \$BUILD/examples/hra-check --backend sm90 --random 12 --seed 3"
+        [ $tool = racecheck ] || echo "fast sanitize $tool \$BUILD/examples/hra-check --backend sm90 --random 12 --seed 3"
     done
 }
 
