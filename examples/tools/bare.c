@@ -19,7 +19,9 @@ const char *bare_error(void)
 }
 
 #ifdef HRA_HAVE_CUDA
-enum { PAGE = 2 << 20 }; /* of a GPU: pieces of whole pages are shared alone, and copied with the fewest pages */
+enum {
+    PAGE = 2 << 20
+}; /* of a GPU: pieces of whole pages are shared alone, and copied with the fewest pages */
 
 /* What arrives and its flag, here and, as we address them, of the next rank; NULL: not mapped. */
 struct target {
@@ -124,8 +126,8 @@ static int agree(struct word *all, struct word *mine, int status)
 static int map(void *out, cudaIpcMemHandle_t handle)
 {
     void *memory = NULL;
-    const int status = done("cudaIpcOpenMemHandle",
-                            cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess));
+    const int status =
+        done("cudaIpcOpenMemHandle", cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess));
     memcpy(out, &memory, sizeof(memory));
     return status;
 }

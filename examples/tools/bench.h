@@ -78,7 +78,7 @@ void layer_close(struct layer *l);
 /* What hops.c is asked for. */
 struct hops_wanted {
     const struct connection *connection;
-    hra_type type;       /* of what is computed beside them */
+    hra_type type;            /* of what is computed beside them */
     hra_backend_kind backend; /* what computes it */
     uint64_t seed;
     int64_t bytes; /* of a hop; 0: 1 to 256 MiB */

@@ -7,9 +7,9 @@
  *     S, dP = dO V^T      P = exp(S - LSE), dS = P (dP - delta)      dV += P^T dO, dK += dS^T Q, dQ += dS K
  * P and dS are written over S and dP, row by row. Everything that depends on the plan alone (blocks, which rows share
  * them) is laid out when the plan is made, so that a call enqueues and does nothing else. */
+#include "src/cuda.h"
 #include "kernels/cuda/blocks.h"
 #include "kernels/cuda/hybrid.h"
-#include "src/cuda.h"
 
 #include <cublas_v2.h>
 #include <dlfcn.h>

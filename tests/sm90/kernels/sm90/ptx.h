@@ -41,8 +41,8 @@ namespace real
 {
 #include_next "kernels/sm90/ptx.h"
 }
-using real::matrix_by_columns;
 using real::fragment_piece;
+using real::matrix_by_columns;
 using real::matrix_by_rows;
 using real::shared_address;
 #undef HRA_DYNAMIC_SHARED
