@@ -6,19 +6,31 @@
 # Each patch begins with two lines, then is a unified diff:
 #     Fault: what is wrong
 #     Caught by: command, run in the build directory, that must fail
-# It is applied to a copy of the checkout, built there, and taken back. A patch that does not apply or does not build
+# It is applied to a copy of the checkout, what the command runs is built there, and it is taken back. A patch that does not apply or does not build
 # is a failure, and so is a command that fails without any patch.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 top=$PWD
+
+# All of them in two halves side by side, each in a copy of its own: most tests use one core.
+if [ $# -eq 0 ]; then
+    patches=(tests/faults/*.patch)
+    half=$(((${#patches[@]} + 1) / 2)) other=$(mktemp) status=0
+    tests/faults.sh "${patches[@]:half}" >"$other" 2>&1 &
+    tests/faults.sh "${patches[@]:0:half}" || status=1
+    wait $! || status=1
+    cat "$other"
+    rm -f "$other"
+    exit $status
+fi
+patches=("$@")
+
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export RANKS="timeout 120 mpirun --oversubscribe -n"
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 failed=0
 planted=0
-
-[ $# -gt 0 ] && patches=("$@") || patches=(tests/faults/*.patch)
 
 git ls-files -z --cached --others --exclude-standard | xargs -0 tar -cf - | tar -xf - -C "$copy"
 cd "$copy" || exit 1
