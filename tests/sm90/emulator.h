@@ -96,11 +96,17 @@ struct block {
     std::vector<warp> warps;
 };
 
+/* A register that is loaded from shared memory. */
+struct load {
+    uint32_t *to, from;
+};
+
 struct thread {
     block *home;
     int index;
     bool begun, done;
-    int64_t groups; /* of products committed */
+    int64_t groups;          /* of products committed */
+    std::vector<load> loads; /* under way */
     std::unique_ptr<char[]> stack;
     ucontext_t first;
     jmp_buf context;
@@ -455,6 +461,15 @@ inline void store_matrices(uint32_t to, const uint32_t *x)
     }
 }
 
+/* What was asked for is read as late as may be: before it is used, or at the fence behind which a copy may take its
+ * place. */
+inline void finish_loads()
+{
+    for (const load &l : self().loads)
+        memcpy(l.to, self().home->memory.get() + l.from, 4);
+    self().loads.clear();
+}
+
 inline void load_matrices(uint32_t *x, uint32_t from)
 {
     const uint32_t *const all = exchange(from);
@@ -464,7 +479,7 @@ inline void load_matrices(uint32_t *x, uint32_t from)
         const uint32_t row = all[8 * i + lane / 4];
         if (row % 16 != 0)
             fail("a row of a matrix at %u", row);
-        memcpy(x + i, self().home->memory.get() + row + lane % 4 * 4, 4);
+        self().loads.push_back({x + i, row + (uint32_t)lane % 4 * 4});
     }
 }
 
@@ -557,6 +572,7 @@ inline void issue(float *c, int columns, const uint32_t *a_registers, uint64_t a
 {
     warp &w = own_warp();
     const int lane = self().index % WARP;
+    finish_loads();
     const int64_t number = w.issued[lane]++;
     product &p = w.products[number % PRODUCTS];
 

@@ -137,6 +137,7 @@ give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
     both "fault: P is overwritten while it is read" "fault forward.cu 's/${wait_o}if/pack_probabilities<X>(p, scores);&/' forward"
     both "fault: K is given back while it is read" "fault forward.cu 's/D == 128 ? 7 : 14/3/;s/static_assert(offset[^;]*;//g;s/\\($wait_s\\)\\(${give/SLOT/at}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
     both "fault: V is given back while it is read" "fault forward.cu 's/D == 128 ? 7 : 14/3/;s/static_assert(offset[^;]*;//g;s/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
+    both "fault: Q is given back without a fence" "fault forward.cu 's/D == 128 ? 7 : 14/3/;s/static_assert(offset[^;]*;//g;s/publish_shared();//g' forward 'hra-check --backend sm90 --list $BUILD/list'"
     both "fault: the item before lends its Q" "fault forward.cu 's/load_queries<D>(q, ring + at[^;]*;//' forward"
     both "fault: negative scores are compared as integers" "fault forward.cu 's/doubt |= [^;]*;/doubt |= rows.high[r] > 1e30f;/' forward 'hra-check --backend sm90 $(tail -n 1 "$BUILD/list")'"
     both "fault: dQ is added in any order" "fault backward.cu 's/while (load_acquire[^;]*;//' backward twice"

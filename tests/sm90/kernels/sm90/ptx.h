@@ -211,6 +211,7 @@ inline void stores_wait()
 
 inline void publish_shared()
 {
+    emulated::finish_loads();
 }
 
 inline void publish_global()
