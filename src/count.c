@@ -4,21 +4,17 @@
  * once for all ranks. Where the answer is *all*, the numbers come from sums over ranges of tiles. */
 #include "src/count.h"
 
+#include "src/tree.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-/* A binary tree of boxes over tiles in slot order, as in tiles.c: the node over [a, b) stands before its left half [a, m),
- * m = (a + b) / 2, and that before its right half. */
 struct tree {
     struct hra_box *box; /* [2 count - 1] */
     const int *tile;     /* [count] */
     int64_t *rows;       /* [count + 1] rows of the tiles before the i-th */
     int *whole;          /* [count + 1] how many of them have HRA_TILE rows */
     int count, capacity;
-};
-
-struct node {
-    int at, a, b;
 };
 
 /* Tiles that are kept ready on each side, at most. */
@@ -61,34 +57,6 @@ int hra_counter_takes(const hra_mask *mask)
 
 /* ---- Trees ---- */
 
-static int middle(struct node n)
-{
-    return n.a + (n.b - n.a) / 2;
-}
-
-static struct node left(struct node n)
-{
-    return (struct node){n.at + 1, n.a, middle(n)};
-}
-
-static struct node right(struct node n)
-{
-    const int m = middle(n);
-    return (struct node){n.at + 2 * (m - n.a), m, n.b};
-}
-
-static void fill_boxes(struct tree *t, struct node n, const struct hra_counter *c)
-{
-    if (n.b - n.a > 1) {
-        fill_boxes(t, left(n), c);
-        fill_boxes(t, right(n), c);
-        hra_box_join(&t->box[n.at], c->mask, &t->box[left(n).at], &t->box[right(n).at]);
-        return;
-    }
-    const int tile = t->tile[n.a];
-    t->box[n.at] = hra_box_of(c->mask, c->order, c->layout->slot0[tile], c->layout->tile[tile].rows);
-}
-
 static hra_status open_tree(struct tree *t, int capacity)
 {
     t->capacity = capacity;
@@ -108,7 +76,7 @@ static void fill_tree(struct tree *t, const int *tile, int count, const struct h
         t->whole[i + 1] = t->whole[i] + (rows == HRA_TILE);
     }
     if (count > 0)
-        fill_boxes(t, (struct node){0, 0, count}, c);
+        hra_tree_fill(t->box, tile, (struct hra_node){0, 0, count}, c->mask, c->order, c->layout);
 }
 
 static void close_tree(struct tree *t)
@@ -134,7 +102,7 @@ static struct hra_points *points_of(const struct hra_counter *c, struct shelf *s
 }
 
 /* Add live tiles: in all rows q.a .. q.b - 1 and columns k.a .. k.b - 1. */
-static void add_work(struct hra_counter *c, struct node q, struct node k)
+static void add_work(struct hra_counter *c, struct hra_node q, struct hra_node k)
 {
     for (int i = q.a; i < q.b; i++)
         c->tiles->row_work[i] += (int64_t)c->uses * (k.b - k.a);
@@ -155,7 +123,7 @@ static void add_pairs(struct hra_counter *c, int64_t tiles, int64_t full, int64_
 }
 
 /* Every pair of these tiles attends. A tile that is not HRA_TILE x HRA_TILE is partial all the same. */
-static void count_all(struct hra_counter *c, struct node q, struct node k)
+static void count_all(struct hra_counter *c, struct hra_node q, struct hra_node k)
 {
     const int64_t pairs =
         (c->queries.rows[q.b] - c->queries.rows[q.a]) * (c->keys.rows[k.b] - c->keys.rows[k.a]);
@@ -168,7 +136,7 @@ static void count_all(struct hra_counter *c, struct node q, struct node k)
 }
 
 /* Look into one tile. */
-static void count_one(struct hra_counter *c, struct node q, struct node k)
+static void count_one(struct hra_counter *c, struct hra_node q, struct hra_node k)
 {
     const int query = c->queries.tile[q.a], key = c->keys.tile[k.a];
     hra_bits bits;
@@ -189,7 +157,7 @@ static void count_one(struct hra_counter *c, struct node q, struct node k)
               (int64_t)c->layout->tile[query].rows * c->layout->tile[key].rows, live);
 }
 
-static void descend(struct hra_counter *c, struct node q, struct node k)
+static void descend(struct hra_counter *c, struct hra_node q, struct hra_node k)
 {
     const enum hra_answer answer = hra_mask_classify(&c->question, &c->queries.box[q.at], &c->keys.box[k.at]);
 
@@ -200,11 +168,11 @@ static void descend(struct hra_counter *c, struct node q, struct node k)
     } else if (q.b - q.a == 1 && k.b - k.a == 1) {
         count_one(c, q, k);
     } else if (q.b - q.a >= k.b - k.a) {
-        descend(c, left(q), k);
-        descend(c, right(q), k);
+        descend(c, hra_left(q), k);
+        descend(c, hra_right(q), k);
     } else {
-        descend(c, q, left(k));
-        descend(c, q, right(k));
+        descend(c, q, hra_left(k));
+        descend(c, q, hra_right(k));
     }
 }
 
@@ -241,7 +209,7 @@ static hra_status count(struct hra_counter *c, int rank)
     for (int p = 0; p < c->patterns && t->queries > 0; p++) {
         c->question = (struct hra_question){c->mask, c->pattern[p].batch, c->pattern[p].head, 0};
         c->uses = c->pattern[p].uses;
-        descend(c, (struct node){0, 0, c->queries.count}, (struct node){0, 0, c->keys.count});
+        descend(c, (struct hra_node){0, 0, c->queries.count}, (struct hra_node){0, 0, c->keys.count});
     }
     sum_columns(c);
     return HRA_OK;

@@ -1,21 +1,15 @@
 /* tiles.c - the compiler from masks to tile lists. */
 #include "src/tiles.h"
 
+#include "src/tree.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-/* A binary tree of boxes over tiles 0 .. count - 1 in slot order, in preorder: the node over [a, b) stands before
- * its left half [a, m), m = (a + b) / 2, and that before its right half; a subtree over n tiles has 2 n - 1
- * nodes. */
 struct tree {
     struct hra_box *box; /* [2 count - 1] */
     const int *tile;     /* [count] which tile each leaf is */
     int count;
-};
-
-/* A subtree: node, and the leaves it covers. */
-struct node {
-    int at, a, b;
 };
 
 /* Query tiles that are kept ready, at most: those that meet one key tile meet the next ones too, in most orders. */
@@ -40,34 +34,6 @@ struct compiler {
 
 /* ---- Trees of boxes ---- */
 
-static int middle(struct node n)
-{
-    return n.a + (n.b - n.a) / 2;
-}
-
-static struct node left(struct node n)
-{
-    return (struct node){n.at + 1, n.a, middle(n)};
-}
-
-static struct node right(struct node n)
-{
-    const int m = middle(n);
-    return (struct node){n.at + 2 * (m - n.a), m, n.b};
-}
-
-static void fill_tree(struct tree *t, struct node n, const struct compiler *c)
-{
-    if (n.b - n.a > 1) {
-        fill_tree(t, left(n), c);
-        fill_tree(t, right(n), c);
-        hra_box_join(&t->box[n.at], c->mask, &t->box[left(n).at], &t->box[right(n).at]);
-        return;
-    }
-    const int tile = t->tile[n.a];
-    t->box[n.at] = hra_box_of(c->mask, c->order, c->layout->slot0[tile], c->layout->tile[tile].rows);
-}
-
 static hra_status make_tree(struct tree *t, const int *tile, int count, const struct compiler *c)
 {
     t->tile = tile;
@@ -75,7 +41,7 @@ static hra_status make_tree(struct tree *t, const int *tile, int count, const st
     HRA_TRY(hra_alloc_unset((void **)&t->box, count == 0 ? 0 : 2 * (int64_t)count - 1, sizeof(*t->box),
                             "boxes of tiles"));
     if (count > 0)
-        fill_tree(t, (struct node){0, 0, count}, c);
+        hra_tree_fill(t->box, tile, (struct hra_node){0, 0, count}, c->mask, c->order, c->layout);
     return HRA_OK;
 }
 
@@ -111,7 +77,7 @@ static hra_status keep_tile(struct compiler *c, int query, int key, enum hra_ans
     return HRA_OK;
 }
 
-static hra_status descend(struct compiler *c, struct node q, struct node k)
+static hra_status descend(struct compiler *c, struct hra_node q, struct hra_node k)
 {
     const enum hra_answer answer = hra_mask_classify(&c->question, &c->queries.box[q.at], &c->keys.box[k.at]);
 
@@ -129,11 +95,11 @@ static hra_status descend(struct compiler *c, struct node q, struct node k)
         return HRA_OK;
     }
     if (q.b - q.a >= k.b - k.a) {
-        HRA_TRY(descend(c, left(q), k));
-        return descend(c, right(q), k);
+        HRA_TRY(descend(c, hra_left(q), k));
+        return descend(c, hra_right(q), k);
     }
-    HRA_TRY(descend(c, q, left(k)));
-    return descend(c, q, right(k));
+    HRA_TRY(descend(c, q, hra_left(k)));
+    return descend(c, q, hra_right(k));
 }
 
 static void add_work(struct hra_tiles *t, int pattern, const struct hra_tile_found *found, int64_t count)
@@ -187,7 +153,7 @@ static hra_status descend_branches(struct compiler *c, int pattern)
     c->uses = t->uses[pattern];
     for (int branch = 0; branch < branches; branch++) {
         c->question = (struct hra_question){c->mask, t->batch_of[pattern], t->head_of[pattern], branch};
-        HRA_TRY(descend(c, (struct node){0, 0, t->queries}, (struct node){0, 0, t->keys}));
+        HRA_TRY(descend(c, (struct hra_node){0, 0, t->queries}, (struct hra_node){0, 0, t->keys}));
     }
     return HRA_OK;
 }

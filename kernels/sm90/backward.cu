@@ -48,6 +48,7 @@
 #include "kernels/sm90/backward.h"
 
 #include "kernels/sm90/ptx.h"
+#include "kernels/sm90/rows.h"
 
 #include <cstddef>
 
@@ -374,24 +375,6 @@ __device__ __forceinline__ void end_sums(const float (&c)[COUNT], const sums_pla
             if (to.row + 8 * r < to.rows)
                 *(float4 *)(to.data + 8 * r * to.stride_row + 16 * i) = {low[0], low[1], high[0], high[1]};
         }
-}
-
-/* The four threads of a row hold x[i] of thread n as piece n of block i; thread n gets all pieces of block n,
- * in order. */
-__device__ __forceinline__ void gather_block(uint32_t (&x)[4], int lane)
-{
-#pragma unroll
-    for (int by = 1; by <= 2; by *= 2) {
-        const bool upper = lane & by;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (i & by)
-                continue;
-            const uint32_t got = __shfl_xor_sync(~0u, upper ? x[i] : x[i + by], by);
-            x[i] = upper ? got : x[i];
-            x[i + by] = upper ? x[i + by] : got;
-        }
-    }
 }
 
 /* Write the rows that exist, times `factor`, in pieces of 16 bytes. */

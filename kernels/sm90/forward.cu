@@ -37,6 +37,7 @@
 #include "kernels/sm90/forward.h"
 
 #include "kernels/sm90/ptx.h"
+#include "kernels/sm90/rows.h"
 
 #include <cstddef>
 
@@ -240,9 +241,9 @@ __device__ __forceinline__ void row_maxima(float (&high)[2], const float (&score
     }
 }
 
-/* The same by integers, of which an instruction takes three, in four chains. The bits of numbers have the numbers' order where
- * one of them is positive. Where none is, the answer is some negative number, or -0: `doubt` if it could
- * raise a reference. */
+/* The same by integers, of which an instruction takes three, in four chains. The bits of numbers have the
+ * numbers' order where one of them is positive. Where none is, the answer is some negative number, or -0: true,
+ * doubt, if it could raise a reference. */
 __device__ __forceinline__ bool guess_maxima(float (&high)[2], const float (&scores)[64],
                                              const rows_state &rows)
 {
@@ -372,24 +373,6 @@ __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows
     for (int i = 0; i < D / 8; i++)
         state[i * HRA_SM90_CONSUMERS] = {out[4 * i], out[4 * i + 1], out[4 * i + 2], out[4 * i + 3]};
     state[D / 8 * HRA_SM90_CONSUMERS] = {rows.high[0], rows.high[1], rows.sum[0], rows.sum[1]};
-}
-
-/* The four threads of a row hold x[i] of thread n as piece n of block i; thread n gets all pieces of block n,
- * in order. */
-__device__ __forceinline__ void gather_block(uint32_t (&x)[4], int lane)
-{
-#pragma unroll
-    for (int by = 1; by <= 2; by *= 2) {
-        const bool upper = lane & by;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            if (i & by)
-                continue;
-            const uint32_t got = __shfl_xor_sync(~0u, upper ? x[i] : x[i + by], by);
-            x[i] = upper ? got : x[i];
-            x[i + by] = upper ? x[i + by] : got;
-        }
-    }
 }
 
 /* Write the rows of an item that exist: O / sum, in pieces of 16 bytes, and the log-sum. */
