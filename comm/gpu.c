@@ -66,9 +66,9 @@ struct hra_gpu {
     int capacity;
     struct tags *tags;
 
-    uint32_t *words; /* pinned: [ranks] sends to, [ranks] receipts from, groups */
+    uint32_t *words; /* pinned: [ranks][HRA_LANES] sends to, [ranks] receipts from, groups */
     uint32_t *device_words;
-    struct watched *watched; /* [2 ranks + 1] */
+    struct watched *watched; /* as words */
     pthread_t watchdog;
     int watching;
     atomic_int stop;
@@ -102,10 +102,24 @@ static int has_tag(const struct hra_transfer *t)
     return t->number == 0;
 }
 
-/* The word of a wait: sends to a rank, receipts from it, or groups of NCCL. */
+/* How many words there are: one for each stream that may wait, and for receipts, which the caller's stream waits for. */
+static int words_of(const struct hra_gpu *g)
+{
+    return (HRA_LANES + 1) * g->ranks + 1;
+}
+
+/* The word of NCCL's groups. */
+static int group_word(const struct hra_gpu *g)
+{
+    return words_of(g) - 1;
+}
+
+/* The word of a wait: sends to a rank on a lane, receipts from it, or groups of NCCL. */
 static int word_index(const struct hra_gpu *g, const struct hra_transfer *t)
 {
-    return !is_near(g, t->peer) ? 2 * g->ranks : t->sends ? t->peer : g->ranks + t->peer;
+    return !is_near(g, t->peer) ? group_word(g)
+           : t->sends           ? t->peer * HRA_LANES + hra_lane(t)
+                                : g->ranks * HRA_LANES + t->peer;
 }
 
 static struct hra_word_at word_at(const struct hra_gpu *g, int index)
@@ -217,7 +231,7 @@ static void *watch(void *state)
 
     while (!atomic_load(&g->stop)) {
         pthread_mutex_lock(&g->lock);
-        for (int i = 0; i <= 2 * g->ranks; i++)
+        for (int i = 0; i < words_of(g); i++)
             look(g, i);
         pthread_mutex_unlock(&g->lock);
         rest(TICK_NS);
@@ -411,7 +425,7 @@ static int add_along(struct hra_gpu *g, int count)
 static hra_status start_group(struct hra_gpu *g, int count)
 {
     const struct hra_transfer *first = g->group[0];
-    const int word = 2 * g->ranks;
+    const int word = group_word(g);
 
     for (int i = 1; i < count; i++)
         g->group[i]->count = first->first;
@@ -496,7 +510,7 @@ static int is_waiting(const struct hra_gpu *g)
 {
     int waiting = 0;
 
-    for (int i = 0; i <= 2 * g->ranks; i++)
+    for (int i = 0; i < words_of(g); i++)
         waiting |= __atomic_load_n(&g->words[i], __ATOMIC_ACQUIRE) != 0;
     return waiting;
 }
@@ -652,7 +666,7 @@ static hra_status find_function(void *out, const char *name)
 /* Everything that needs no other rank. */
 static hra_status prepare(struct hra_gpu *g)
 {
-    const size_t bytes = (size_t)(2 * g->ranks + 1) * sizeof(*g->words);
+    const size_t bytes = (size_t)words_of(g) * sizeof(*g->words);
     int greatest = 0;
 
     HRA_TRY_CUDA(cudaGetDevice(&g->device));
@@ -666,7 +680,7 @@ static hra_status prepare(struct hra_gpu *g)
     HRA_TRY_CUDA(cudaHostAlloc((void **)&g->words, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
     memset(g->words, 0, bytes);
     HRA_TRY_CUDA(cudaHostGetDevicePointer((void **)&g->device_words, g->words, 0));
-    return hra_alloc((void **)&g->watched, 2 * g->ranks + 1, sizeof(*g->watched), "communicator");
+    return hra_alloc((void **)&g->watched, words_of(g), sizeof(*g->watched), "communicator");
 }
 
 /* What ranks tell each other when a communicator is made. */
@@ -775,6 +789,7 @@ static hra_status meet(struct hra_gpu *g, hra_comm *comm, hra_transport_kind kin
     if (needed)
         HRA_TRY(connect(g, comm));
     g->table.name = !needed ? "peer" : kind == HRA_TRANSPORT_NCCL ? "nccl" : "peer+nccl";
+    g->table.parts = needed ? 1 : HRA_LANES;
     if (pthread_create(&g->watchdog, NULL, watch, g) != 0)
         status = HRA_FAIL(HRA_ERR_MEMORY, "communicator: no thread for the watchdog");
     else

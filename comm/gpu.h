@@ -70,6 +70,15 @@ hra_status hra_nccl_close(struct hra_nccl *n, int failed);
 
 struct hra_peers;
 
+/* Streams for what is sent to one rank, taken in turn: while one of them waits for a post and tells of an arrival, which
+ * takes longer than some copies, another one copies. */
+enum { HRA_LANES = 2 };
+
+static inline int hra_lane(const struct hra_transfer *t)
+{
+    return t->number % HRA_LANES;
+}
+
 /* Find out which ranks this one can reach and be reached by: on the same node, and their memory can be mapped, which is
  * tried. Collective over `gather`. *out is made even if there is none. Fails alike on all ranks. */
 hra_status hra_peers_open(struct hra_peers **out, int rank, int ranks, struct hra_gather gather);
@@ -86,7 +95,7 @@ int hra_peers_keep(struct hra_peers *p, void *arena);
 
 /* The three steps of a transfer; `waits` is the word of who waits, `id` what is written there meanwhile.
  *     post     receiver: its buffer may be written, from here in the stream on
- *     send     sender: after `begun`, on a stream of this pair, wait for the post, copy, tell of the arrival; record `done`
+ *     send     sender: after `begun`, on the transfer's lane, wait for the post, copy, tell of the arrival; record `done`
  *     arrive   receiver: the stream waits for the arrival */
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream);
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,

@@ -55,11 +55,11 @@ struct peer {
     int reached;     /* 1: we map its memory, and it maps ours */
     uint64_t number; /* of its card; 0: it does not share */
     struct segment *segment;
-    int registered;      /* 1: so that streams can address it */
-    char *device;        /* the segment as streams address it */
-    int life;            /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
-    cudaStream_t stream; /* for what we send there; NULL until it has told of an arena */
-    uint64_t posted;     /* bit s: slot s is posted and its arrival not waited for, in the order of calls */
+    int registered;                 /* 1: so that streams can address it */
+    char *device;                   /* the segment as streams address it */
+    int life;                       /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
+    cudaStream_t stream[HRA_LANES]; /* for what we send there; NULL until it has told of an arena */
+    uint64_t posted; /* bit s: slot s is posted and its arrival not waited for, in the order of calls */
 };
 
 /* An arena of ours that others have been told of. */
@@ -230,7 +230,7 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, struct hra_word_at waits, uint32_t id)
 {
-    const cudaStream_t stream = p->peer[t->peer].stream;
+    const cudaStream_t stream = p->peer[t->peer].stream[hra_lane(t)];
 
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, begun, 0));
     HRA_TRY(take(p, t, stream, waits, id));
@@ -802,7 +802,7 @@ static void *address(const struct hra_peers *p, int rank, uint64_t number)
     return m == NULL ? NULL : m->base;
 }
 
-/* Map another rank's arena, and make the stream for what is sent there: now, since no stream can be made while one is
+/* Map another rank's arena, and make the streams for what is sent there: now, since no stream can be made while one is
  * captured in a graph. */
 static hra_status add_mapping(struct hra_peers *p, int rank, const struct offer *offer)
 {
@@ -810,10 +810,10 @@ static hra_status add_mapping(struct hra_peers *p, int rank, const struct offer 
     struct mapping *m = NULL;
     int greatest = 0;
 
-    if (peer->stream == NULL) {
-        HRA_TRY_CUDA(cudaDeviceGetStreamPriorityRange(NULL, &greatest));
-        HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->stream, cudaStreamNonBlocking, greatest));
-    }
+    HRA_TRY_CUDA(cudaDeviceGetStreamPriorityRange(NULL, &greatest));
+    for (int i = 0; i < HRA_LANES; i++)
+        if (peer->stream[i] == NULL)
+            HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->stream[i], cudaStreamNonBlocking, greatest));
     HRA_TRY(hra_alloc((void **)&m, 1, sizeof(*m), "arena"));
     const cudaError_t error = cudaIpcOpenMemHandle(&m->base, offer->handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) {
@@ -900,8 +900,10 @@ hra_status hra_peers_close(struct hra_peers *p, int failed)
     if (p == NULL)
         return HRA_OK;
     for (int r = 0; r < p->ranks; r++)
-        if (p->peer[r].stream != NULL)
-            cudaStreamDestroy(p->peer[r].stream); /* at once or, where it still works, when it is through */
+        for (int i = 0; i < HRA_LANES; i++)
+            if (p->peer[r].stream[i] != NULL)
+                cudaStreamDestroy(
+                    p->peer[r].stream[i]); /* at once or, where it still works, when it is through */
     if (!failed) {
         status = agree(p, unmap_all(p));
         if (status == HRA_OK)

@@ -29,6 +29,8 @@ struct hra_transport {
     const char *name;
     int host_only;   /* 1: data is memory of the host */
     int device_only; /* 1: data is memory of the GPU that was current when the communicator was made */
+    int parts; /* transfers that a block had best be cut into, so that one travels on while the next arrives;
+                      * alike on all ranks; 0: 1 */
 
     /* all [ranks][bytes] = every rank's mine [bytes]. Collective; blocks the host within the time limit.
      * NULL: a model, whose ranks do not exist. */
