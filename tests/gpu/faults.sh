@@ -14,7 +14,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 logs=${logs:-$BUILD}/faults
 rm -rf "$logs"
 mkdir -p "$logs" || exit 1
-export logs BUILD
+export logs BUILD gpus
 
 ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 4 1' 'gpu 3 -')
 if [ "$gpus" -ge 2 ]; then
@@ -23,9 +23,12 @@ else
     echo 'nccl: not run, it needs a GPU for each of 2 ranks'
 fi
 
-# NUMBER FAULTS SEED TRANSPORT RANKS CONNECTIONS: one mpirun; its lines go to a file of their own.
+# NUMBER FAULTS SEED TRANSPORT RANKS CONNECTIONS: one mpirun; its lines go to a file of their own. Where there are more than two
+# GPUs batches take pairs of them in turn.
 batch() {
     local out=$logs/$1 processes=$(($5 + ($2 + 3) / 5)) # a fifth are kills, each of which takes a process
+    local pair=$(($1 % (gpus / 2 > 0 ? gpus / 2 : 1)))
+    [ "$gpus" -lt 4 ] || export CUDA_VISIBLE_DEVICES=$((2 * pair)),$((2 * pair + 1))
     [ "$6" = - ] || export CUDA_DEVICE_MAX_CONNECTIONS=$6
     timeout -k 5 $((60 + 6 * $2)) mpirun --oversubscribe --bind-to none --enable-recovery \
         --mca mpi_yield_when_idle 1 -n "$processes" \
@@ -44,8 +47,9 @@ export -f batch
 # Batches of 10 to 25, so that there are enough of them for all ways.
 size=$((faults / ${#ways[@]}))
 size=$((size < 10 ? 10 : size > 25 ? 25 : size))
-jobs=$(($(nproc) / 8))
-jobs=$((jobs < 1 ? 1 : jobs > 4 ? 4 : jobs))
+jobs=$(($(nproc) / 4))
+most=$((4 * gpus < 4 ? 4 : 4 * gpus))
+jobs=$((jobs < 1 ? 1 : jobs > most ? most : jobs))
 began=$SECONDS
 for ((n = 0, left = faults; left > 0; n++, left -= size)); do
     printf '%s %s %s %s\n' "$n" $((left < size ? left : size)) $((seed * 1000 + n)) "${ways[n % ${#ways[@]}]}"

@@ -3,7 +3,8 @@
 # nor Criterion, so that a checkout can be carried there with its build folder.
 #     tests/gpu/run.sh [BUILD=DIR] [COMMIT=NAME] [STEP ...]     all steps, or those named
 # A step is a list of commands; one that cannot run here, for want of mpirun or compute-sanitizer, counts as not run. One
-# line a step, after it what failed; everything that was printed is in DIR/gpu-logs. What steps found is kept in DIR/gpu-steps;
+# line a step, after it what failed; everything that was printed is in DIR/gpu-logs. Steps that do not disturb each other run
+# side by side, and what runs on one GPU is spread over all. What steps found is kept in DIR/gpu-steps;
 # once all have been run on a commit, in one call or in several, docs/gpu-results.md is written. FAULTS in the environment is
 # how many faults faults_of_ranks draws; default 100. Exit status: 0 all passed, 1 something failed, 2 nothing failed but
 # not all was run.
@@ -310,11 +311,13 @@ sanitizers() {
 
 # ---- Running them ----
 
-# ID SECONDS COMMAND: one line of a list. Its output goes to a file of its own, its result to results. It counts as many times
-# as hra-check says that it has checked problems, some of which may have failed; else once.
+# STEP NUMBER SECONDS COMMAND: one line of a list. Its output goes to a file of its own, its result to those of the step. It
+# counts as many times as hra-check says that it has checked problems, some of which may have failed; else once. What starts
+# no ranks and asks for no other GPUs has one to itself or shares it: the next one in turn.
 one() {
-    local id=$1 limit=$2 status=0 result=passed all=1 bad=1
-    timeout -k 5 "$limit" bash -c "$3" >"$logs/$id" 2>&1 </dev/null || status=$?
+    local step=$1 id=$1-$2 limit=$3 command=$4 status=0 result=passed all=1 bad=1
+    [[ "$command" =~ ranks|over|bound|faults|megatron ]] || export CUDA_VISIBLE_DEVICES=$(($2 % gpu_count))
+    timeout -k 5 "$limit" bash -c "$command" >"$logs/$id" 2>&1 </dev/null || status=$?
     case $status in
         0) ;;
         77) result='not run' ;;
@@ -322,48 +325,54 @@ one() {
     esac
     read -r all bad < <(sed -n 's/^\([0-9]\+\) problems, \([0-9]\+\) failed$/\1 \2/p' "$logs/$id" | tail -n 1 | grep . || echo 1 1)
     [ "$result" != passed ] || bad=0
-    [ "$all" -eq "$bad" ] || printf '%s\tpassed\t%s\t%s\t%s\n' "$id" "$status" $((all - bad)) "$3" >>"$logs/results"
-    [ "$bad" -eq 0 ] || printf '%s\t%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$bad" "$3" >>"$logs/results"
+    [ "$all" -eq "$bad" ] || printf '%s\tpassed\t%s\t%s\t%s\n' "$id" "$status" $((all - bad)) "$command" >>"$logs/results-$step"
+    [ "$bad" -eq 0 ] || printf '%s\t%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$bad" "$command" >>"$logs/results-$step"
 }
 export -f one
 
-passed=0
-failed=0
-not_run=0
 all_steps=()
+begun=()
 
-# RESULT: how many problems had it.
-count_of() { awk -F '\t' -v result="$1" '$2 == result {n += $4} END {print n + 0}' "$logs/results"; }
+# STEP RESULT: how many problems had it.
+count_of() { awk -F '\t' -v result="$2" '$2 == result {n += $4} END {print n + 0}' "$logs/results-$1"; }
 
-step() { # NAME, JOBS side by side, SECONDS for each, what it is in words
-    local name=$1 jobs=$2 limit=$3 began=$SECONDS n=0 p f u line
-    all_steps+=("$name")
-    if [ ${#steps[@]} -gt 0 ] && [[ ! " ${steps[*]} " == *" $name "* ]]; then
+step() { # NAME, JOBS side by side, SECONDS for each, what it is in words: begins, and is waited for by `together`
+    all_steps+=("$1")
+    if [ ${#steps[@]} -gt 0 ] && [[ ! " ${steps[*]} " == *" $1 "* ]]; then
         return 0
     fi
-    : >"$logs/results"
+    begun+=("$1")
+    run_step "$@" &
+}
+
+# The steps before it end before those after it begin.
+together() { wait; }
+
+run_step() {
+    local name=$1 jobs=$2 limit=$3 began=$SECONDS n=0 p f u line
+    : >"$logs/results-$name"
     "$name" | while read -r line; do
         n=$((n + 1))
-        printf '%s\0%s\0%s\0' "$name-$n" "$limit" "$line"
-    done | xargs -0 -n 3 -P "$jobs" bash -c 'one "$@"' one
-    p=$(count_of passed)
-    f=$(count_of failed)
+        printf '%s\0%s\0%s\0%s\0' "$name" "$n" "$limit" "$line"
+    done | xargs -0 -n 4 -P "$jobs" bash -c 'one "$@"' one
+    p=$(count_of "$name" passed)
+    f=$(count_of "$name" failed)
     # What left no result did not run either.
-    u=$(($(count_of 'not run') + $("$name" | wc -l) - $(cut -f 1 "$logs/results" | sort -u | wc -l)))
-    passed=$((passed + p))
-    failed=$((failed + f))
-    not_run=$((not_run + u))
+    u=$(($(count_of "$name" 'not run') + $("$name" | wc -l) - $(cut -f 1 "$logs/results-$name" | sort -u | wc -l)))
     {
         echo "$commit"
         echo "$p $f $u"
         echo "| $name | $4 | $gpu_names | $p | $f | $u | $((SECONDS - began)) |"
-        awk -F '\t' '$2 != "passed" {printf "    %s: %s\n", $2, $5}' "$logs/results"
+        awk -F '\t' '$2 != "passed" {printf "    %s: %s\n", $2, $5}' "$logs/results-$name"
     } >"$kept/$name"
-    printf '%-22s %4d passed %4d failed %4d not run %5d s\n' "$name" "$p" "$f" "$u" $((SECONDS - began))
-    while IFS=$'\t' read -r id _ status _ line; do
-        printf 'FAILED  %s, exit status %s: %s\n' "$id" "$status" "$line"
-        tail -n 25 "$logs/$id"
-    done < <(awk -F '\t' '$2 == "failed"' "$logs/results" | head -n 10)
+    { # in one piece: other steps print too
+        printf '%-22s %4d passed %4d failed %4d not run %5d s\n' "$name" "$p" "$f" "$u" $((SECONDS - began))
+        while IFS=$'\t' read -r id _ status _ line; do
+            printf 'FAILED  %s, exit status %s: %s\n' "$id" "$status" "$line"
+            tail -n 25 "$logs/$id"
+        done < <(awk -F '\t' '$2 == "failed"' "$logs/results-$name" | head -n 10)
+    } >"$logs/said-$name"
+    cat "$logs/said-$name"
 }
 
 # The kept results of all steps; fails where one is missing or of another commit.
@@ -415,22 +424,36 @@ cores=$(nproc)
 jobs=$((cores < 16 ? cores : 16))
 some=$(((jobs + 3) / 4)) # several processes each
 step memory 1 120 'no memory of the GPU is lost in 100 steps, on one rank and on several'
+together
 step programs "$some" 400 'twin against oracle; steps, graphs, refusals, reordering; large problems against the twin'
-step every_mask_and_order "$jobs" 120 'hra-check, every mask on every order in bf16, f16, f32'
-step every_size "$jobs" 120 'hra-check, head sizes, tokens, groups of heads, options'
+step every_mask_and_order "$some" 300 'hra-check, every mask on every order in bf16, f16, f32'
+step every_size "$some" 300 'hra-check, head sizes, tokens, groups of heads, options'
 step random_problems 2 400 'hra-check, 200 and 50 drawn problems'
-step same_bits "$jobs" 120 'hra-check twice, the same bits'
-step sm90 "$jobs" 200 'the kernels for Hopper: masks, orders, drawn problems, graphs, 2, 4 and 8 ranks'
+step same_bits "$some" 300 'hra-check twice, the same bits'
+step sm90 "$some" 300 'the kernels for Hopper: masks, orders, drawn problems, graphs, 2, 4 and 8 ranks'
+step planted_faults "$some" 300 'compute-sanitizer finds a planted fault, and nothing without it'
+step sanitizers "$jobs" 500 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
+together
 step several_ranks "$some" 300 '2, 4 and 8 ranks over MPI that share the GPUs'
 step transports "$some" 300 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100 drawn problems each'
+together
 step rings "$some" 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, late ranks'
 step single_queue "$some" 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
+together
 step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
 step pytorch 1 300 'the PyTorch binding against attention written out, on one rank and on two under torchrun'
 step stack 1 1500 'examples/megatron: gradients, and 50 steps in f32 and bf16 on one GPU and on grids of all that are here'
+together
 step faults_of_ranks 1 $((120 + 8 * FAULTS)) "$FAULTS faults: ranks killed, held up, absent, with another plan"
-step planted_faults "$jobs" 120 'compute-sanitizer finds a planted fault, and nothing without it'
-step sanitizers "$jobs" 300 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
+together
+
+passed=0
+failed=0
+not_run=0
+for name in "${begun[@]}"; do
+    read -r p f u < <(sed -n 2p "$kept/$name")
+    passed=$((passed + p)) failed=$((failed + f)) not_run=$((not_run + u))
+done
 echo "$passed passed, $failed failed, $not_run not run"
 if results=$(write_results); then
     echo "$results" >docs/gpu-results.md
