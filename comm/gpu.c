@@ -790,6 +790,7 @@ static hra_status meet(struct hra_gpu *g, hra_comm *comm, hra_transport_kind kin
         HRA_TRY(connect(g, comm));
     g->table.name = !needed ? "peer" : kind == HRA_TRANSPORT_NCCL ? "nccl" : "peer+nccl";
     g->table.parts = needed ? 1 : HRA_LANES;
+    g->table.sends_lines = !needed;
     if (pthread_create(&g->watchdog, NULL, watch, g) != 0)
         status = HRA_FAIL(HRA_ERR_MEMORY, "communicator: no thread for the watchdog");
     else

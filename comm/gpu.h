@@ -70,8 +70,8 @@ hra_status hra_nccl_close(struct hra_nccl *n, int failed);
 
 struct hra_peers;
 
-/* Streams for what is sent to one rank, taken in turn: while one of them waits for a post and tells of an arrival, which
- * takes longer than some copies, another one copies. */
+/* Transfers to one rank take streams for their flags in turn: while one waits for its post or tells of its arrival, which takes
+ * some 10 us, the other one's copy goes on. */
 enum { HRA_LANES = 2 };
 
 static inline int hra_lane(const struct hra_transfer *t)

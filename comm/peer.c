@@ -55,10 +55,12 @@ struct peer {
     int reached;     /* 1: we map its memory, and it maps ours */
     uint64_t number; /* of its card; 0: it does not share */
     struct segment *segment;
-    int registered;                 /* 1: so that streams can address it */
-    char *device;                   /* the segment as streams address it */
-    int life;                       /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
-    cudaStream_t stream[HRA_LANES]; /* for what we send there; NULL until it has told of an arena */
+    int registered; /* 1: so that streams can address it */
+    char *device;   /* the segment as streams address it */
+    int life;       /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
+    /* For what we send there; NULL until it has told of an arena. Copies follow one another on a stream of their own: two at
+     * once would share the link, end together, and leave nothing to hide the flags of either behind. */
+    cudaStream_t lane[HRA_LANES], copies;
     uint64_t posted; /* bit s: slot s is posted and its arrival not waited for, in the order of calls */
 };
 
@@ -225,18 +227,41 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
     return HRA_OK;
 }
 
-/* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
- * comes the fence of `put`, for the whole system. */
+static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
+{
+    if (!t->from_lines) {
+        HRA_TRY_CUDA(cudaMemcpyAsync(t->there, t->data, t->bytes, cudaMemcpyDeviceToDevice, stream));
+        return HRA_OK;
+    }
+    for (int i = 0; i < 2; i++) {
+        const struct hra_lines *l = &t->lines[i];
+        char *to = (char *)t->there + l->at;
+        if (l->pitch == l->bytes)
+            HRA_TRY_CUDA(cudaMemcpyAsync(to, l->data, l->bytes * l->count, cudaMemcpyDeviceToDevice, stream));
+        else
+            HRA_TRY_CUDA(cudaMemcpy2DAsync(to, l->bytes, l->data, l->pitch, l->bytes, l->count,
+                                           cudaMemcpyDeviceToDevice, stream));
+    }
+    return HRA_OK;
+}
+
+/* The copy is seen wherever the arrival is: the lane goes on behind it, and before it tells of the arrival comes the fence of
+ * `put`, for the whole system. `done` serves for each step; who waits for it waits for what was recorded last. */
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, struct hra_word_at waits, uint32_t id)
 {
-    const cudaStream_t stream = p->peer[t->peer].stream[hra_lane(t)];
+    const struct peer *peer = &p->peer[t->peer];
+    const cudaStream_t lane = peer->lane[hra_lane(t)];
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, begun, 0));
-    HRA_TRY(take(p, t, stream, waits, id));
-    HRA_TRY_CUDA(cudaMemcpyAsync(t->there, t->data, t->bytes, cudaMemcpyDeviceToDevice, stream));
-    HRA_TRY(tell(p, t, stream));
-    HRA_TRY_CUDA(cudaEventRecord(done, stream));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(lane, begun, 0));
+    HRA_TRY(take(p, t, lane, waits, id));
+    HRA_TRY_CUDA(cudaEventRecord(done, lane));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->copies, done, 0));
+    HRA_TRY(copy(t, peer->copies));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->copies));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(lane, done, 0));
+    HRA_TRY(tell(p, t, lane));
+    HRA_TRY_CUDA(cudaEventRecord(done, lane));
     return HRA_OK;
 }
 
@@ -811,9 +836,11 @@ static hra_status add_mapping(struct hra_peers *p, int rank, const struct offer 
     int greatest = 0;
 
     HRA_TRY_CUDA(cudaDeviceGetStreamPriorityRange(NULL, &greatest));
-    for (int i = 0; i < HRA_LANES; i++)
-        if (peer->stream[i] == NULL)
-            HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->stream[i], cudaStreamNonBlocking, greatest));
+    for (int i = 0; i <= HRA_LANES; i++) {
+        cudaStream_t *stream = i < HRA_LANES ? &peer->lane[i] : &peer->copies;
+        if (*stream == NULL)
+            HRA_TRY_CUDA(cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, greatest));
+    }
     HRA_TRY(hra_alloc((void **)&m, 1, sizeof(*m), "arena"));
     const cudaError_t error = cudaIpcOpenMemHandle(&m->base, offer->handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) {
@@ -900,10 +927,11 @@ hra_status hra_peers_close(struct hra_peers *p, int failed)
     if (p == NULL)
         return HRA_OK;
     for (int r = 0; r < p->ranks; r++)
-        for (int i = 0; i < HRA_LANES; i++)
-            if (p->peer[r].stream[i] != NULL)
-                cudaStreamDestroy(
-                    p->peer[r].stream[i]); /* at once or, where it still works, when it is through */
+        for (int i = 0; i <= HRA_LANES; i++) {
+            const cudaStream_t stream = i < HRA_LANES ? p->peer[r].lane[i] : p->peer[r].copies;
+            if (stream != NULL)
+                cudaStreamDestroy(stream); /* at once or, where it still works, when it is through */
+        }
     if (!failed) {
         status = agree(p, unmap_all(p));
         if (status == HRA_OK)

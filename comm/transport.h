@@ -11,9 +11,19 @@
 
 #include "src/status.h"
 
+/* Lines of memory, `pitch` bytes apart, that arrive side by side. */
+struct hra_lines {
+    const void *data;
+    size_t bytes, pitch; /* of a line; from one to the next */
+    size_t count;
+    size_t at; /* where the first arrives in the message */
+};
+
 /* One message, or the receipt of one. The buffer stays the caller's and is left alone from start to finish. */
 struct hra_transfer {
     void *data;
+    struct hra_lines lines[2]; /* sent, where from_lines: the message is in these, and not at data */
+    int from_lines;
     size_t bytes;     /* > 0 */
     int peer;         /* the other rank */
     int sends;        /* 1: data goes to peer; 0: it comes from peer */
@@ -31,6 +41,7 @@ struct hra_transport {
     int device_only; /* 1: data is memory of the GPU that was current when the communicator was made */
     int parts; /* transfers that a block had best be cut into, so that one travels on while the next arrives;
                       * alike on all ranks; 0: 1 */
+    int sends_lines; /* 1: what is sent may lie in lines, anywhere in memory of the GPU */
 
     /* all [ranks][bytes] = every rank's mine [bytes]. Collective; blocks the host within the time limit.
      * NULL: a model, whose ranks do not exist. */

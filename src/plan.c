@@ -447,6 +447,44 @@ static hra_status find_own_sums(hra_plan *plan)
     return HRA_OK;
 }
 
+/* Find the sends that need no load where the caller's K and V allow it, and the loads that are needed all the same: a buffer
+ * holds what was loaded until something arrives there. */
+static hra_status find_straight(const hra_plan *plan, struct hra_pass_plan *pass)
+{
+    const struct hra_schedule *s = &pass->schedule;
+    const int can = plan->comm->transport->sends_lines && !plan->staged && plan->problem.batch == 1;
+    int *load = NULL; /* [buffers of K/V] what each holds; -1: none */
+
+    HRA_TRY(hra_alloc((void **)&pass->straight, s->moves, sizeof(*pass->straight), "moves"));
+    HRA_TRY(hra_alloc((void **)&pass->wanted, s->loads, 1, "moves"));
+    HRA_TRY(hra_alloc((void **)&load, pass->buffers[HRA_KV], sizeof(*load), "moves"));
+    for (int b = 0; b < pass->buffers[HRA_KV]; b++)
+        load[b] = -1;
+    for (int l = 0; l < s->loads; l++)
+        load[s->load[l].buffer] = l;
+    for (int r = 0; r < s->rounds; r++) {
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
+            const struct hra_move *m = &s->move[i];
+            pass->straight[i] = -1;
+            for (int n = 0; n <= m->more && m->payload == HRA_KV; n++) {
+                int *held = &load[hra_move_buffer(m) + n];
+                if (!m->sends)
+                    *held = -1;
+                else if (can && m->more == 0)
+                    pass->straight[i] = *held;
+                else if (*held >= 0)
+                    pass->wanted[*held] = 1;
+            }
+        }
+        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
+            for (int c = s->run[i].source0; c < s->run[i].source1; c++)
+                if (s->source[c].buffer != HRA_OWN && load[s->source[c].buffer] >= 0)
+                    pass->wanted[load[s->source[c].buffer]] = 1;
+    }
+    free(load);
+    return HRA_OK;
+}
+
 /* The transfers of a pass, as its schedule has them. */
 static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
@@ -507,6 +545,7 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
         HRA_TRY(hra_alloc((void **)&pass->busy[payload], pass->buffers[payload], sizeof(*pass->busy[payload]),
                           "moves"));
+    HRA_TRY(find_straight(plan, pass));
     return list_transfers(plan, which);
 }
 
@@ -831,6 +870,8 @@ void hra_plan_destroy(hra_plan *plan)
         free(pass->started);
         free(pass->chunk);
         free(pass->next);
+        free(pass->straight);
+        free(pass->wanted);
         free(plan->packed[i]);
     }
     hra_layout_destroy(plan->layout);

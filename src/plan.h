@@ -32,8 +32,11 @@ struct hra_pass_plan {
     int buffers[HRA_PAYLOADS];
     int (*busy[HRA_PAYLOADS])[2]; /* [buffers] scratch: moves under way on each that receive, and that send */
     int *next;                    /* [moves] scratch: the one under way that was started after it; -1: none */
-    int enlisted;                 /* 1: the transport knows the transfers */
-    char what[48];                /* "forward of plan 3" */
+    int *
+        straight; /* [moves] the load whose part a send can also take from the caller's own tensors; -1: none */
+    unsigned char *wanted; /* [loads] 1: something else reads it, too */
+    int enlisted;          /* 1: the transport knows the transfers */
+    char what[48];         /* "forward of plan 3" */
 };
 
 struct hra_plan {
@@ -77,7 +80,7 @@ hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_proble
 int64_t hra_plan_part_row0(const hra_plan *plan, const struct hra_part *part);
 int64_t hra_plan_part_rows(const hra_plan *plan, const struct hra_part *part);
 
-/* Bytes of a part as a payload: K (or dK) first, then V from *v_offset on, both [batch][head1 - head0][rows][dim].
+/* Bytes of a part as a payload: K (or dK) first, then V from *v_offset on, both [batch][rows][head1 - head0][dim].
  * v_offset may be NULL. */
 size_t hra_plan_part_bytes(const hra_plan *plan, const struct hra_part *part, enum hra_payload payload,
                            size_t *v_offset);

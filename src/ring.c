@@ -17,15 +17,18 @@ struct execution {
     const hra_tensor *dk, *dv; /* backward: the caller's own */
     char *sums;                /* backward: our own dK/dV, laid out like a part */
     void *stream;
+    int straight; /* 1: sends may take our own K/V from where they are */
     int first; /* of the moves under way, -1: none; pass->next has the others, in the order of the schedule */
     int *behind; /* where the index of the next one to be started is put: behind the last one, or in first */
 };
 
-/* A dense part: [batch][head1 - head0][rows][dim], rows fastest after channels. */
+/* A dense part: [batch][rows][head1 - head0][dim], as callers mostly have theirs, so that lines of theirs are lines here. */
 static hra_tensor dense(void *data, int64_t rows, int heads, int dim)
 {
-    return (hra_tensor){
-        .data = data, .stride_batch = heads * rows * dim, .stride_row = dim, .stride_head = rows * dim};
+    return (hra_tensor){.data = data,
+                        .stride_batch = heads * rows * dim,
+                        .stride_row = (int64_t)heads * dim,
+                        .stride_head = dim};
 }
 
 /* The two tensors of a payload that lies at `base`. */
@@ -165,6 +168,25 @@ static hra_status settle(struct execution *x, enum hra_payload payload, int buff
     return HRA_OK;
 }
 
+/* The lines of our own K/V that are this part. */
+static void find_lines(const struct execution *x, struct hra_transfer *t, const struct hra_part *part)
+{
+    const hra_plan *plan = x->plan;
+    const hra_problem *p = &plan->problem;
+    const hra_tensor own[2] = {cut_own(plan, x->k, part, p->type), cut_own(plan, x->v, part, p->type)};
+    const size_t bytes = hra_type_bytes(p->type);
+    size_t at[2] = {0, 0};
+
+    hra_plan_part_bytes(plan, part, HRA_KV, &at[1]);
+    for (int n = 0; n < 2; n++)
+        t->lines[n] = (struct hra_lines){.data = own[n].data,
+                                         .bytes = (size_t)(part->head1 - part->head0) *
+                                                  (size_t)(n == 0 ? p->dim : p->dim_v) * bytes,
+                                         .pitch = (size_t)own[n].stride_row * bytes,
+                                         .count = (size_t)hra_plan_part_rows(plan, part),
+                                         .at = at[n]};
+}
+
 /* Start the moves of a round as one group. */
 static hra_status start_moves(struct execution *x, const struct hra_round *round)
 {
@@ -179,7 +201,12 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
         const enum hra_payload payload = s->move[i].payload;
         const int buffer = hra_move_buffer(&s->move[i]);
 
+        const int load = x->straight ? x->pass->straight[i] : -1;
+
         x->pass->transfer[i].data = message_at(x, payload, buffer);
+        x->pass->transfer[i].from_lines = load >= 0;
+        if (load >= 0)
+            find_lines(x, &x->pass->transfer[i], &s->part[s->load[load].part]);
         if (x->plan->staged && s->move[i].sends)
             HRA_TRY(x->plan->backend->from_mirror(message_at(x, payload, buffer),
                                                   buffer_at(x, payload, buffer), x->pass->transfer[i].bytes,
@@ -234,6 +261,12 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
     return HRA_OK;
 }
 
+/* Do heads lie side by side? Then our own parts are lines, and what is sent of them need not be copied first. */
+static int lies_in_lines(const hra_tensor *t, int heads, int dim)
+{
+    return heads == 1 || t->stride_head == dim;
+}
+
 /* Copy our own parts to where moves send them from. */
 static hra_status load(struct execution *x)
 {
@@ -249,6 +282,8 @@ static hra_status load(struct execution *x)
                          own_v = cut_own(plan, x->v, part, p->type);
         hra_tensor k, v;
 
+        if (x->straight && !x->pass->wanted[i])
+            continue;
         open_payload(plan, part, HRA_KV, buffer_at(x, HRA_KV, s->load[i].buffer), &k, &v);
         HRA_TRY(plan->backend->copy(plan->kernels, &k, p->type, &own_k, p->type, rows, heads, p->dim, 1,
                                     x->stream));
@@ -421,12 +456,16 @@ static hra_status check_tensors(const hra_plan *plan, const hra_tensor *q, const
 static struct execution begin(hra_plan *plan, hra_pass which, const hra_tensor *k, const hra_tensor *v,
                               void *workspace, void *stream)
 {
+    const hra_problem *p = &plan->problem;
     const int rank = plan->comm->rank;
+
     return (struct execution){.plan = plan,
                               .pass = &plan->pass[which],
                               .which = which,
                               .k = k,
                               .v = v,
+                              .straight = lies_in_lines(k, p->heads_kv, p->dim) &&
+                                          lies_in_lines(v, p->heads_kv, p->dim_v),
                               .own = {.owner = rank,
                                       .key_tile0 = plan->layout->rank_tile[rank],
                                       .key_tile1 = plan->layout->rank_tile[rank + 1],

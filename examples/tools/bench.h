@@ -80,6 +80,7 @@ struct hops_wanted {
     const struct connection *connection;
     hra_type type;            /* of what is computed beside them */
     hra_backend_kind backend; /* what computes it */
+    int64_t tokens;           /* of it */
     uint64_t seed;
     int64_t bytes; /* of a hop; 0: 1 to 256 MiB */
     int repeat, json;

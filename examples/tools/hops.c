@@ -110,7 +110,7 @@ static void open_compute(struct hopping *h)
     char why[256];
     double took[2];
 
-    p.tokens = 4096;
+    p.tokens = w->tokens;
     p.heads = 16;
     p.dim = 128;
     p.type = w->type;
@@ -272,8 +272,9 @@ static void print_head(const struct hopping *h)
     if (device_name()[0] != '\0')
         printf(", %s", device_name());
     if (h->on_gpus)
-        printf("; compute: forwards of 4096 tokens, full, 16 heads of 128, %s, by %s, %.3f ms each",
-               hra_type_name(h->wanted->type), h->layer.info.backend, h->forward_s * 1e3);
+        printf("; compute: forwards of %lld tokens, full, 16 heads of 128, %s, by %s, %.3f ms each",
+               (long long)h->wanted->tokens, hra_type_name(h->wanted->type), h->layer.info.backend,
+               h->forward_s * 1e3);
     printf("\n\n%-20s %10s %6s %12s %12s %12s %14s %9s\n", "GB/s each direction", "MiB", "hops", "median",
            "least", "most", "compute slows", "of bare");
 }

@@ -741,8 +741,10 @@ static void help(const struct option *options, int count)
         "spread of what is exposed is small against the transfer, and efficiency the time alone / (ranks x\n"
         "time).\n"
         "With --hops: the transport alone; every rank sends to the next one, and each hop sends on what the\n"
-        "last one brought. Between GPUs also beside forwards of 4096 tokens, full, 16 heads of 128 in\n"
-        "--dtype (default bf16) on --backend, where `compute slows` is the time that those lose / the time\n"
+        "last one brought. Between GPUs also beside forwards of --tokens (default 4096), full, 16 heads of "
+        "128\n"
+        "in --dtype (default bf16) on --backend, where `compute slows` is the time that those lose / the "
+        "time\n"
         "of the hops; and in turn the same of bare copies into mapped memory with a flag for each, which\n"
         "ask nothing of the receiver. All bytes are looked at in the end.\n"
         "With --reorder: q from token order to the plan's and back, beside a copy of as many bytes.\n"
@@ -783,7 +785,7 @@ static void bench(const struct arguments *a)
 static int may_stand_beside_hops(const char *name)
 {
     static const char *const names[] = {"hops",    "bytes",   "repeat", "json", "transport",
-                                        "timeout", "backend", "dtype",  "seed"};
+                                        "timeout", "backend", "dtype",  "seed", "tokens"};
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(name, names[n]) == 0)
             return 1;
@@ -835,7 +837,7 @@ static int run(int argc, char **argv, struct arguments *a)
         {"packed", "MEAN", "with --plan: other documents of MEAN tokens for each plan, & --mask",
          OPTION_INT64, &a->packed, 1, INT64_C(1) << 40, NULL, 0},
     };
-    struct hops_wanted hops = {.connection = &a->connection, .type = HRA_BF16};
+    struct hops_wanted hops = {.connection = &a->connection, .type = HRA_BF16, .tokens = 4096};
     char why[512];
 
     connection_options(options + shared, &a->connection);
@@ -850,9 +852,12 @@ static int run(int argc, char **argv, struct arguments *a)
         problem_complete(&a->problem, why, sizeof(why)) != 0 ||
         connection_complete(&a->connection, &a->problem, why, sizeof(why)) != 0)
         return usage(why);
-    for (int n = 0; n < all; n++) /* hops have a default of their own */
+    for (int n = 0; n < all; n++) { /* hops have defaults of their own */
         if (options[n].given && options[n].at == &a->problem.type)
             hops.type = a->problem.type;
+        if (options[n].given && options[n].at == &a->problem.tokens)
+            hops.tokens = a->problem.tokens;
+    }
     hops.backend = a->problem.backend;
     hops.seed = a->problem.seed;
     hops.bytes = a->bytes;
