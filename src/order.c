@@ -548,9 +548,10 @@ static hra_status find_patches(hra_order *o)
 
         coordinates(at, o, token);
         if (s % HRA_PATCH == 0) {
-            *p = (struct hra_patch){token, token, {at[0], at[1], at[2]}, {at[0], at[1], at[2]}};
+            *p = (struct hra_patch){token, token, 0, {at[0], at[1], at[2]}, {at[0], at[1], at[2]}};
             continue;
         }
+        p->step = hra_step(p->step, 0, token - p->first);
         p->first = token < p->first ? token : p->first;
         p->last = token > p->last ? token : p->last;
         for (int a = 0; a < 3; a++) {
