@@ -15,9 +15,11 @@ enum { HRA_TOKEN = 0, HRA_AXIS = 1, HRA_SLOT = 4, HRA_COORDINATES = 8 };
 /* Different orders that the slots() of one mask may name. */
 enum { HRA_MASK_ORDERS = HRA_COORDINATES - HRA_SLOT };
 
-/* The smallest box around a set of tokens, bounds inclusive. Only coordinates that the mask reads have a meaning. */
+/* The smallest box around a set of tokens, bounds inclusive. Only coordinates that the mask reads have a meaning.
+ * Tokens and slots are low plus multiples of step, which is what dilated masks ask for: a tile of a residue order has
+ * every r-th token. 1 says nothing, and where low = high any step is right. Coordinates of the grid have none. */
 struct hra_box {
-    int64_t low[HRA_COORDINATES], high[HRA_COORDINATES];
+    int64_t low[HRA_COORDINATES], high[HRA_COORDINATES], step[HRA_COORDINATES];
 };
 
 struct hra_question {

@@ -17,6 +17,11 @@ struct range {
     int64_t low, high;
 };
 
+/* Some of low, low + step, ... high, both ends among them; any step where low = high. */
+struct values {
+    int64_t low, high, step;
+};
+
 /* The keys j of a range for which (j - origin) / unit = residue (mod modulus); modulus 1: all of the range. */
 struct term {
     struct range keys;
@@ -329,6 +334,16 @@ static void stretch(struct hra_box *box, int coordinate, int64_t low, int64_t hi
     box->high[coordinate] = high > box->high[coordinate] ? high : box->high[coordinate];
 }
 
+/* The same for a coordinate that has a step. */
+static void stretch_steps(struct hra_box *box, int coordinate, struct values v)
+{
+    if (box->low[coordinate] > box->high[coordinate]) /* empty */
+        box->step[coordinate] = v.step;
+    else if (box->step[coordinate] != 1)
+        box->step[coordinate] = hra_step(box->step[coordinate], v.step, v.low - box->low[coordinate]);
+    stretch(box, coordinate, v.low, v.high);
+}
+
 /* Can boxes be made of an order's patches: are the grids the same? */
 static int fits_patches(const hra_mask *mask, const hra_order *order)
 {
@@ -344,7 +359,7 @@ static void stretch_tokens(struct hra_box *box, const hra_mask *mask, const hra_
         const int64_t token = order->slot_to_token[s];
         int64_t at[3];
 
-        stretch(box, HRA_TOKEN, token, token);
+        stretch_steps(box, HRA_TOKEN, (struct values){token, token, 0});
         if (!mask->on_grid)
             continue;
         coordinates(at, &mask->space, token);
@@ -364,14 +379,14 @@ struct hra_box hra_box_of(const hra_mask *mask, const hra_order *order, int64_t 
         box.high[c] = INT64_MIN;
     }
     if (order->identity && !mask->on_grid) {
-        stretch(&box, HRA_TOKEN, slot0, end - 1);
+        stretch_steps(&box, HRA_TOKEN, (struct values){slot0, end - 1, count > 1});
     } else if (!fits_patches(mask, order) || from > to) {
         stretch_tokens(&box, mask, order, slot0, end);
     } else {
         stretch_tokens(&box, mask, order, slot0, from * HRA_PATCH);
         for (; from < to; from++) {
             const struct hra_patch *p = &order->patch[from];
-            stretch(&box, HRA_TOKEN, p->first, p->last);
+            stretch_steps(&box, HRA_TOKEN, (struct values){p->first, p->last, p->step});
             for (int a = 0; a < mask->space.axes; a++)
                 stretch(&box, HRA_AXIS + a, p->low[a], p->high[a]);
         }
@@ -380,10 +395,12 @@ struct hra_box hra_box_of(const hra_mask *mask, const hra_order *order, int64_t 
     for (int n = 0; n < mask->orders; n++) {
         const int64_t *slot = mask->order[n]->token_to_slot;
         if (mask->order[n]->hash == order->hash)
-            stretch(&box, HRA_SLOT + n, slot0, end - 1);
+            stretch_steps(&box, HRA_SLOT + n, (struct values){slot0, end - 1, count > 1});
         else
-            for (int64_t s = slot0; s < end; s++)
-                stretch(&box, HRA_SLOT + n, slot[order->slot_to_token[s]], slot[order->slot_to_token[s]]);
+            for (int64_t s = slot0; s < end; s++) {
+                const int64_t other = slot[order->slot_to_token[s]];
+                stretch_steps(&box, HRA_SLOT + n, (struct values){other, other, 0});
+            }
     }
     return box;
 }
@@ -395,6 +412,8 @@ void hra_box_join(struct hra_box *box, const hra_mask *mask, const struct hra_bo
             continue;
         box->low[c] = a->low[c] < b->low[c] ? a->low[c] : b->low[c];
         box->high[c] = a->high[c] > b->high[c] ? a->high[c] : b->high[c];
+        if (c == HRA_TOKEN || c >= HRA_SLOT)
+            box->step[c] = hra_step(a->step[c], b->step[c], a->low[c] - b->low[c]);
     }
 }
 
@@ -414,38 +433,58 @@ static int has_multiple(int64_t low, int64_t high, int64_t step)
     return above == 0 || minus(high, low) >= step - above;
 }
 
-static enum hra_answer classify_dilated(const hra_mask *m, int head, struct range q, struct range k)
+/* The values that are in some segments; none, and then low > high, where no step lands there. */
+static struct values inside(struct values v, struct range segments)
+{
+    const int64_t step = v.step > 0 ? v.step : 1;
+
+    if (v.low < segments.low)
+        v.low += ((segments.low - v.low - 1) / step + 1) * step;
+    if (v.high > segments.high)
+        v.high -= ((v.high - segments.high - 1) / step + 1) * step;
+    return v;
+}
+
+/* Does `rate` divide the values? */
+static enum hra_answer divides(int64_t rate, struct values v)
+{
+    const int64_t common = v.low == v.high ? rate : hra_step(rate, v.step, 0);
+
+    if (v.low % common != 0 || !has_multiple(v.low, v.high, rate))
+        return HRA_NONE;
+    return common == rate ? HRA_ALL : HRA_SOME;
+}
+
+static enum hra_answer classify_dilated(const hra_mask *m, int head, struct values q, struct values k)
 {
     const int64_t s = m->segment, rate = m->rate;
     const int64_t offset = m->offset == HRA_OFFSET_HEAD ? head % rate : m->offset;
     const int64_t first = q.low / s > k.low / s ? q.low / s : k.low / s;
     const int64_t last = q.high / s < k.high / s ? q.high / s : k.high / s;
-    const int one = q.low == q.high && k.low == k.high;
-    int all = q.low / s == q.high / s && k.low / s == k.high / s;
+    const int one = q.low / s == q.high / s && k.low / s == k.high / s;
+    enum hra_answer answer, queries_answer;
 
     if (first > last)
         return HRA_NONE;
-    if (rate == 1 || first < last) /* several segments: there are live pairs but in odd cases */
-        return rate == 1 && all ? HRA_ALL : HRA_SOME;
+    if (first < last && s % rate != 0) /* residues differ by segment: there are live pairs but in odd cases */
+        return HRA_SOME;
 
-    const struct range segment = {first * s, plus(first * s, s - 1)};
-    const struct range queries = {q.low > segment.low ? q.low : segment.low,
-                                  q.high < segment.high ? q.high : segment.high};
-    const struct range keys = {k.low > segment.low ? k.low : segment.low,
-                               k.high < segment.high ? k.high : segment.high};
-    const int64_t zero = plus(segment.low, offset);
+    const struct range shared = {first * s, plus(last * s, s - 1)}; /* segments */
+    const int64_t zero = plus(shared.low, offset);
+    q = inside(q, shared);
+    k = inside(k, shared);
+    if (q.low > q.high || k.low > k.high)
+        return HRA_NONE;
     if (m->mode == HRA_DILATED_RESIDUE) {
-        if (!has_multiple(keys.low - queries.high, keys.high - queries.low, rate))
-            return HRA_NONE;
-        all &= one;
+        answer = divides(rate, (struct values){k.low - q.high, k.high - q.low, hra_step(q.step, k.step, 0)});
     } else {
-        if (!has_multiple(keys.low - zero, keys.high - zero, rate))
-            return HRA_NONE;
-        if (m->mode == HRA_DILATED_BOTH && !has_multiple(queries.low - zero, queries.high - zero, rate))
-            return HRA_NONE;
-        all &= keys.low == keys.high && (m->mode == HRA_DILATED_KEYS || queries.low == queries.high);
+        answer = divides(rate, (struct values){k.low - zero, k.high - zero, k.step});
+        queries_answer = m->mode == HRA_DILATED_KEYS
+                             ? HRA_ALL
+                             : divides(rate, (struct values){q.low - zero, q.high - zero, q.step});
+        answer = queries_answer < answer ? queries_answer : answer;
     }
-    return all ? HRA_ALL : HRA_SOME;
+    return answer == HRA_ALL && !one ? HRA_SOME : answer;
 }
 
 /* A box of more query blocks than this is cut up anyway before it becomes a tile. */
@@ -502,15 +541,16 @@ static enum hra_answer classify_blocks(const hra_mask *m, enum hra_answer near, 
 }
 
 /* A mask that reads one coordinate. */
-static enum hra_answer classify_line(const hra_mask *m, int head, struct range q, struct range k)
+static enum hra_answer classify_line(const hra_mask *m, int head, struct values queries, struct values keys)
 {
+    const struct range q = {queries.low, queries.high}, k = {keys.low, keys.high};
     struct term early[TERMS], late[TERMS];
 
     if (is_list(m))
         return classify_list(m, q, k);
     switch (m->kind) {
     case HRA_MASK_DILATED:
-        return classify_dilated(m, head, q, k);
+        return classify_dilated(m, head, queries, keys);
     case HRA_MASK_GLOBAL:
         if (q.high < m->global || k.high < m->global)
             return HRA_ALL;
@@ -569,8 +609,8 @@ static enum hra_answer classify(const struct asked *a, const hra_mask *m, const 
         return answer;
     default: {
         const int c = reads(a, m);
-        return classify_line(m, a->question->head, (struct range){q->low[c], q->high[c]},
-                             (struct range){k->low[c], k->high[c]});
+        return classify_line(m, a->question->head, (struct values){q->low[c], q->high[c], q->step[c]},
+                             (struct values){k->low[c], k->high[c], k->step[c]});
     }
     }
 }
@@ -591,6 +631,7 @@ struct axis {
     int ready;                    /* the rest is filled */
     int values;                   /* different ones */
     int contiguous;               /* value[v] = value[0] + v */
+    int64_t step;                 /* value[v] = value[0] + a multiple of it */
     int64_t value[HRA_TILE];      /* [values] ascending */
     unsigned char of[HRA_TILE];   /* [count] which value a row has */
     rows_set below[HRA_TILE + 1]; /* [values + 1] the rows that have one of the first v values */
@@ -711,6 +752,9 @@ static const struct axis *axis_of(struct hra_points *p, int coordinate)
     }
     memcpy(axis->below[axis->values], below, sizeof(below));
     axis->contiguous = axis->value[axis->values - 1] - axis->value[0] == axis->values - 1;
+    axis->step = axis->contiguous;
+    for (int v = 1; v < axis->values && axis->step != 1; v++)
+        axis->step = hra_step(axis->step, 0, axis->value[v] - axis->value[v - 1]);
     axis->ready = 1;
     return axis;
 }
@@ -972,7 +1016,10 @@ static enum hra_answer tile_of(const struct asked *a, const hra_mask *m, struct 
         return grid_tile(m, q, k, bits);
     default: {
         const struct axis *queries = axis_of(q, reads(a, m)), *keys = axis_of(k, reads(a, m));
-        const enum hra_answer answer = classify_line(m, head, span(queries), span(keys));
+        const struct range q_span = span(queries), k_span = span(keys);
+        const enum hra_answer answer =
+            classify_line(m, head, (struct values){q_span.low, q_span.high, queries->step},
+                          (struct values){k_span.low, k_span.high, keys->step});
 
         if (answer == HRA_SOME)
             line_bits(m, head, queries, keys, q->count, bits);

@@ -345,17 +345,25 @@ static hra_status run_along(hra_order *o, enum curve curve, const int64_t box[3]
     return status;
 }
 
+/* The number at *at, which moves behind it; -1 where there is none. What is above 2^63 - 1 is read as that. */
+static int64_t read_number(const char **at)
+{
+    int64_t value = **at >= '0' && **at <= '9' ? 0 : -1;
+
+    for (; **at >= '0' && **at <= '9'; ++*at) {
+        const int64_t digit = **at - '0';
+        value = value > (INT64_MAX - digit) / 10 ? INT64_MAX : 10 * value + digit;
+    }
+    return value;
+}
+
 /* The sides of "AxB" or "AxBxC"; their number, 0 where the text is no box. */
 static int read_box(int64_t box[3], const char *text)
 {
     for (int count = 0; count < 3;) {
-        int64_t side = 0;
-
-        if (*text < '0' || *text > '9')
+        box[count] = read_number(&text);
+        if (box[count++] < 0)
             return 0;
-        for (; *text >= '0' && *text <= '9'; text++)
-            side = side > INT64_MAX / 100 ? side : 10 * side + (*text - '0');
-        box[count++] = side;
         if (*text == '\0')
             return count >= 2 ? count : 0;
         if (*text++ != 'x')
@@ -391,7 +399,81 @@ static hra_status check_box(hra_order *o, const int64_t box[3], int count)
     return HRA_OK;
 }
 
-/* Fills a created order as its name says; hra_order_destroy undoes whatever was done. */
+/* Sort the slots of a filled order, segment by segment, by their index in the segment modulo `rate`; those of one
+ * residue stay in their order and are a run.
+ *
+ * Tiles should begin where runs do, so that all of a tile has one residue. That leaves them more than half full on
+ * average however long runs are: a tile takes as many whole runs as fit (shard.c), and a longer run has one short
+ * tile at its end. Segments that fit a tile are kept whole instead, since nothing attends beyond them. */
+static hra_status split(hra_order *o, int64_t segment, int64_t rate)
+{
+    int64_t *const from = o->slot_to_token, *const to = o->token_to_slot;
+    int64_t slot = 0, cut = 0;
+    void *memory;
+
+    segment = segment < o->tokens ? segment : o->tokens;
+    rate = rate < segment ? rate : segment;
+    const int whole = segment <= HRA_TILE;
+    const int64_t tail = o->tokens % segment, runs = rate < tail ? rate : tail;
+
+    free(o->cut);
+    o->cut = NULL;
+    o->cuts = o->tokens / segment * (whole ? 1 : rate) + (whole ? tail > 0 : runs);
+    HRA_TRY(hra_alloc(&memory, o->cuts, sizeof(int64_t), "the runs of an order"));
+    o->cut = memory;
+    for (int64_t first = 0, end; first < o->tokens; first = end) {
+        end = segment < o->tokens - first ? first + segment : o->tokens;
+        for (int64_t residue = 0; residue < rate && residue < end - first; residue++) {
+            if (residue == 0 || !whole)
+                o->cut[cut++] = slot;
+            for (int64_t s = first + residue; s < end; s += rate)
+                to[slot++] = from[s];
+        }
+    }
+    o->slot_to_token = to;
+    o->token_to_slot = from;
+    return HRA_OK;
+}
+
+static hra_status fill(hra_order *o, const char *name);
+
+/* Fills a created order as "residues:S:r" or "residues:S:r:ORDER" says, ORDER first. */
+static hra_status fill_residues(hra_order *o, const char *name)
+{
+    const char *at = name + 9;
+    char text[2 * sizeof(o->name)], curve[sizeof(o->curve)];
+
+    if (strlen(name) >= sizeof(o->name)) /* which also bounds the recursion */
+        return HRA_FAIL(HRA_ERR_ARG, "order: '%.60s...' has %zu characters, it may have %zu", name,
+                        strlen(name), sizeof(o->name) - 1);
+    const int64_t segment = read_number(&at);
+    int64_t rate = -1;
+    if (*at == ':') {
+        at++;
+        rate = read_number(&at);
+    }
+    if (segment < 0 || rate < 0 || (*at != '\0' && *at != ':'))
+        return HRA_FAIL(HRA_ERR_ARG, "order: '%s' is not of the form residues:S:r or residues:S:r:ORDER",
+                        name);
+    if (segment == 0 || rate == 0)
+        return HRA_FAIL(HRA_ERR_ARG,
+                        "order residues: the segment is %" PRId64 " and the rate %" PRId64
+                        ", both must be 1 or more",
+                        segment, rate);
+    HRA_TRY(fill(o, *at == ':' ? at + 1 : "identity"));
+    HRA_TRY(split(o, segment, rate));
+
+    const int plain = strcmp(o->name, "identity") == 0;
+    snprintf(text, sizeof(text), "residues:%" PRId64 ":%" PRId64 "%s%s", segment, rate, plain ? "" : ":",
+             plain ? "" : o->name);
+    memcpy(o->name, text, sizeof(o->name)); /* no longer than the name given */
+    memcpy(curve, o->curve, sizeof(curve));
+    snprintf(o->curve, sizeof(o->curve), "%.250s, in segments of %" PRId64 " by index modulo %" PRId64, curve,
+             segment, rate);
+    return HRA_OK;
+}
+
+/* Fills a created order, but not token_to_slot, as its name says; hra_order_destroy undoes whatever was done. */
 static hra_status fill(hra_order *o, const char *name)
 {
     static const struct {
@@ -402,6 +484,8 @@ static hra_status fill(hra_order *o, const char *name)
     int curve = -1, box_axes = 0;
     char text[72];
 
+    if (strncmp(name, "residues:", 9) == 0)
+        return fill_residues(o, name);
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(name, names[n].name) == 0)
             curve = names[n].curve;
@@ -414,7 +498,7 @@ static hra_status fill(hra_order *o, const char *name)
     if (curve < 0)
         return HRA_FAIL(HRA_ERR_ARG,
                         "order: no order is named '%.60s'; the names are identity, hilbert, boxes:AxB[xC], "
-                        "morton and snake",
+                        "morton, snake and residues:S:r[:ORDER]",
                         name);
     if (!o->on_grid && curve != IDENTITY) {
         int bits = 0;
@@ -444,8 +528,6 @@ static hra_status fill(hra_order *o, const char *name)
         else
             snprintf(o->curve, sizeof(o->curve), "natural order of %" PRId64 " tokens", o->tokens);
     }
-    for (int64_t s = 0; s < o->tokens; s++)
-        o->token_to_slot[o->slot_to_token[s]] = s;
     return HRA_OK;
 }
 
@@ -466,9 +548,10 @@ static hra_status find_patches(hra_order *o)
 
         coordinates(at, o, token);
         if (s % HRA_PATCH == 0) {
-            *p = (struct hra_patch){token, token, {at[0], at[1], at[2]}, {at[0], at[1], at[2]}};
+            *p = (struct hra_patch){token, token, 0, {at[0], at[1], at[2]}, {at[0], at[1], at[2]}};
             continue;
         }
+        p->step = hra_step(p->step, 0, token - p->first);
         p->first = token < p->first ? token : p->first;
         p->last = token > p->last ? token : p->last;
         for (int a = 0; a < 3; a++) {
@@ -507,7 +590,10 @@ hra_status hra_order_create(hra_order **out, const hra_domain *domain, const cha
         return HRA_FAIL(HRA_ERR_ARG, "order: %s is a NULL pointer", out == NULL ? "out" : "name");
     HRA_TRY(hra_space_read(&space, domain));
     HRA_TRY(create(&o, &space));
-    return finish(out, o, fill(o, name));
+    const hra_status status = fill(o, name);
+    for (int64_t s = 0; s < o->tokens && status == HRA_OK; s++)
+        o->token_to_slot[o->slot_to_token[s]] = s;
+    return finish(out, o, status);
 }
 
 /* Fills a created order from the caller's array. */
@@ -601,8 +687,7 @@ int hra_order_fits(const hra_order *order, const struct hra_space *space)
     if (order->tokens != space->tokens)
         return 0;
     if (!order->on_grid)
-        return space->axes == 0 || strcmp(order->name, "identity") == 0 ||
-               strcmp(order->name, "permutation") == 0;
+        return space->axes == 0 || order->axes == 0;
     return order->axes == space->axes && memcmp(order->grid, space->grid, sizeof(order->grid)) == 0;
 }
 

@@ -15,9 +15,25 @@ struct hra_space {
 /* Check a caller's domain. HRA_ERR_ARG with the values where numbers do not agree. */
 hra_status hra_space_read(struct hra_space *out, const hra_domain *domain);
 
+/* Numbers that are all alike modulo `step` (0: one number) are joined with others that are modulo `other` and lie
+ * `apart` from them: the largest step of which that is true of all. */
+static inline int64_t hra_step(int64_t step, int64_t other, int64_t apart)
+{
+    const int64_t more[2] = {other, apart < 0 ? -apart : apart};
+
+    for (int n = 0; n < 2 && step != 1; n++)
+        for (int64_t rest = more[n]; rest != 0;) { /* Euclid's algorithm */
+            const int64_t left = step % rest;
+            step = rest;
+            rest = left;
+        }
+    return step;
+}
+
 /* The tokens and their coordinates in HRA_PATCH slots, bounds inclusive. */
 struct hra_patch {
     int64_t first, last;     /* tokens */
+    int64_t step;            /* of the tokens, see hra_step */
     int64_t low[3], high[3]; /* in the grid that the order runs over */
 };
 

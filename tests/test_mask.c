@@ -568,8 +568,8 @@ static hra_order *random_permutation(const hra_domain *d)
 static void draw_orders(struct expression *e)
 {
     static const char *const names[] = {"identity", "hilbert", "morton", "snake"};
-    const int64_t begin = draw(5), most = e->axes == 3 ? 5 : 11; /* sides of a box that fits a tile */
-    char boxes[40] = "boxes:";
+    const int64_t begin = draw(6), most = e->axes == 3 ? 5 : 11; /* sides of a box that fits a tile */
+    char boxes[40] = "boxes:", residues[48];
     int used = (int)strlen(boxes);
 
     for (int a = 0; a < (e->axes == 3 ? 3 : 2); a++) {
@@ -577,10 +577,14 @@ static void draw_orders(struct expression *e)
         used += snprintf(boxes + used, sizeof(boxes) - (size_t)used, "%s%d", a == 0 ? "" : "x",
                          (int)draw(side < most ? side : most) + 1);
     }
+    snprintf(residues, sizeof(residues), "residues:%d:%d:%s", (int)draw(e->domain.tokens) + 1,
+             (int)draw(9) + 1, names[draw(4)]);
     for (int n = 0; n < HRA_MASK_ORDERS; n++) {
-        const int64_t name = (begin + n) % 5;
+        const int64_t name = (begin + n) % 6;
         e->order[n] = n == 0 && draw(2) == 0 ? random_permutation(&e->domain)
-                                             : order_of(&e->domain, name == 4 ? boxes : names[name]);
+                                             : order_of(&e->domain, name == 5   ? residues
+                                                                    : name == 4 ? boxes
+                                                                                : names[name]);
     }
 }
 
@@ -914,9 +918,71 @@ ParameterizedTest(struct exact *e, mask, boxes_are_told_exactly_where_they_can_b
     hra_order_destroy(line);
 }
 
+/* The same of runs of an order by residues, whose boxes have every r-th token. */
+struct stepping {
+    char base[12], order[32], text[48];
+    int64_t segment; /* of the order */
+};
+
+ParameterizedTestParameters(mask, boxes_of_every_rth_token_are_told_exactly)
+{
+    static struct stepping rows[] = {
+        {"identity", "residues:20:4", "dilated(20,4,1)", 20},
+        {"identity", "residues:20:4", "dilated(20,4,1,both)", 20},
+        {"identity", "residues:20:4", "dilated(20,4,0,residue)", 20},
+        {"identity", "residues:15:4", "dilated(15,4,2,both)", 15}, /* segments begin at other residues */
+        {"identity", "residues:15:4", "dilated(15,4,0,residue)", 15},
+        {"identity", "residues:40:8", "dilated(40,4,3,both)", 40}, /* of every 8th token every 4th is one */
+        {"identity", "residues:40:8", "dilated(40,4,0,residue)", 40},
+        {"identity", "residues:40:2", "dilated(40,4,3)", 40}, /* of every 2nd every 4th is or is not */
+        {"hilbert", "residues:20:4:hilbert", "slots(hilbert; dilated(20,4,2,both))", 20},
+    };
+    return cr_make_param_array(struct stepping, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+/* Do the slots of the base go up by one step along a run, in one segment? */
+static int is_even(const hra_order *base, const struct run *r, int64_t segment)
+{
+    int64_t slot[40];
+
+    for (int64_t n = 0; n < r->count; n++)
+        slot[n] = base->token_to_slot[r->order->slot_to_token[r->slot0 + n]];
+    for (int64_t n = 1; n < r->count; n++)
+        if (slot[n] < slot[n - 1] || slot[n] - slot[n - 1] != slot[1] - slot[0] ||
+            slot[n] / segment != slot[0] / segment)
+            return 0;
+    return 1;
+}
+
+ParameterizedTest(struct stepping *e, mask, boxes_of_every_rth_token_are_told_exactly)
+{
+    const hra_domain d = domain_of(1, 0, 5, 8, 0);
+    hra_order *base = order_of(&d, e->base), *order = order_of(&d, e->order);
+    hra_mask *m = parse(&d, NULL, e->text);
+    const struct hra_question ask = {m, 0, 0, 0};
+    int answers[3] = {0};
+
+    for (int repeat = 0; repeat < 2000; repeat++) {
+        const struct run q = random_run(order, 10), k = random_run(order, 10);
+        const struct hra_box q_box = box_of(m, &q), k_box = box_of(m, &k);
+        const enum hra_answer answer = hra_mask_classify(&ask, &q_box, &k_box);
+
+        if (!is_even(base, &q, e->segment) || !is_even(base, &k, e->segment))
+            continue;
+        cr_assert(answer == truth(m, &q, &k), "%s: queries %d+%d keys %d+%d: %d", e->text, (int)q.slot0,
+                  (int)q.count, (int)k.slot0, (int)k.count, (int)answer);
+        answers[answer] += q.count > 1 && k.count > 1;
+    }
+    cr_expect(answers[HRA_NONE] > 0 && answers[HRA_ALL] + answers[HRA_SOME] > 0);
+    hra_mask_destroy(m);
+    hra_order_destroy(base);
+    hra_order_destroy(order);
+}
+
 static struct hra_box tokens_between(int64_t low, int64_t high)
 {
-    return (struct hra_box){.low = {[HRA_TOKEN] = low}, .high = {[HRA_TOKEN] = high}};
+    return (struct hra_box){
+        .low = {[HRA_TOKEN] = low}, .high = {[HRA_TOKEN] = high}, .step = {[HRA_TOKEN] = 1}};
 }
 
 Test(mask, many_blocks_are_asked_cheaply_and_rightly)

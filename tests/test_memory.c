@@ -67,7 +67,7 @@ static hra_status make(struct made *m, int ranks)
     p.dim = DIM;
     p.type = HRA_F32;
     p.threads = 3;
-    HRA_TRY(hra_order_create(&m->order, &d, "boxes:8x8"));
+    HRA_TRY(hra_order_create(&m->order, &d, "residues:256:4:boxes:8x8"));
     HRA_TRY(
         hra_mask_parse(&m->mask, &d, m->order,
                        "heads(0: causal & docs(150,250); 1: grid(2,3) | blocks(100; 0:1 2; 3:0); 2: full)"));

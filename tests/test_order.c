@@ -1,4 +1,4 @@
-/* test_order.c - domains and orders: bijections, curves, boxes, measured steps, wrong use. */
+/* test_order.c - domains and orders: bijections, curves, boxes, residues, measured steps, wrong use. */
 #include "src/order.h"
 
 #include <criterion/criterion.h>
@@ -66,7 +66,15 @@ ParameterizedTestParameters(order, is_a_bijection)
 
 ParameterizedTest(struct shape *s, order, is_a_bijection)
 {
-    static const char *const names[] = {"identity", "hilbert", "morton", "snake", "boxes:1x1", "boxes:1x1x1"};
+    static const char *const names[] = {"identity",
+                                        "hilbert",
+                                        "morton",
+                                        "snake",
+                                        "boxes:1x1",
+                                        "boxes:1x1x1",
+                                        "residues:16:3",
+                                        "residues:7:9:snake",
+                                        "residues:24:2:residues:6:4:hilbert"};
 
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++) {
         const int axes = s->grid[2] > 0 ? 3 : 2;
@@ -209,6 +217,7 @@ Test(order, small_orders_as_written_out)
     const int64_t snake[] = {0, 1, 2, 5, 4, 3, 9, 10, 11, 8, 7, 6, 12, 13, 14, 17, 16, 15};
     const int64_t lines[] = {0, 1, 2, 3, 6, 5, 4};
     const int64_t plain[] = {0, 1, 2, 3, 4, 5, 6, 7};
+    const int64_t fives[] = {0, 3, 1, 4, 2, 5, 8, 6, 9, 7, 10};
     const struct {
         int64_t tokens;
         const int64_t *grid;
@@ -225,6 +234,14 @@ Test(order, small_orders_as_written_out)
         {0, odd, "snake", snake, 18},
         /* 7 tokens on 4 x 4 cells: a line of 4 forwards, one of 3 backwards */
         {7, none, "snake", lines, 7},
+        /* segments of 5 and a last one of 1 */
+        {11, none, "residues:5:3", fives, 11},
+        {8, none, "residues:3:5", plain, 8},
+        {8, none, "residues:8:1", plain, 8},
+        {8, none, "residues:9223372036854775807:9223372036854775807", plain, 8},
+        /* segments of 4 and 3 of the slots along the lines */
+        {7, none, "residues:4:2:snake", (const int64_t[]){0, 2, 1, 3, 6, 4, 5}, 7},
+        {8, none, "residues:8:2:residues:4:2", (const int64_t[]){0, 1, 4, 5, 2, 3, 6, 7}, 8},
     };
 
     for (size_t n = 0; n < sizeof(rows) / sizeof(rows[0]); n++) {
@@ -239,7 +256,7 @@ Test(order, small_orders_as_written_out)
 
 struct sentence {
     int64_t tokens, grid[3];
-    char name[24], curve[120];
+    char name[24], curve[160];
 };
 
 ParameterizedTestParameters(order, says_which_curve)
@@ -263,6 +280,11 @@ ParameterizedTestParameters(order, says_which_curve)
          "raster order of the 4 x 4 square, every second line backwards, 11 cells without a token skipped"},
         {0, {10, 20, 0}, "identity", "raster order of the 10 x 20 grid"},
         {77, {0, 0, 0}, "identity", "natural order of 77 tokens"},
+        {77, {0, 0, 0}, "residues:32:4", "natural order of 77 tokens, in segments of 32 by index modulo 4"},
+        {0,
+         {16, 16, 0},
+         "residues:64:4:hilbert",
+         "Hilbert curve of the 16 x 16 square, in segments of 64 by index modulo 4"},
         {0,
          {10, 20, 0},
          "boxes:4x8",
@@ -347,6 +369,98 @@ ParameterizedTest(struct boxes *s, order, boxes_tile_the_grid)
     hra_order_destroy(o);
 }
 
+/* ---- Residues ---------------------------------------------------------------------------------- */
+
+struct segments {
+    int64_t tokens, grid[3], segment, rate;
+    char base[24];
+};
+
+ParameterizedTestParameters(order, residues_are_runs_of_their_segment)
+{
+    static struct segments rows[] = {
+        {1, {0, 0, 0}, 1, 1, "identity"},        {1000, {0, 0, 0}, 300, 7, "identity"}, /* nothing divides */
+        {1000, {0, 0, 0}, 250, 5, "hilbert"},    {1024, {0, 0, 0}, 512, 4, "hilbert"},
+        {901, {0, 0, 0}, 300, 4, "snake"}, /* a last segment of one token */
+        {500, {0, 0, 0}, 200, 300, "morton"},    {500, {0, 0, 0}, 600, 3, "identity"},
+        {0, {30, 33, 0}, 129, 2, "boxes:5x3"},   /* runs of 65 and 64 */
+        {0, {9, 10, 11}, 128, 4, "boxes:2x3x4"}, /* segments that fit a tile */
+        {0, {9, 10, 11}, 99, 1, "hilbert"},
+    };
+    return cr_make_param_array(struct segments, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+/* By (segment, residue, slot of the base) the slots ascend, which leaves one order; cuts are where the first two
+ * change, or the first alone where a segment fits a tile. */
+ParameterizedTest(struct segments *s, order, residues_are_runs_of_their_segment)
+{
+    char name[64];
+
+    snprintf(name, sizeof(name), "residues:%d:%d:%s", (int)s->segment, (int)s->rate, s->base);
+    hra_order *o = order_of(s->tokens, s->grid, name), *base = order_of(s->tokens, s->grid, s->base);
+    int64_t before[3] = {-1, 0, 0}, cuts = 0;
+
+    for (int64_t slot = 0; slot < o->tokens; slot++) {
+        const int64_t at = base->token_to_slot[o->slot_to_token[slot]];
+        const int64_t here[3] = {at / s->segment, at % s->segment % s->rate, at};
+        const int turns = here[0] != before[0], changes = turns || here[1] != before[1];
+        const int cut = cuts < o->cuts && o->cut[cuts] == slot;
+
+        cr_assert(eq(i64, o->token_to_slot[o->slot_to_token[slot]], slot));
+        cr_assert(turns     ? here[0] == before[0] + 1 && here[1] == 0
+                  : changes ? here[1] == before[1] + 1
+                            : at == before[2] + s->rate,
+                  "slot %ld is slot %ld of the base, after %ld", (long)slot, (long)at, (long)before[2]);
+        cr_assert(eq(int, cut, s->segment <= HRA_TILE ? turns : changes), "slot %ld", (long)slot);
+        cuts += cut;
+        memcpy(before, here, sizeof(before));
+    }
+    cr_expect(eq(i64, cuts, o->cuts));
+    cr_expect(s->rate > 1 ||
+                  memcmp(o->slot_to_token, base->slot_to_token, (size_t)o->tokens * sizeof(int64_t)) == 0,
+              "a rate of 1 leaves the base as it is");
+    hra_order_destroy(base);
+    hra_order_destroy(o);
+}
+
+Test(order, residues_have_one_name_and_a_hash_of_their_own)
+{
+    const int64_t none[3] = {0, 0, 0};
+    hra_order *a = order_of(512, none, "residues:0256:04:identity"),
+              *b = order_of(512, none, "residues:256:4"), *c = order_of(512, none, "residues:512:4");
+
+    cr_expect(eq(str, a->name, "residues:256:4"));
+    cr_expect(eq(str, b->name, "residues:256:4"));
+    cr_expect(a->hash == b->hash && a->hash != c->hash);
+    hra_order_destroy(a);
+    hra_order_destroy(b);
+    hra_order_destroy(c);
+}
+
+/* An order that was made without a grid belongs to one if it lays the tokens on no square of its own. */
+Test(order, fits_a_grid_where_it_needs_none)
+{
+    const int64_t grid[3] = {8, 16, 0}, none[3] = {0, 0, 0};
+    const struct {
+        const char *name;
+        int fits;
+    } rows[] = {
+        {"identity", 1},
+        {"residues:32:4", 1},
+        {"snake", 0},
+        {"residues:32:4:snake", 0},
+    };
+    const hra_domain d = domain_of(128, grid);
+    struct hra_space space;
+
+    cr_assert(eq(int, hra_space_read(&space, &d), HRA_OK));
+    for (size_t n = 0; n < sizeof(rows) / sizeof(rows[0]); n++) {
+        hra_order *o = order_of(128, none, rows[n].name);
+        cr_expect(eq(int, hra_order_fits(o, &space), rows[n].fits), "%s", rows[n].name);
+        hra_order_destroy(o);
+    }
+}
+
 /* ---- Permutations, sharing ----------------------------------------------------------------------- */
 
 Test(order, permutation_is_copied_and_inverted)
@@ -401,7 +515,7 @@ Test(order, info_writes_no_more_than_the_caller_knows)
 struct wrong {
     int batch, heads;
     int64_t tokens, grid[3];
-    char name[32], says[96];
+    char name[72], says[96];
 };
 
 ParameterizedTestParameters(order, refuses)
@@ -434,6 +548,23 @@ ParameterizedTestParameters(order, refuses)
         {0, 0, 0, {10, 20, 0}, "boxes:1x99999999999999999999", "it must be 1 to 20"},
         {0, 0, 0, {10, 20, 0}, "boxes:10x13", "10 x 13 has more than the 128 tokens of a tile"},
         {0, 0, 9, {0, 0, 0}, "boxes:5x1", "it must be 1 to 4"},
+        {0, 0, 9, {0, 0, 0}, "residues", "no order is named 'residues'"},
+        {0, 0, 9, {0, 0, 0}, "residues:", "'residues:' is not of the form residues:S:r"},
+        {0, 0, 9, {0, 0, 0}, "residues:4", "'residues:4' is not of the form"},
+        {0, 0, 9, {0, 0, 0}, "residues:4:", "'residues:4:' is not of the form"},
+        {0, 0, 9, {0, 0, 0}, "residues:-4:2", "'residues:-4:2' is not of the form"},
+        {0, 0, 9, {0, 0, 0}, "residues:4:2x", "'residues:4:2x' is not of the form"},
+        {0, 0, 9, {0, 0, 0}, "residues:0:2", "the segment is 0 and the rate 2, both must be 1 or more"},
+        {0, 0, 9, {0, 0, 0}, "residues:4:0:snake", "the segment is 4 and the rate 0"},
+        {0, 0, 9, {0, 0, 0}, "residues:4:2:", "no order is named ''"},
+        {0, 0, 9, {0, 0, 0}, "residues:4:2:curve", "no order is named 'curve'"},
+        {0, 0, 9, {0, 0, 0}, "residues:4:2:boxes:5x1", "it must be 1 to 4"},
+        {0,
+         0,
+         9,
+         {0, 0, 0},
+         "residues:4:2:residues:4:2:residues:4:2:residues:4:2:residues:4:2",
+         "has 64 characters, it may have 63"},
         {0, 0, 0, {1, 1, (INT64_C(1) << 21) + 1}, "hilbert", "a curve in 3 axes can have 2^21"},
         {0, 0, 0, {1, (INT64_C(1) << 21) + 1, 1}, "morton", "axis 1 of the grid has 2097153 cells"},
     };

@@ -99,6 +99,14 @@ static void name_boxes(struct drawn *p)
     }
 }
 
+static void name_residues(struct drawn *p)
+{
+    static const char *const base[] = {"", ":hilbert", ":morton", ":snake"};
+    const int segment = 1 + draw(p, p->domain.tokens + 2), rate = 1 + draw(p, 9);
+
+    snprintf(p->order_name, sizeof(p->order_name), "residues:%d:%d%s", segment, rate, base[draw(p, 4)]);
+}
+
 static void draw_permutation(struct drawn *p)
 {
     int64_t *token = malloc((size_t)p->domain.tokens * sizeof(*token));
@@ -115,12 +123,14 @@ static void draw_permutation(struct drawn *p)
 static void draw_order(struct drawn *p)
 {
     static const char *const names[] = {"identity", "hilbert", "morton", "snake", "permutation"};
-    const int kind = draw(p, 7);
+    const int kind = draw(p, 9);
 
     if (kind < 5)
         snprintf(p->order_name, sizeof(p->order_name), "%s", names[kind]);
-    else
+    else if (kind < 7)
         name_boxes(p);
+    else
+        name_residues(p);
     if (kind == 4)
         draw_permutation(p);
     else
@@ -569,6 +579,46 @@ ParameterizedTest(struct video *v, tiles, video_of_32x64x64, .timeout = 120)
     free_large(&p);
 }
 
+/* Dilated segments in an order that puts tokens of one residue together. */
+struct dilated {
+    int64_t tokens;
+    char order[32], mask[48];
+    int64_t full, partial;
+};
+
+ParameterizedTestParameters(tiles, dilated_segments_by_residue)
+{
+    static struct dilated rows[] = {
+        {65536, "residues:16384:4", "dilated(16384,4,0,both)", 4 * 32 * 32, 0},
+        {65536, "residues:16384:4", "dilated(16384,4,3)", 4 * 128 * 32, 0},
+        {65536, "residues:16384:4", "dilated(16384,4,0,residue)", 4 * 4 * 32 * 32, 0},
+        {32768, "residues:4096:4:hilbert", "slots(hilbert; dilated(4096,4,0,keys))", 8 * 32 * 8, 0},
+        /* a run of the order has every 16th token of 4 segments of the mask */
+        {65536, "residues:16384:16", "dilated(4096,4,1,both)", 16 * 8 * 8, 0},
+        /* 3 segments with runs of 100 and one of 100 tokens, which is a tile */
+        {1000, "residues:300:3", "dilated(300,3,0,both)", 0, 4},
+        /* runs of 30: four to a tile, which is never cut between them */
+        {12000, "residues:600:20", "dilated(600,20,0,residue)", 0, 12000 / 120},
+        /* whole segments, two to a tile */
+        {6000, "residues:60:7", "dilated(60,7,0,residue)", 0, 6000 / 120},
+    };
+    return cr_make_param_array(struct dilated, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+/* Squares of full tiles are told at once, and squares without pairs: looking at each tile of a segment asks 4 to 16 times
+ * for each full one. */
+ParameterizedTest(struct dilated *d, tiles, dilated_segments_by_residue, .timeout = 120)
+{
+    struct large p = make_large(d->tokens, NULL, d->order, d->mask, 1, HRA_SHARD_CONTIGUOUS);
+    const struct counts c = count(&p, 4, 4);
+
+    cr_expect(eq(i64, c.full, d->full));
+    cr_expect(eq(i64, c.partial, d->partial));
+    cr_expect(c.full == 0 || c.asked < 3 * c.full, "%s %s: %" PRId64 " questions", d->order, d->mask,
+              c.asked);
+    free_large(&p);
+}
+
 Test(tiles, a_full_mask_over_whole_tiles_has_no_bitmap)
 {
     const struct counts c = count_line(4 * HRA_TILE, "full", 2, HRA_SHARD_CONTIGUOUS);
@@ -610,6 +660,7 @@ ParameterizedTestParameters(tiles, questions_grow_as_tiles)
         {"boxes:8x16", "grid(16,16)", 128},
         {"identity", "dilated(2048,4)", 0},
         {"hilbert", "slots(dilated(2048,4,0,both))", 128},
+        {"residues:2048:4", "dilated(2048,4)", 0},
     };
     return cr_make_param_array(struct growth, rows, sizeof(rows) / sizeof(rows[0]));
 }

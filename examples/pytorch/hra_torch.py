@@ -950,6 +950,8 @@ _CASES = [
      {"grid": (4, 9, 10), "order": "boxes:2x4x4", "dim": 36}),
     ("slots(hilbert; window(30,0) & causal)", _along_hilbert, {"order": "hilbert"}),
     ("dilated(64,4,0,both)", lambda i, j, h: _dilated(i, j, 0 * h, 64, 4), {}),
+    ("dilated(140,4,0,both)", lambda i, j, h: _dilated(i, j, 0 * h, 140, 4),
+     {"order": "residues:140:4"}),
     ("mix(window(16,0); dilated(64,4,0,keys))",
      lambda i, j, h: ((i - j <= 16) & (j <= i)).int()
      + ((i // 64 == j // 64) & (j % 64 % 4 == 0)).int(), {}),

@@ -64,6 +64,7 @@ BACKEND = "gpu"        # HRA's, by --backend
 BLOCK = 128            # tokens on a side of FlexAttention's blocks
 WARM_UP = 3            # rounds before those that count
 FLUSH_BYTES = 1 << 28  # more than the L2 cache of any GPU
+WIDTH = 28             # of the contestants' names
 # Two right results in bf16 are 0.005 apart, in the norm of 128 rows of a head. A 128 x 128 tile too
 # many or too few is 0.06 in the largest dense case here and more in all others.
 LIMIT = 0.02
@@ -82,10 +83,11 @@ class Case:
                         # ranks where the case is for those
     grid: tuple = ()
     order: str = "identity"  # of HRA and of the peers
-    boxes: str = ""          # another order, in which HRA is timed too
+    second: str = ""         # another order, in which HRA is timed too
     natural: bool = False    # HRA takes and gives natural order, and the reordering counts
     flex: tuple = ()         # mask for FlexAttention: a function below and its numbers
-    segment: tuple = ()      # mask of dilated segments for peers that gather: S, r, mode
+    segment: tuple = ()      # mask of dilated segments for peers that gather: S, r, mode; as
+                             # `hra natural` HRA reorders into the second order and back, too
     note: str = ""
 
 
@@ -134,23 +136,24 @@ CASES = {
     "image-raster": sparse("grid(16,16)", 65536, **IMAGE,
                            note="in any order HRA is to reach 12 x the raster row of flex"),
     "image-hilbert": sparse("grid(16,16)", 65536, **IMAGE, goal=("x flex", 2.8, 2.0),
-                            order="hilbert", boxes="boxes:8x16"),
+                            order="hilbert", second="boxes:8x16"),
     "video-raster": sparse("grid(4,8,8)", 131072, **VIDEO,
                            note="in any order HRA is to reach 6 x the raster row of flex"),
     "video-hilbert": sparse("grid(4,8,8)", 131072, **VIDEO, goal=("x flex", 3.7, 2.2),
-                            order="hilbert", boxes="boxes:4x4x8"),
+                            order="hilbert", second="boxes:4x4x8"),
     "dilated-both": Case("dilated(16384,4,0,both)", 65536, 16, 128, GATHERED,
-                         ("x gather+cudnn", 1.1, 1.1), segment=(16384, 4, "both")),
+                         ("x gather+cudnn", 1.1, 1.1), second="residues:16384:4",
+                         segment=(16384, 4, "both")),
     "dilated-hilbert": Case("slots(hilbert; dilated(4096,4,0,keys))", 32768, 16, 64,
                             (*GATHERED, "written-out"), ("ms", 0.40, 0.90), order="hilbert",
-                            segment=(4096, 4, "keys")),
+                            second="residues:4096:4:hilbert", segment=(4096, 4, "keys")),
     "natten-image": sparse("neighbourhood(80,80)", 65536, ("neighbourhood", 80, 80),
                            ("ms", 9.9, None), grid=(256, 256), heads=24, natural=True,
-                           order="hilbert", boxes="boxes:8x16",
+                           order="hilbert", second="boxes:8x16",
                            note="NATTEN published 16.2 ms + 2.4 ms of permutation, forward"),
     "natten-video": sparse("neighbourhood(18,24,24)", 115200, ("neighbourhood", 18, 24, 24),
                            ("ms", 34, None), grid=(30, 48, 80), heads=24, natural=True,
-                           order="hilbert", boxes="boxes:4x4x8",
+                           order="hilbert", second="boxes:4x4x8",
                            note="NATTEN published 79.0 ms + 5.4 ms of permutation, forward"),
 }
 
@@ -352,8 +355,10 @@ def turned(t):
 
 def make_hra(name, case, inputs, tokens):
     order = name.removeprefix("hra").strip() or case.order
-    if case.natural:
-        module = hra_torch.HraAttention(case.mask, order=order, grid=case.grid, backend=BACKEND)
+    if case.natural or order == "natural":
+        order = case.second if order == "natural" else order
+        module = hra_torch.HraAttention(case.mask, order=order, grid=case.grid or None,
+                                        backend=BACKEND)
         *qkv, gradient = inputs.along("identity", None)
         return Contestant(name, lambda *t: turned(module(*map(turned, t))), qkv, gradient,
                           lambda t: t)
@@ -588,7 +593,7 @@ def lines_of(case, plan, which, times, clock, admitted):
 def row(line):
     """A line of the table."""
     if "failed" in line:
-        return f"  {line['what']:17}{line['failed']}"
+        return f"  {line['what']:{WIDTH}}{line['failed']}"
     over = [f"{ratio:.2f} x {peer}" for peer, ratio in line.get("speed_over", {}).items()]
     if "efficiency" in line:
         over.insert(0, f"efficiency {line['efficiency']:.3f}")
@@ -598,7 +603,7 @@ def row(line):
         over += f"  (goal: {goal['value']} {goal['unit']})"
     if "ran" in line:
         over += "  [" + ", ".join(f"{what} {value}" for what, value in line["ran"].items()) + "]"
-    text = (f"  {line['what']:17}{line['pass']:9}{line['median_ms']:9.3f}"
+    text = (f"  {line['what']:{WIDTH}}{line['pass']:9}{line['median_ms']:9.3f}"
             f"{line['min_ms']:9.3f}{line['max_ms']:9.3f}{line['tflops']:9.1f}  {over}")
     return text.rstrip()
 
@@ -632,7 +637,8 @@ def report(name, about, file, **line):
 
 def run(name, case, options, say):
     """One case. Returns whether HRA did all that it should."""
-    variants = ["hra"] + [f"hra {case.boxes}"] * bool(case.boxes)
+    variants = ["hra"] + [f"hra {case.second}"] * bool(case.second)
+    variants += ["hra natural"] * bool(case.segment)
     names = [peer for peer in case.peers if peer in options.peers] + variants
     plan = plan_of(case, case.order, "cpu")  # knows the pairs and the order, and computes nothing
     tokens = plan.row_index()[1].to(DEVICE)
@@ -857,8 +863,8 @@ def main():
     tell(", ".join(f"{key} {value}" for key, value in about.items()))
     tell(f"medians of {options.repeat} runs in turn after {WARM_UP} more, L2 overwritten before "
          f"each{', the slowest rank of each' * options.ranks}\n"
-         f"  {'':17}{'':9}{'median':>9}{'least':>9}{'most':>9}{'TFLOP/s':>9}  HRA's speed over\n"
-         f"  {'':17}{'':9}{'ms':>9}{'ms':>9}{'ms':>9}{'a GPU' * options.ranks:>9}".rstrip())
+         f"  {'':{WIDTH + 9}}{'median':>9}{'least':>9}{'most':>9}{'TFLOP/s':>9}  HRA's speed over\n"
+         f"  {'':{WIDTH + 9}}{'ms':>9}{'ms':>9}{'ms':>9}{'a GPU' * options.ranks:>9}".rstrip())
     return 1 if (run_all_over_ranks if options.ranks else run_all)(options, about) else 0
 
 

@@ -59,7 +59,8 @@ int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
          0},
         {"grid", "AxB[xC]", "the tokens lie on this grid, slowest axis first", OPTION_GRID, p->grid, 1,
          longest, NULL, 0},
-        {"order", "NAME", "identity (default), hilbert, boxes:AxB[xC], morton, snake, random:SEED",
+        {"order", "NAME",
+         "identity (default), hilbert, boxes:AxB[xC], morton, snake, residues:S:r[:ORDER], random:SEED",
          OPTION_TEXT, &p->order, 0, 0, NULL, 0},
         {"mask", "TEXT",
          "who attends to whom (default causal), as in docs/masks.md; slots(M) reads slots of --order",
@@ -397,7 +398,12 @@ static void draw_name(struct draw *d, const int64_t grid[3], int64_t tokens, FIL
     int64_t side[3] = {grid[0], grid[1], grid[2]}, room = HRA_TILE;
     int axes = axes_of(grid);
 
-    const int64_t kind = between(d, 0, 4);
+    int64_t kind = between(d, 0, 5);
+    if (kind == 5) { /* of any of the others */
+        const int64_t segment = between_log(d, 1, tokens + 3);
+        fprintf(out, "residues:%" PRId64 ":%" PRId64 ":", segment, between(d, 1, 8));
+        kind = between(d, 0, 4);
+    }
     if (kind < 4) {
         fprintf(out, "%s", names[kind]);
         return;

@@ -129,8 +129,9 @@ typedef struct hra_order_info {
     int64_t grid[3];    /* the grid that the order runs over, its own where the domain has none */
     int64_t unit_steps; /* steps between grid neighbours: one axis changes, by 1 */
     int64_t longest;    /* longest step, the sum over the axes of |coordinate difference| */
-    const char *name;   /* the text it was made from, "permutation" for the caller's; owned by
-                               the order */
+    const char *name;   /* the text it was made from, numbers without leading zeros and residues
+                               without `:identity`; "permutation" for the caller's; owned by the
+                               order */
     const char *curve;  /* one line in words: which curve on which grid; owned by the order */
 } hra_order_info;
 
@@ -144,11 +145,17 @@ typedef struct hra_order_info {
  *                    and query tiles then begin where boxes begin
  *     morton         bits of the coordinates interleaved (Morton 1966), cells outside skipped
  *     snake          raster order, every second line backwards; on a grid all steps are unit steps
- * Without a grid in the domain the last four lay the tokens row by row on the smallest square of
- * side 2^m that holds them. The order is the caller's, to be given to hra_order_destroy; plans made
- * with it keep what they need.
- * HRA_ERR_ARG: a NULL pointer, a name that is none, a box that does not fit the axes or the tile, a
- * domain whose numbers do not agree. HRA_ERR_MEMORY. */
+ *     residues:S:r[:ORDER]  the slots of ORDER, which is another of these names (default identity), in
+ *                    segments of S, within a segment those with the index 0, r, 2r, ... first, then
+ *                    1, r + 1, ... and so on; the last segment may be shorter. For dilated masks with
+ *                    this S and r (or a multiple of r) all pairs of a tile attend or none; tiles then
+ *                    begin where residues do, or where segments do if those fit a tile. The whole name
+ *                    has at most 63 characters
+ * Without a grid in the domain hilbert, boxes, morton and snake lay the tokens row by row on the
+ * smallest square of side 2^m that holds them. The order is the caller's, to be given to
+ * hra_order_destroy; plans made with it keep what they need.
+ * HRA_ERR_ARG: a NULL pointer, a name that is none, a box that does not fit the axes or the tile, S or
+ * r below 1, a domain whose numbers do not agree. HRA_ERR_MEMORY. */
 HRA_API hra_status hra_order_create(hra_order **out, const hra_domain *domain, const char *name);
 
 /* Make an order from slot_to_token [tokens], which is copied.

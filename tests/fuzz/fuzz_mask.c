@@ -112,13 +112,16 @@ static void choose_domain(hra_domain *d, const uint8_t *head)
     d->heads = 1 + head[HEADS] % 3;
 }
 
-/* One of the names, boxes that fit, a permutation, or none, with which slots() must name its own. */
+/* One of the names, boxes that fit, either of them perhaps by residues, a permutation, or none, with which slots() must
+ * name its own. */
 static void choose_order(struct input *in)
 {
     static const char *const names[] = {"identity", "hilbert", "morton", "snake", "boxes:1x1"};
     const hra_domain *d = &in->domain;
     const int kind = in->head[ORDER] % 7;
     hra_status status = HRA_OK;
+    char name[96] = "";
+    int length = 0;
 
     if (kind == 6 || is_vast(d))
         return;
@@ -130,16 +133,20 @@ static void choose_order(struct input *in)
             token[other] = s;
         }
         status = hra_order_permutation(&in->order, d, token);
-    } else if (kind == 4 && d->grid[0] > 0) {
-        char name[64];
-        const int length = snprintf(name, sizeof(name), "boxes:%" PRId64 "x%" PRId64, (d->grid[0] + 1) / 2,
-                                    (d->grid[1] + 2) / 3);
+        demand(in, status == HRA_OK, "no order: %s", hra_last_error());
+        return;
+    }
+    if (in->head[ORDER] / 7 % 3 == 1)
+        length = snprintf(name, sizeof(name), "residues:%d:%d:", 1 + in->head[MORE], 1 + in->head[PICK] % 6);
+    if (kind == 4 && d->grid[0] > 0) {
+        length += snprintf(name + length, sizeof(name) - (size_t)length, "boxes:%" PRId64 "x%" PRId64,
+                           (d->grid[0] + 1) / 2, (d->grid[1] + 2) / 3);
         if (d->grid[2] > 0)
             snprintf(name + length, sizeof(name) - (size_t)length, "x%d", 1);
-        status = hra_order_create(&in->order, d, name);
     } else {
-        status = hra_order_create(&in->order, d, names[kind]);
+        snprintf(name + length, sizeof(name) - (size_t)length, "%s", names[kind]);
     }
+    status = hra_order_create(&in->order, d, name);
     demand(in, status == HRA_OK, "no order: %s", hra_last_error());
 }
 
@@ -326,7 +333,7 @@ static int64_t token_at(const hra_domain *d, const int64_t at[3])
 
 static struct hra_box box_of(const hra_domain *d, const struct corners *c)
 {
-    struct hra_box box = {{0}, {0}};
+    struct hra_box box = {.step = {[HRA_TOKEN] = 1}};
 
     box.low[HRA_TOKEN] = token_at(d, c->low);
     box.high[HRA_TOKEN] = token_at(d, c->high);

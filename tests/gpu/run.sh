@@ -155,7 +155,7 @@ export -f check fast worker ranks over bound one_queue twice sanitize planted li
 every_mask_and_order() {
     local type order
     for type in bf16 f16 f32; do
-        for order in identity hilbert boxes:8x8 morton snake random:5; do
+        for order in identity hilbert boxes:8x8 morton snake residues:96:3 random:5; do
             echo "listed masks_of $type $order"
         done
     done
@@ -210,7 +210,7 @@ sm90() {
     local type order dim count test on='$BUILD/examples/hra-check --backend sm90'
     for type in bf16 f16; do
         for dim in 64 128; do
-            for order in identity hilbert boxes:8x8 random:5; do
+            for order in identity hilbert boxes:8x8 residues:96:3 random:5; do
                 echo "fast listed masks_of $type $order $dim"
             done
             for count in 8 2 1; do
