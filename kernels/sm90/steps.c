@@ -7,8 +7,13 @@
  * side would come to each piece together, and one would wait for the other at each; so every item begins where
  * it meets fewest others, and goes round.
  *
- * K/V heads are taken in sections, whose Q, dO and dQ fit the L2 cache together, longest items first; within
- * one length, neighbours are of different heads, which share no piece. */
+ * It begins near the others of its head. Blocks that were anywhere in a long sequence would read Q and dO from
+ * memory again each, and find dQ there, which takes 96 KB a step where a step has time for 50; blocks that walk
+ * behind each other, a few pieces apart, do both in the L2 cache.
+ *
+ * K/V heads are taken in sections, whose Q, dO and dQ fit the L2 cache together. Within one, items go longest
+ * first, as do those of one length by key tile, since neighbours have queries in common; those of one key tile are
+ * of different heads, which share no piece. */
 #include "kernels/sm90/steps.h"
 
 #include <math.h>
@@ -21,13 +26,15 @@ enum { SECTION_BYTES = 32 << 20 };
 /* What things cost, in sixteenths of a full step. An item loads keys and sums, and writes sums. */
 enum { STEP = 16, PARTIAL_STEP = 17, ITEM = 32 };
 
-/* Items with costs of one bucket differ by 2 %. */
-static const double bucket_ratio = 1.02;
+/* Items whose costs differ by less have one length. In the last section the longest go first, so that blocks end
+ * together; in those before, it matters more that neighbours stay together. */
+static const double length_ratio = 2, last_length_ratio = 1.02;
 
 /* Where an item may begin: so many places at most are tried, at each so many of its steps, for others that come
- * to the piece up to NEAR steps earlier or later. All attempts together look at about EFFORT steps. */
-enum { PLACES = 128, LEAST_PLACES = 8, SAMPLES = 24, NEAR = 3, EFFORT = 1 << 27 };
-static const int nearness[NEAR + 1] = {8, 4, 2, 1};
+ * to the piece up to NEAR steps earlier or later. All attempts together look at about EFFORT steps. What meeting
+ * another costs is counted in pieces that lie between the place and where the others are. */
+enum { PLACES = 64, LEAST_PLACES = 8, SAMPLES = 24, NEAR = 2, EFFORT = 1 << 27 };
+static const int nearness[NEAR + 1] = {64, 32, 16};
 
 /* Who is where and when is kept in a table without lists: what is forgotten makes nothing wrong. */
 enum { TABLE_BITS = 20 };
@@ -56,6 +63,7 @@ struct builder {
     uint8_t *empty;                 /* [bitmaps][2] is nothing live in this half of the queries? */
     struct draft *draft;            /* [drafts] of the launch */
     int64_t drafts;
+    const struct draft **last;   /* [batch][heads_kv] the item of each K/V head that began last, or NULL */
     struct idle *idle;           /* [processors] heap, the first is free first */
     uint32_t *where;             /* [1 << TABLE_BITS] */
     uint32_t *time;              /* [steps of the launch] */
@@ -180,7 +188,8 @@ static int64_t section_groups(const struct builder *b, const struct hra_shape *s
 }
 
 /* The item of a key tile and a K/V head of the launch. */
-static hra_status add_draft(struct builder *b, int launch, int chunk, int key, int group, int64_t in_section)
+static hra_status add_draft(struct builder *b, int launch, int chunk, int key, int group, int64_t in_section,
+                            int last_section)
 {
     const struct hra_kernel_plan *p = b->plan;
     const struct hra_shape *shape = &b->shape[launch][chunk];
@@ -205,7 +214,8 @@ static hra_status add_draft(struct builder *b, int launch, int chunk, int key, i
     d->item.steps = (uint32_t)(b->out->steps - d->item.step0);
     for (uint32_t i = 0; i < d->item.steps; i++)
         cost += cost_of(&b->out->step[d->item.step0 + i]);
-    d->bucket = d->item.steps == 0 ? -1 : (int)(log((double)cost) / log(bucket_ratio));
+    const double ratio = d->section == last_section ? last_length_ratio : length_ratio;
+    d->bucket = d->item.steps == 0 ? -1 : (int)(log((double)cost) / log(ratio));
     return HRA_OK;
 }
 
@@ -232,12 +242,14 @@ static hra_status make_drafts(struct builder *b, int launch)
     const struct hra_kernel_plan *p = b->plan;
     const struct hra_sm90_turn *l = &b->out->turn[launch];
     const int64_t in_section = section_groups(b, b->shape[launch]);
-    int64_t most = 0;
+    int64_t most = 0, head1 = 0;
 
     for (int c = 0; c < l->chunks; c++) {
         const struct hra_shape *s = &b->shape[launch][c];
+        head1 = s->head1 > head1 ? s->head1 : head1;
         most += (int64_t)(s->key_tile1 - s->key_tile0) * (s->head1 - s->head0) * p->batch;
     }
+    const int last_section = (int)(((int64_t)(p->batch - 1) * p->heads_kv + head1 - 1) / in_section);
     free(b->draft);
     b->draft = NULL;
     b->drafts = 0;
@@ -247,7 +259,7 @@ static hra_status make_drafts(struct builder *b, int launch)
         for (int group = 0; group < p->batch * p->heads_kv; group++)
             for (int key = s->key_tile0; key < s->key_tile1; key++)
                 if (group % p->heads_kv >= s->head0 && group % p->heads_kv < s->head1)
-                    HRA_TRY(add_draft(b, launch, c, key, group, in_section));
+                    HRA_TRY(add_draft(b, launch, c, key, group, in_section, last_section));
     }
     if (b->drafts > 0)
         qsort(b->draft, (size_t)b->drafts, sizeof(*b->draft), compare_drafts);
@@ -294,14 +306,21 @@ static int is_there(const struct builder *b, uint32_t piece, uint64_t time)
     return b->where[x & ((1 << TABLE_BITS) - 1)] == (uint32_t)(x >> 32);
 }
 
+/* The steps of an item that are looked at. */
+static uint32_t samples_of(const struct hra_sm90_key_item *item)
+{
+    return item->steps < SAMPLES ? item->steps : SAMPLES;
+}
+
 /* How near others come to an item that begins with its step `first` at `time`. */
 static int64_t crowding(const struct builder *b, const struct hra_sm90_key_item *item, uint32_t first,
                         uint64_t time)
 {
-    const uint32_t stride = item->steps <= SAMPLES ? 1 : item->steps / SAMPLES;
+    const uint32_t samples = samples_of(item);
     int64_t sum = 0;
 
-    for (uint32_t i = 0; i < item->steps; i += stride) {
+    for (uint32_t n = 0; n < samples; n++) {
+        const uint32_t i = (uint32_t)((uint64_t)item->steps * n / samples);
         const struct hra_sm90_step *s = &b->out->step[item->step0 + (first + i) % item->steps];
         for (int d = -NEAR; d <= NEAR; d++)
             sum += nearness[d < 0 ? -d : d] *
@@ -310,30 +329,85 @@ static int64_t crowding(const struct builder *b, const struct hra_sm90_key_item 
     return sum;
 }
 
-/* Let an item begin where it meets fewest others. */
-static void turn_round(struct builder *b, const struct hra_sm90_key_item *item, uint64_t time)
+/* The piece that an item, which has its times, is at or comes to next at `time`; after its end, the last. */
+static uint32_t piece_at(const struct builder *b, const struct hra_sm90_key_item *item, uint64_t time,
+                         int64_t step0)
 {
+    const uint32_t *at = b->time + (item->step0 - step0);
+    uint32_t low = 0, high = item->steps - 1;
+
+    while (low < high) {
+        const uint32_t mid = low + (high - low) / 2;
+        if (at[mid] < time)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return b->out->step[item->step0 + low].piece;
+}
+
+/* The first of steps, in the order of their pieces, that is at `piece` or behind; 0 where none is. */
+static uint32_t find_piece(const struct hra_sm90_step *step, uint32_t steps, uint32_t piece)
+{
+    uint32_t low = 0, high = steps;
+
+    while (low < high) {
+        const uint32_t mid = low + (high - low) / 2;
+        if (step[mid].piece < piece)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low % steps;
+}
+
+/* Pieces between two of a K/V head, the shorter way round. */
+static int64_t distance(const struct builder *b, uint32_t x, uint32_t y)
+{
+    const struct hra_kernel_plan *p = b->plan;
+    const int64_t all = (int64_t)(p->heads / p->heads_kv) * p->queries * b->parts;
+    const int64_t way = x < y ? y - x : x - y;
+
+    return way < all - way ? way : all - way;
+}
+
+/* How many places are tried for one item. */
+static uint32_t places_of(const struct builder *b, const struct hra_sm90_key_item *item)
+{
+    const int64_t wanted = EFFORT / (SAMPLES * (2 * NEAR + 1) * b->drafts);
+    const int64_t most = wanted < LEAST_PLACES ? LEAST_PLACES : wanted > PLACES ? PLACES : wanted;
+
+    return item->steps < most ? item->steps : (uint32_t)most;
+}
+
+/* Let an item begin where it meets fewest others, near where the one of its head that began last is then. How
+ * near does not matter where all pieces that it comes to stay in the L2 cache. */
+static void turn_round(struct builder *b, const struct draft *d, uint64_t time, int64_t step0)
+{
+    const struct hra_sm90_key_item *item = &d->item;
     struct hra_sm90_step *step = b->out->step + item->step0;
-    const int64_t per_place = SAMPLES * (2 * NEAR + 1) * b->drafts;
-    const int64_t wanted = EFFORT / (per_place > 0 ? per_place : 1);
-    const uint32_t most = (uint32_t)(wanted < LEAST_PLACES ? LEAST_PLACES
-                                     : wanted > PLACES     ? PLACES
-                                                           : wanted);
-    const uint32_t places = item->steps < most ? item->steps : most;
-    uint32_t best = 0;
+    const uint32_t steps = item->steps, places = places_of(b, item);
+    const uint32_t piece_bytes = (uint32_t)(hra_sm90_step_rows(b->plan->dim) * b->plan->dim * 8);
+    const int64_t weight =
+        step[steps - 1].piece - step[0].piece < SECTION_BYTES / piece_bytes ? 0 : samples_of(item);
+    const struct draft *last = b->last[d->group];
+    const uint32_t from = last == NULL ? 0 : find_piece(step, steps, piece_at(b, &last->item, time, step0));
+    uint32_t best = from;
     int64_t least = INT64_MAX;
 
-    for (uint32_t i = 0; i < places && least > 0; i++) {
-        const uint32_t first = (uint32_t)((uint64_t)item->steps * i / places);
-        const int64_t sum = crowding(b, item, first, time);
+    for (uint32_t i = 0; i < places && least > 0; i++) { /* from, one further, one back, two further, ... */
+        const uint32_t by = (i + 1) / 2, first = (from + (i % 2 == 1 ? by : steps - by)) % steps;
+        int64_t sum = weight * distance(b, step[first].piece, step[from].piece);
+        if (sum < least)
+            sum += crowding(b, item, first, time / STEP);
         if (sum < least) {
             least = sum;
             best = first;
         }
     }
     memcpy(b->round, step, best * sizeof(*step));
-    memmove(step, step + best, (item->steps - best) * sizeof(*step));
-    memcpy(step + item->steps - best, b->round, best * sizeof(*step));
+    memmove(step, step + best, (steps - best) * sizeof(*step));
+    memcpy(step + steps - best, b->round, best * sizeof(*step));
 }
 
 /* Give the items to blocks and their steps times, from step `step0` of all on. Returns the latest time. */
@@ -342,6 +416,7 @@ static uint64_t play(struct builder *b, int64_t items, int blocks, int64_t step0
     uint64_t latest = 0;
 
     memset(b->where, 0, sizeof(*b->where) << TABLE_BITS);
+    memset(b->last, 0, (size_t)(b->plan->batch * b->plan->heads_kv) * sizeof(*b->last));
     for (int i = 0; i < blocks; i++)
         b->idle[i] = (struct idle){0, i};
     for (int64_t n = 0; n < items; n++) {
@@ -350,7 +425,8 @@ static uint64_t play(struct builder *b, int64_t items, int blocks, int64_t step0
         uint64_t at = began + ITEM / 2;
 
         d->block = b->idle[0].block;
-        turn_round(b, &d->item, at / STEP);
+        turn_round(b, d, at, step0);
+        b->last[d->group] = d;
         for (uint32_t i = 0; i < d->item.steps; i++) {
             const struct hra_sm90_step *s = &b->out->step[d->item.step0 + i];
             const uint64_t x = mark(d->item.piece0 + s->piece, at / STEP + NEAR);
@@ -487,6 +563,8 @@ static hra_status build(struct builder *b)
     memset(w->untouched, 1, (size_t)w->pieces);
     HRA_TRY(cut_turns(b));
     HRA_TRY(find_empty(b));
+    HRA_TRY(
+        hra_alloc((void **)&b->last, (int64_t)p->batch * p->heads_kv, sizeof(*b->last), "backward's lists"));
     HRA_TRY(hra_alloc_unset((void **)&b->idle, b->processors, sizeof(*b->idle), "backward's lists"));
     HRA_TRY(
         hra_alloc_unset((void **)&b->where, (int64_t)1 << TABLE_BITS, sizeof(*b->where), "backward's lists"));
@@ -512,6 +590,7 @@ hra_status hra_sm90_lay_out_steps(struct hra_sm90_steps *out, const struct hra_k
     free(b.shape);
     free(b.empty);
     free(b.draft);
+    free(b.last);
     free(b.idle);
     free(b.where);
     free(b.time);

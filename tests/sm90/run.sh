@@ -2,7 +2,7 @@
 # Tests the logic of the sm90 kernels on a machine without a GPU: their source is compiled for the host on top of emulator.h.
 # Needs g++, MPI, and the headers of CUDA 12.5 or later, which come with nvcc; nothing else of CUDA.
 #     tests/sm90/run.sh [BUILD=DIR]     builds in DIR, which is kept; default: a folder that is removed at the end
-# First hra-check, the test of resuming and that of the order of sums must pass; then faults are planted in the kernels, each of which must be caught.
+# First hra-check, the test of resuming and those of the order of sums must pass; then faults are planted in the kernels, each of which must be caught.
 # Exit status: 0 passed, 1 something failed, 77 there are no headers of CUDA.
 # shellcheck disable=SC2016 # commands that another shell is given
 set -u
@@ -64,14 +64,15 @@ export CHECK=${tools[*]}
 {
     echo 'emulator forward . "$BUILD/forward.o"'
     echo 'emulator backward . "$BUILD/backward.o"'
-    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice}.c \
+    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order}.c \
         examples/tools/{hra-check,npy,problem,world,oracle,plain,device}.c; do
         echo "compile $source"
     done
 } | xargs -d '\n' -n 1 -P 2 bash -c || exit 1
 link "$BUILD/hra-check" "$BUILD/forward.o" "$BUILD/backward.o" "${tools[@]}" &&
     link "$BUILD/resume" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_resume.o" &&
-    link "$BUILD/twice" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_twice.o" || exit 1
+    link "$BUILD/twice" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_twice.o" &&
+    link "$BUILD/order" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_order.o" || exit 1
 echo "built after $SECONDS s"
 
 # ---- Running ----
@@ -125,6 +126,7 @@ both() { printf '%s\0%s\0' "$@"; }
     both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
     both "the same bits, however lists are cut" '"$BUILD/resume"'
     both "the same bits every time" '"$BUILD/twice"'
+    both "the order of sums of whole GPUs can be kept" '"$BUILD/order"'
 } | xargs -0 -n 2 -P 2 bash -c 'one "$@"' one || exit 1
 
 # What stands in the loop of the kernel, for sed: a wait, and that a slot of the ring is given back. With few slots what is
