@@ -1,7 +1,7 @@
 /* gpu.c - the transport between GPUs: which way each pair of ranks takes, the order of executions, and the watchdog.
  *
- * On the caller's stream lie the posts of what may arrive and the waits for what has; sends have streams of their own, those
- * over NCCL one for all. Every wait for another rank is announced in a word of pinned memory, as gpu.h says, and the
+ * Transfers have streams of their own, two for each rank that is near, one for all that goes over NCCL; events tie them to
+ * the caller's. Every wait for another rank is announced in a word of pinned memory, as gpu.h says, and the
  * watchdog reads those words. When it finds that a rank is gone, has started something else or does not come in time, it
  * keeps the failure for the next call, tells the ranks of this node, aborts NCCL, and from then on releases whatever this
  * rank's streams wait for, until the communicator is destroyed: so that streams, and graphs that are replayed, come to their end. */
@@ -27,7 +27,7 @@ enum {
 /* A transfer that may be started, under its number; plans add and take away theirs. */
 struct listed {
     struct hra_transfer transfer;
-    cudaEvent_t done; /* a send, or the group of NCCL that it was in, has been done */
+    cudaEvent_t done; /* it, or the group of NCCL that it was in, has been done */
     uint32_t *tag;    /* pinned: over NCCL the tag that is sent along, or comes; the slot's for ever */
 };
 
@@ -66,9 +66,9 @@ struct hra_gpu {
     int capacity;
     struct tags *tags;
 
-    uint32_t *words; /* pinned: [ranks][HRA_LANES] sends to, [ranks] receipts from, groups */
-    uint32_t *device_words;
-    struct watched *watched; /* as words */
+    uint32_t *word; /* pinned: of NCCL's groups */
+    uint32_t *device_word;
+    struct watched *watched; /* [words_of] those of near transfers, then that of groups */
     pthread_t watchdog;
     int watching;
     atomic_int stop;
@@ -102,29 +102,17 @@ static int has_tag(const struct hra_transfer *t)
     return t->number == 0;
 }
 
-/* How many words there are: one for each stream that may wait, and for receipts, which the caller's stream waits for. */
+/* How many words streams show their waits in. */
 static int words_of(const struct hra_gpu *g)
 {
-    return (HRA_LANES + 1) * g->ranks + 1;
+    return (g->peers == NULL ? 0 : hra_peers_words(g->peers)) + 1;
 }
 
-/* The word of NCCL's groups. */
-static int group_word(const struct hra_gpu *g)
+/* What one of them holds; 0: nothing is waited for. */
+static uint32_t read_word(const struct hra_gpu *g, int index)
 {
-    return words_of(g) - 1;
-}
-
-/* The word of a wait: sends to a rank on a lane, receipts from it, or groups of NCCL. */
-static int word_index(const struct hra_gpu *g, const struct hra_transfer *t)
-{
-    return !is_near(g, t->peer) ? group_word(g)
-           : t->sends           ? t->peer * HRA_LANES + hra_lane(t)
-                                : g->ranks * HRA_LANES + t->peer;
-}
-
-static struct hra_word_at word_at(const struct hra_gpu *g, int index)
-{
-    return (struct hra_word_at){g->words + index, g->device_words + index};
+    const uint32_t *word = index < words_of(g) - 1 ? hra_peers_word(g->peers, index) : g->word;
+    return word == NULL ? 0 : __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
 /* Keep the first failure, and let everyone know. From any thread. */
@@ -205,7 +193,7 @@ static void suspect(struct hra_gpu *g, struct watched *w, const struct hra_trans
 static void look(struct hra_gpu *g, int index)
 {
     struct watched *w = &g->watched[index];
-    const uint32_t id = __atomic_load_n(&g->words[index], __ATOMIC_ACQUIRE);
+    const uint32_t id = read_word(g, index);
 
     if (id != w->id || id == 0) {
         *w = (struct watched){.id = id, .since_s = now_s()};
@@ -384,11 +372,11 @@ static hra_status gpu_end(void *state, void *stream)
     return HRA_OK;
 }
 
-/* The stream's word, and then, unless at is NULL, a wait for a value at `at`, which is written back to 0. */
-static hra_status announce(const struct hra_gpu *g, cudaStream_t stream, int index, uint32_t id, uint32_t *at,
+/* The word of groups, and then, unless at is NULL, a wait for a value at `at`, which is written back to 0. */
+static hra_status announce(const struct hra_gpu *g, cudaStream_t stream, uint32_t id, uint32_t *at,
                            uint32_t value)
 {
-    const CUdeviceptr word = (CUdeviceptr)(uintptr_t)(g->device_words + index);
+    const CUdeviceptr word = (CUdeviceptr)(uintptr_t)g->device_word;
     void *there = NULL;
 
     CUresult result = g->write(stream, word, id, CU_STREAM_WRITE_VALUE_DEFAULT);
@@ -425,18 +413,17 @@ static int add_along(struct hra_gpu *g, int count)
 static hra_status start_group(struct hra_gpu *g, int count)
 {
     const struct hra_transfer *first = g->group[0];
-    const int word = group_word(g);
 
     for (int i = 1; i < count; i++)
         g->group[i]->count = first->first;
     HRA_TRY_CUDA(cudaStreamWaitEvent(g->group_stream, g->begun, 0));
-    HRA_TRY(announce(g, g->group_stream, word, (uint32_t)first->first, NULL, 0));
+    HRA_TRY(announce(g, g->group_stream, (uint32_t)first->first, NULL, 0));
     HRA_TRY(hra_nccl_group(g->nccl, g->group, add_along(g, count), g->group_stream));
     for (int i = 0; i < count; i++)
         if (!g->group[i]->sends && has_tag(g->group[i]))
-            HRA_TRY(announce(g, g->group_stream, word, (uint32_t)g->group[i]->first,
+            HRA_TRY(announce(g, g->group_stream, (uint32_t)g->group[i]->first,
                              g->listed[g->group[i]->first - 1].tag, g->group[i]->tag));
-    HRA_TRY(announce(g, g->group_stream, word, 0, NULL, 0));
+    HRA_TRY(announce(g, g->group_stream, 0, NULL, 0));
     HRA_TRY_CUDA(cudaEventRecord(g->listed[first->first - 1].done, g->group_stream));
     return HRA_OK;
 }
@@ -447,20 +434,20 @@ static hra_status start(struct hra_gpu *g, struct hra_transfer *const *transfer,
 {
     int far = 0;
 
+    HRA_TRY_CUDA(cudaEventRecord(g->begun, stream));
     for (int i = 0; i < count; i++) {
         struct hra_transfer *t = transfer[i];
         if (!is_near(g, t->peer)) {
             t->count = t->first;
             g->group[far++] = t;
         } else if (!t->sends) {
-            HRA_TRY(hra_peers_post(g->peers, t, stream));
+            HRA_TRY(hra_peers_post(g->peers, t, g->begun));
         }
     }
-    HRA_TRY_CUDA(cudaEventRecord(g->begun, stream));
     for (int i = 0; i < count; i++)
         if (transfer[i]->sends && is_near(g, transfer[i]->peer))
             HRA_TRY(hra_peers_send(g->peers, transfer[i], g->begun, g->listed[transfer[i]->first - 1].done,
-                                   word_at(g, word_index(g, transfer[i])), (uint32_t)transfer[i]->first));
+                                   (uint32_t)transfer[i]->first));
     return far == 0 ? HRA_OK : start_group(g, far);
 }
 
@@ -471,9 +458,11 @@ static hra_status gpu_start(void *state, struct hra_transfer *const *transfer, i
 
 static hra_status finish(struct hra_gpu *g, const struct hra_transfer *t, cudaStream_t stream)
 {
+    const cudaEvent_t done = g->listed[t->count - 1].done;
+
     if (is_near(g, t->peer) && !t->sends)
-        return hra_peers_arrive(g->peers, t, stream, word_at(g, word_index(g, t)), (uint32_t)t->first);
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, g->listed[t->count - 1].done, 0));
+        HRA_TRY(hra_peers_arrive(g->peers, t, done, (uint32_t)t->first));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, done, 0));
     return HRA_OK;
 }
 
@@ -511,7 +500,7 @@ static int is_waiting(const struct hra_gpu *g)
     int waiting = 0;
 
     for (int i = 0; i < words_of(g); i++)
-        waiting |= __atomic_load_n(&g->words[i], __ATOMIC_ACQUIRE) != 0;
+        waiting |= read_word(g, i) != 0;
     return waiting;
 }
 
@@ -616,7 +605,7 @@ static hra_status gpu_close(void *state, int failed)
     if (g->tail != NULL)
         cudaEventDestroy(g->tail);
     if (done) /* else a stream may still write there */
-        cudaFreeHost(g->words);
+        cudaFreeHost(g->word);
     for (struct tags *t = g->tags, *after; t != NULL; t = after) {
         after = t->next;
         if (done)
@@ -666,7 +655,6 @@ static hra_status find_function(void *out, const char *name)
 /* Everything that needs no other rank. */
 static hra_status prepare(struct hra_gpu *g)
 {
-    const size_t bytes = (size_t)words_of(g) * sizeof(*g->words);
     int greatest = 0;
 
     HRA_TRY_CUDA(cudaGetDevice(&g->device));
@@ -677,10 +665,11 @@ static hra_status prepare(struct hra_gpu *g)
     HRA_TRY_CUDA(cudaEventCreateWithFlags(&g->begun, cudaEventDisableTiming));
     HRA_TRY_CUDA(cudaEventCreateWithFlags(&g->tail, cudaEventDisableTiming));
     HRA_TRY_CUDA(cudaEventRecord(g->tail, g->group_stream)); /* so that there is something to wait for */
-    HRA_TRY_CUDA(cudaHostAlloc((void **)&g->words, bytes, cudaHostAllocMapped | cudaHostAllocPortable));
-    memset(g->words, 0, bytes);
-    HRA_TRY_CUDA(cudaHostGetDevicePointer((void **)&g->device_words, g->words, 0));
-    return hra_alloc((void **)&g->watched, words_of(g), sizeof(*g->watched), "communicator");
+    HRA_TRY_CUDA(
+        cudaHostAlloc((void **)&g->word, sizeof(*g->word), cudaHostAllocMapped | cudaHostAllocPortable));
+    *g->word = 0;
+    HRA_TRY_CUDA(cudaHostGetDevicePointer((void **)&g->device_word, g->word, 0));
+    return HRA_OK;
 }
 
 /* What ranks tell each other when a communicator is made. */
@@ -789,12 +778,11 @@ static hra_status meet(struct hra_gpu *g, hra_comm *comm, hra_transport_kind kin
     if (needed)
         HRA_TRY(connect(g, comm));
     g->table.name = !needed ? "peer" : kind == HRA_TRANSPORT_NCCL ? "nccl" : "peer+nccl";
-    g->table.parts = needed ? 1 : HRA_LANES;
     g->table.sends_lines = !needed;
-    if (pthread_create(&g->watchdog, NULL, watch, g) != 0)
+    status = hra_alloc((void **)&g->watched, words_of(g), sizeof(*g->watched), "communicator");
+    if (status == HRA_OK && pthread_create(&g->watchdog, NULL, watch, g) != 0)
         status = HRA_FAIL(HRA_ERR_MEMORY, "communicator: no thread for the watchdog");
-    else
-        g->watching = 1;
+    g->watching = status == HRA_OK;
     return hra_comm_agree(comm, status);
 }
 

@@ -19,14 +19,6 @@ struct hra_gather {
     void *state;
 };
 
-/* ---- Progress words ---- */
-
-/* A word that streams write and the watchdog reads: 0, or the number of the transfer that is waited for. */
-struct hra_word_at {
-    volatile uint32_t *host;
-    void *device; /* the same word as kernels and streams address it */
-};
-
 /* ---- nccl.c ---- */
 
 struct hra_nccl;
@@ -70,15 +62,6 @@ hra_status hra_nccl_close(struct hra_nccl *n, int failed);
 
 struct hra_peers;
 
-/* Transfers to one rank take streams for their flags in turn: while one waits for its post or tells of its arrival, which takes
- * some 10 us, the other one's copy goes on. */
-enum { HRA_LANES = 2 };
-
-static inline int hra_lane(const struct hra_transfer *t)
-{
-    return t->number % HRA_LANES;
-}
-
 /* Find out which ranks this one can reach and be reached by: on the same node, and their memory can be mapped, which is
  * tried. Collective over `gather`. *out is made even if there is none. Fails alike on all ranks. */
 hra_status hra_peers_open(struct hra_peers **out, int rank, int ranks, struct hra_gather gather);
@@ -93,17 +76,20 @@ hra_status hra_peers_map(struct hra_peers *p, void *arena, size_t bytes, void **
 /* An arena is about to be freed by its owner, us. Where others may have it mapped it is kept until close instead: returns 1. */
 int hra_peers_keep(struct hra_peers *p, void *arena);
 
-/* The three steps of a transfer; `waits` is the word of who waits, `id` what is written there meanwhile.
- *     post     receiver: its buffer may be written, from here in the stream on
- *     send     sender: after `begun`, on the transfer's lane, wait for the post, copy, tell of the arrival; record `done`
- *     arrive   receiver: the stream waits for the arrival */
-hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream);
+/* The three steps of a transfer, on streams of its pair of ranks; `id` is what is shown to the watchdog where one waits.
+ *     post     receiver: after `begun`, its buffer may be written
+ *     send     sender: after `begun`, wait for the post, copy, tell of the arrival; record `done`
+ *     arrive   receiver: wait for the arrival; record `done` */
+hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun);
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t done, struct hra_word_at waits, uint32_t id);
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
-                            struct hra_word_at waits, uint32_t id);
+                          cudaEvent_t done, uint32_t id);
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id);
 
 /* ---- for the watchdog: no CUDA calls, no blocking ---- */
+
+/* The words in which streams show what they wait for, 0 or an id: how many, and each; NULL where there is none. */
+int hra_peers_words(const struct hra_peers *p);
+const uint32_t *hra_peers_word(const struct hra_peers *p, int index);
 
 /* What is known of a transfer that is being waited for: HRA_OK: nothing; HRA_ERR_REMOTE: the other rank failed or is gone;
  * HRA_ERR_MISMATCH: it has started another transfer. why [bytes] gets a clause ("rank 3 is gone"). */

@@ -1,8 +1,7 @@
 /* hops.c - transfers alone, from each rank to the next, for measuring what a transport does.
  *
- * Two buffers: a hop sends what one holds into the other one of the next rank, in as many parts as the transport likes best.
- * Before a part's next hop both its transfers are finished on the stream, since it sends what has arrived and overwrites
- * what has been sent; so do the hops of a ring whose blocks are cut into parts. */
+ * Two buffers: a hop sends what one holds into the other one of the next rank. Before the next hop both its transfers are
+ * finished on the stream, since it sends what has arrived and overwrites what has been sent; so do the hops of a ring. */
 #include "comm/transport.h"
 
 #include <stdio.h>
@@ -12,11 +11,11 @@
 struct hra_hops {
     hra_comm *comm;
     size_t bytes, stride; /* of a hop; from one buffer to the other */
-    int count, parts;
+    int count;
     int64_t done;                  /* hops so far */
     char *base;                    /* the buffers: the transport's memory */
     void **there;                  /* [ranks] those of others */
-    struct hra_transfer *transfer; /* [count][parts][2]: receipt, send */
+    struct hra_transfer *transfer; /* [count][2]: receipt, send */
     int enlisted;
     char what[32];
 };
@@ -56,17 +55,6 @@ static hra_status pass_over(struct hra_hops *h, int which, int from, int compare
     return status;
 }
 
-/* Where part `part` begins; its end is where the next one does. */
-static size_t part_begin(const struct hra_hops *h, int part)
-{
-    return part == h->parts ? h->bytes : h->bytes / (size_t)h->parts / 256 * 256 * (size_t)part;
-}
-
-static int transfers_of(const struct hra_hops *h)
-{
-    return 2 * h->count * h->parts;
-}
-
 /* Memory, and the transfers of `count` hops. Local. */
 static hra_status prepare(struct hra_hops *h)
 {
@@ -75,24 +63,23 @@ static hra_status prepare(struct hra_hops *h)
     snprintf(h->what, sizeof(h->what), "hops %d", comm->made);
     h->stride = (h->bytes + 255) / 256 * 256;
     HRA_TRY(hra_alloc((void **)&h->there, comm->ranks, sizeof(*h->there), "hops"));
-    HRA_TRY(hra_alloc((void **)&h->transfer, transfers_of(h), sizeof(*h->transfer), "hops"));
+    HRA_TRY(hra_alloc((void **)&h->transfer, 2 * (int64_t)h->count, sizeof(*h->transfer), "hops"));
     HRA_TRY(comm->transport->alloc(comm->state, (void **)&h->base, 2 * h->stride));
     HRA_TRY(pass_over(h, 0, comm->rank, 0));
-    for (int i = 0; i < transfers_of(h); i++) {
-        const int sends = i % 2, number = i / 2, part = number % h->parts;
-        const int peer = (comm->rank + (sends ? 1 : comm->ranks - 1)) % comm->ranks;
-        const int64_t name[] = {comm->made, number, sends ? comm->rank : peer, sends ? peer : comm->rank};
+    for (int i = 0; i < 2 * h->count; i++) {
+        const int sends = i % 2, peer = (comm->rank + (sends ? 1 : comm->ranks - 1)) % comm->ranks;
+        const int64_t name[] = {comm->made, i / 2, sends ? comm->rank : peer, sends ? peer : comm->rank};
         h->transfer[i] =
-            (struct hra_transfer){.bytes = part_begin(h, part + 1) - part_begin(h, part),
+            (struct hra_transfer){.bytes = h->bytes,
                                   .peer = peer,
                                   .sends = sends,
                                   .what = h->what,
-                                  .round = number / h->parts,
-                                  .number = number,
+                                  .round = i / 2,
+                                  .number = i / 2,
                                   .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
     }
     if (comm->transport->enlist != NULL)
-        HRA_TRY(comm->transport->enlist(comm->state, h->transfer, transfers_of(h)));
+        HRA_TRY(comm->transport->enlist(comm->state, h->transfer, 2 * h->count));
     h->enlisted = 1;
     return HRA_OK;
 }
@@ -149,9 +136,6 @@ hra_status hra_hops_create(hra_hops **out, hra_comm *comm, size_t bytes, int cou
     h->comm = comm;
     h->bytes = bytes;
     h->count = count;
-    h->parts = comm->transport->parts > 1 && bytes / 256 >= (size_t)comm->transport->parts
-                   ? comm->transport->parts
-                   : 1;
     status = build(h);
     if (status != HRA_OK) {
         hra_hops_destroy(h);
@@ -161,39 +145,20 @@ hra_status hra_hops_create(hra_hops **out, hra_comm *comm, size_t bytes, int cou
     return HRA_OK;
 }
 
-/* One part of a hop begins. */
-static hra_status start(struct hra_hops *h, int hop, int part, void *stream)
+static hra_status hop(struct hra_hops *h, int number, void *stream)
 {
     const struct hra_transport *transport = h->comm->transport;
-    struct hra_transfer *const receipt = &h->transfer[2 * (hop * h->parts + part)], *const send = receipt + 1;
-    const size_t from = (size_t)((h->done + hop) % 2) * h->stride + part_begin(h, part);
-    const size_t to = (size_t)((h->done + hop + 1) % 2) * h->stride + part_begin(h, part);
+    struct hra_transfer *const receipt = &h->transfer[2 * number], *const send = receipt + 1;
+    const int from = (int)(h->done % 2);
 
-    receipt->data = h->base + to;
-    send->data = h->base + from;
-    send->there = h->there[send->peer] == NULL ? NULL : (char *)h->there[send->peer] + to;
-    return transport->start(h->comm->state, (struct hra_transfer *const[]){receipt, send}, 2, stream);
-}
-
-static hra_status finish(struct hra_hops *h, int hop, int part, void *stream)
-{
-    const struct hra_transport *transport = h->comm->transport;
-    struct hra_transfer *const receipt = &h->transfer[2 * (hop * h->parts + part)];
-
+    receipt->data = h->base + (size_t)(1 - from) * h->stride;
+    send->data = h->base + (size_t)from * h->stride;
+    send->there =
+        h->there[send->peer] == NULL ? NULL : (char *)h->there[send->peer] + (size_t)(1 - from) * h->stride;
+    HRA_TRY(transport->start(h->comm->state, (struct hra_transfer *const[]){receipt, send}, 2, stream));
     HRA_TRY(transport->finish(h->comm->state, receipt, stream));
-    return transport->finish(h->comm->state, receipt + 1, stream);
-}
-
-static hra_status run(struct hra_hops *h, void *stream)
-{
-    for (int i = 0; i <= h->count; i++)
-        for (int part = 0; part < h->parts; part++) {
-            if (i > 0)
-                HRA_TRY(finish(h, i - 1, part, stream));
-            if (i < h->count)
-                HRA_TRY(start(h, i, part, stream));
-        }
-    h->done += h->count;
+    HRA_TRY(transport->finish(h->comm->state, send, stream));
+    h->done++;
     return HRA_OK;
 }
 
@@ -209,7 +174,8 @@ hra_status hra_hops_run(hra_hops *h, void *stream)
                         transport->name);
     if (transport->begin != NULL)
         HRA_TRY(transport->begin(h->comm->state, stream));
-    HRA_TRY(hra_comm_note(h->comm, run(h, stream)));
+    for (int i = 0; i < h->count; i++)
+        HRA_TRY(hra_comm_note(h->comm, hop(h, i, stream)));
     return transport->end == NULL ? HRA_OK : transport->end(h->comm->state, stream);
 }
 
@@ -228,7 +194,7 @@ void hra_hops_destroy(hra_hops *h)
     hra_comm *comm = h->comm;
 
     if (h->enlisted && comm->transport->delist != NULL)
-        comm->transport->delist(comm->state, h->transfer, transfers_of(h));
+        comm->transport->delist(comm->state, h->transfer, 2 * h->count);
     if (h->base != NULL && hra_comm_check(comm) == HRA_OK) /* else a peer may still write there */
         comm->transport->release(comm->state, h->base);
     comm->plans--;

@@ -2,12 +2,14 @@
  *
  * Ranks meet by words in memory of the host. Each rank has a segment of them that the others of its node map too, and
  * that holds what its own streams wait for:
- *     word              set by the stream of    says
+ *     flag of           set by the stream of    says
  *     posted[slot]      a receiver              what we send may be written to its buffer
  *     arrived[slot]     a sender                what it sends is in our buffer
- * A word is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
- * waiter waits for its tag, writes 0, and goes on. A transfer uses the slot of its number, modulo SLOTS. Its sender
- * takes the post before it tells of the arrival, so once the arrival is taken both words are 0 and the slot is free.
+ * A flag is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
+ * waiter waits for its tag, writes 0, and goes on. Beside it lies a word in which the waiter's stream shows the watchdog for
+ * which transfer it waits; one write of 64 bits clears both, since each write of a stream to the host's memory costs 1.5 us
+ * and holds up all of the GPU's other streams that have one. A transfer uses the slot of its number, modulo SLOTS. Its sender
+ * takes the post before it tells of the arrival, so once the arrival is taken both flags are 0 and the slot is free.
  * Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
  *
  * The words lie in memory of the host, not of the GPU, so that the watchdog can set one by a plain store when the
@@ -37,9 +39,15 @@ enum {
 typedef _Atomic uint32_t word;
 _Static_assert(sizeof(word) == sizeof(uint32_t), "streams write 32 bits");
 
+/* What a stream waits for, and whether it does: 0, or the watchdog's number of the transfer. */
+struct semaphore {
+    _Alignas(8) word flag;
+    uint32_t waits;
+};
+
 /* What a rank waits for from one other. */
 struct words {
-    word posted[SLOTS], arrived[SLOTS];
+    struct semaphore posted[SLOTS], arrived[SLOTS];
 };
 
 /* A rank's shared memory. */
@@ -58,9 +66,9 @@ struct peer {
     int registered; /* 1: so that streams can address it */
     char *device;   /* the segment as streams address it */
     int life;       /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
-    /* For what we send there; NULL until it has told of an arena. Copies follow one another on a stream of their own: two at
-     * once would share the link, end together, and leave nothing to hide the flags of either behind. */
-    cudaStream_t lane[HRA_LANES], copies;
+    /* For what we send there, and for posts and arrivals of what comes from there: apart, so that none waits behind a copy;
+     * NULL until it has told of an arena. */
+    cudaStream_t out, in;
     uint64_t posted; /* bit s: slot s is posted and its arrival not waited for, in the order of calls */
 };
 
@@ -153,6 +161,15 @@ static CUstreamBatchMemOpParams put(CUdeviceptr to, uint32_t value)
     return op;
 }
 
+static CUstreamBatchMemOpParams clear(CUdeviceptr semaphore)
+{
+    CUstreamBatchMemOpParams op = put(semaphore, 0);
+
+    op.writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_64;
+    op.writeValue.value64 = 0;
+    return op;
+}
+
 /* Equal, not the default's greater or equal: tags have no order. A wait can also ask for a flush of remote writes;
  * that is for writers without such a fence, network cards. */
 static CUstreamBatchMemOpParams await(CUdeviceptr at, uint32_t value)
@@ -176,21 +193,21 @@ static hra_status enqueue(cudaStream_t stream, CUstreamBatchMemOpParams *ops, un
                : HRA_FAIL(HRA_ERR_CUDA, "cuStreamBatchMemOp: %s", cudaGetErrorString((cudaError_t)result));
 }
 
-/* A word, in bytes from the beginning of its segment: of rank `other`, posted where the segment's owner sends. */
+/* A semaphore, in bytes from the beginning of its segment: of rank `other`, posted where the segment's owner sends. */
 static size_t place(int other, int sends, int number)
 {
     return offsetof(struct segment, of) + (size_t)other * sizeof(struct words) +
            (sends ? offsetof(struct words, posted) : offsetof(struct words, arrived)) +
-           (size_t)(number % SLOTS) * sizeof(word);
+           (size_t)(number % SLOTS) * sizeof(struct semaphore);
 }
 
-/* The word that we wait for in this transfer, as the host addresses it. */
-static word *waited(const struct hra_peers *p, const struct hra_transfer *t)
+/* What we wait for in this transfer, as the host addresses it. */
+static struct semaphore *waited(const struct hra_peers *p, const struct hra_transfer *t)
 {
-    return (word *)((char *)p->peer[p->rank].segment + place(t->peer, t->sends, t->number));
+    return (struct semaphore *)((char *)p->peer[p->rank].segment + place(t->peer, t->sends, t->number));
 }
 
-/* The word that the other rank waits for, as streams address it. */
+/* The flag that the other rank waits for, as streams address it. */
 static CUdeviceptr awaited(const struct hra_peers *p, const struct hra_transfer *t)
 {
     return (CUdeviceptr)(uintptr_t)(p->peer[t->peer].device + place(p->rank, !t->sends, t->number));
@@ -202,19 +219,19 @@ static hra_status tell(const struct hra_peers *p, const struct hra_transfer *t, 
     return enqueue(stream, &op, 1);
 }
 
-/* Wait for our word and take it. What the stream holds next, whatever of the GPU does it, comes after. */
+/* Wait for our flag and take it. What the stream holds next, whatever of the GPU does it, comes after. */
 static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
-                       struct hra_word_at waits, uint32_t id)
+                       uint32_t id)
 {
     const CUdeviceptr at =
         (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
-    const CUdeviceptr progress = (CUdeviceptr)(uintptr_t)waits.device;
-    CUstreamBatchMemOpParams ops[] = {put(progress, id), await(at, t->tag), put(at, 0), put(progress, 0)};
+    CUstreamBatchMemOpParams ops[] = {put(at + offsetof(struct semaphore, waits), id),
+                                      await(at + offsetof(struct semaphore, flag), t->tag), clear(at)};
 
     return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
 }
 
-hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream)
+hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun)
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
@@ -222,7 +239,8 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
-    HRA_TRY(tell(p, t, stream));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->in, begun, 0));
+    HRA_TRY(tell(p, t, peer->in));
     peer->posted |= slot;
     return HRA_OK;
 }
@@ -245,35 +263,47 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
     return HRA_OK;
 }
 
-/* The copy is seen wherever the arrival is: the lane goes on behind it, and before it tells of the arrival comes the fence of
- * `put`, for the whole system. `done` serves for each step; who waits for it waits for what was recorded last. */
+/* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
+ * comes the fence of `put`, for the whole system. */
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t done, struct hra_word_at waits, uint32_t id)
+                          cudaEvent_t done, uint32_t id)
 {
-    const struct peer *peer = &p->peer[t->peer];
-    const cudaStream_t lane = peer->lane[hra_lane(t)];
+    const cudaStream_t stream = p->peer[t->peer].out;
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(lane, begun, 0));
-    HRA_TRY(take(p, t, lane, waits, id));
-    HRA_TRY_CUDA(cudaEventRecord(done, lane));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->copies, done, 0));
-    HRA_TRY(copy(t, peer->copies));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->copies));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(lane, done, 0));
-    HRA_TRY(tell(p, t, lane));
-    HRA_TRY_CUDA(cudaEventRecord(done, lane));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, begun, 0));
+    HRA_TRY(take(p, t, stream, id));
+    HRA_TRY(copy(t, stream));
+    HRA_TRY(tell(p, t, stream));
+    HRA_TRY_CUDA(cudaEventRecord(done, stream));
     return HRA_OK;
 }
 
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
-                            struct hra_word_at waits, uint32_t id)
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id)
 {
-    HRA_TRY(take(p, t, stream, waits, id));
-    p->peer[t->peer].posted &= ~(UINT64_C(1) << t->number % SLOTS);
+    struct peer *peer = &p->peer[t->peer];
+
+    HRA_TRY(take(p, t, peer->in, id));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->in));
+    peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);
     return HRA_OK;
 }
 
 /* ---- For the watchdog ---- */
+
+int hra_peers_words(const struct hra_peers *p)
+{
+    return p->ranks * 2 * SLOTS;
+}
+
+const uint32_t *hra_peers_word(const struct hra_peers *p, int index)
+{
+    const struct segment *own = p->peer[p->rank].segment;
+    const int rank = index / (2 * SLOTS), slot = index % (2 * SLOTS);
+
+    if (own == NULL || !p->peer[rank].reached)
+        return NULL;
+    return slot < SLOTS ? &own->of[rank].posted[slot].waits : &own->of[rank].arrived[slot - SLOTS].waits;
+}
 
 /* Has the process of this rank ended? A file that was opened while it lived is never that of another process with the
  * same number. A dead main thread alone ends no process. */
@@ -330,7 +360,7 @@ hra_status hra_peers_look(struct hra_peers *p, const struct hra_transfer *t, cha
         snprintf(why, bytes, "rank %d is gone", t->peer);
         return HRA_ERR_REMOTE;
     }
-    const uint32_t found = atomic_load_explicit(waited(p, t), memory_order_acquire);
+    const uint32_t found = atomic_load_explicit(&waited(p, t)->flag, memory_order_acquire);
     if (found != 0 && found != t->tag) {
         snprintf(why, bytes, "rank %d has started another transfer", t->peer);
         return HRA_ERR_MISMATCH;
@@ -352,7 +382,7 @@ void hra_peers_tell(struct hra_peers *p, hra_status status, const char *message)
 void hra_peers_release(struct hra_peers *p, const struct hra_transfer *t)
 {
     if (p->peer[t->peer].reached)
-        atomic_store_explicit(waited(p, t), t->tag, memory_order_release);
+        atomic_store_explicit(&waited(p, t)->flag, t->tag, memory_order_release);
 }
 
 /* ---- Segments ---- */
@@ -601,8 +631,8 @@ static hra_status read_visits(struct hra_peers *p, struct trial *t)
     t->numbers = NULL;
     for (int r = 0; r < p->ranks; r++) {
         const struct peer *peer = &p->peer[r];
-        const uint32_t found = atomic_load(&of[r].arrived[0]);
-        atomic_store(&of[r].arrived[0], 0);
+        const uint32_t found = atomic_load(&of[r].arrived[0].flag);
+        atomic_store(&of[r].arrived[0].flag, 0);
         if (peer->reached && number[r] == peer->number && found == (uint32_t)peer->number)
             p->bits[r / 8] |= (unsigned char)(1 << r % 8);
     }
@@ -836,11 +866,10 @@ static hra_status add_mapping(struct hra_peers *p, int rank, const struct offer 
     int greatest = 0;
 
     HRA_TRY_CUDA(cudaDeviceGetStreamPriorityRange(NULL, &greatest));
-    for (int i = 0; i <= HRA_LANES; i++) {
-        cudaStream_t *stream = i < HRA_LANES ? &peer->lane[i] : &peer->copies;
-        if (*stream == NULL)
-            HRA_TRY_CUDA(cudaStreamCreateWithPriority(stream, cudaStreamNonBlocking, greatest));
-    }
+    if (peer->out == NULL)
+        HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->out, cudaStreamNonBlocking, greatest));
+    if (peer->in == NULL)
+        HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->in, cudaStreamNonBlocking, greatest));
     HRA_TRY(hra_alloc((void **)&m, 1, sizeof(*m), "arena"));
     const cudaError_t error = cudaIpcOpenMemHandle(&m->base, offer->handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) {
@@ -926,12 +955,12 @@ hra_status hra_peers_close(struct hra_peers *p, int failed)
 
     if (p == NULL)
         return HRA_OK;
-    for (int r = 0; r < p->ranks; r++)
-        for (int i = 0; i <= HRA_LANES; i++) {
-            const cudaStream_t stream = i < HRA_LANES ? p->peer[r].lane[i] : p->peer[r].copies;
-            if (stream != NULL)
-                cudaStreamDestroy(stream); /* at once or, where it still works, when it is through */
-        }
+    for (int r = 0; r < p->ranks; r++) { /* at once or, where they still work, when they are through */
+        if (p->peer[r].out != NULL)
+            cudaStreamDestroy(p->peer[r].out);
+        if (p->peer[r].in != NULL)
+            cudaStreamDestroy(p->peer[r].in);
+    }
     if (!failed) {
         status = agree(p, unmap_all(p));
         if (status == HRA_OK)

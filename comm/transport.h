@@ -39,8 +39,6 @@ struct hra_transport {
     const char *name;
     int host_only;   /* 1: data is memory of the host */
     int device_only; /* 1: data is memory of the GPU that was current when the communicator was made */
-    int parts; /* transfers that a block had best be cut into, so that one travels on while the next arrives;
-                      * alike on all ranks; 0: 1 */
     int sends_lines; /* 1: what is sent may lie in lines, anywhere in memory of the GPU */
 
     /* all [ranks][bytes] = every rank's mine [bytes]. Collective; blocks the host within the time limit.
