@@ -3,10 +3,15 @@
  * Scores are kept in units of log 2: t = scale log2(e) q.k. Per row of queries and tile of keys, with the
  * reference m, the largest t so far:
  *     m' = max(m, max t)    p = 2^(t - m')    l = l 2^(m - m') + sum p    O = O 2^(m - m') + p V
- * Where no row of a warp has a larger t than before, the factors are 1 and nothing is multiplied. A row
- * without a key so far has m = -inf; 0 is subtracted instead, so that (-inf) - (-inf) is never computed. Each
- * thread keeps the sum of its own columns; the four of a row are added when the item ends. So the order of
- * all sums is that of the list.
+ * The first m is -FLT_MAX instead of -inf: no difference below is then one of infinities of the same sign,
+ * unless a t is +inf, and nothing is tested. It serves
+ *     masked scores, -inf      p = 2^(-inf - m') = 0, also where m' is still -FLT_MAX
+ *     a first key              the factor is 2^(-FLT_MAX - m') = 0, of l and O that are 0
+ *     rows without keys        m stays, the factor is 1, l and O stay 0; the log-sum is m + log 0 = -inf
+ *     items that resume        from the m that was kept, -FLT_MAX where there was no key before
+ *     NaN, and q.k of +inf     p is NaN, and so are l and O of that row from then on, whatever its m
+ * A t below -FLT_MAX is -inf in f32 anyway. Each thread keeps the sum of its own columns; the four of a row
+ * are added when the item ends. So the order of all sums is that of the list.
  *
  * Grid     one block a multiprocessor, each takes items from the list until none is left
  * Block    3 warpgroups
@@ -19,7 +24,9 @@
  * product is the last one of the item before, whose outputs are written while the other warpgroup's
  * products run. What a consumer computes takes longer than its own products, so all that is not its chain
  * from one S to the next is kept off it: Q is no longer read from shared memory, maxima are taken three at a
- * time in several chains, O is scaled and P packed while exponentials still run.
+ * time in several chains; a tile has a sum of its own, so that the factors may come after its first
+ * exponentials; O is scaled and P packed while exponentials still run. O is scaled always: where all factors
+ * are 1 that costs less than to find out.
  *
  * Shared memory                              D = 128   D = 64
  *   ring  [SLOTS][D / 64][128][64]         7 * 32768 14 * 16384 Q(0) K(0) K(1) V(0) K(2) V(1) ...
@@ -39,6 +46,7 @@
 #include "kernels/sm90/ptx.h"
 #include "kernels/sm90/rows.h"
 
+#include <cfloat>
 #include <cstddef>
 
 namespace
@@ -139,7 +147,7 @@ template <int D> __device__ void produce(const hra_sm90_forward &a, shared<D> &s
 
 /* What a thread knows of its two rows. */
 struct rows_state {
-    float high[2]; /* the reference, log 2 */
+    float high[2]; /* the reference, log 2; never below -FLT_MAX */
     float sum[2];  /* of this thread's columns */
 };
 
@@ -242,13 +250,10 @@ __device__ __forceinline__ void row_maxima(float (&high)[2], const float (&score
 }
 
 /* The same by integers, of which an instruction takes three, in four chains. The bits of numbers have the
- * numbers' order where one of them is positive. Where none is, the answer is some negative number, or -0: true,
- * doubt, if it could raise a reference. */
-__device__ __forceinline__ bool guess_maxima(float (&high)[2], const float (&scores)[64],
-                                             const rows_state &rows)
+ * numbers' order where one of them is positive. Where none is, the answer is some negative number, or -0,
+ * which raises no reference that is 0 or more. */
+__device__ __forceinline__ void guess_maxima(float (&high)[2], const float (&scores)[64])
 {
-    bool doubt = false;
-
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int top[4];
@@ -261,50 +266,69 @@ __device__ __forceinline__ bool guess_maxima(float (&high)[2], const float (&sco
         int all = max(max(max(top[0], top[1]), top[2]), top[3]);
         all = max(all, __shfl_xor_sync(~0u, all, 1));
         all = max(all, __shfl_xor_sync(~0u, all, 2));
-        doubt |= all < 0 && !(rows.high[r] >= 0);
         high[r] = __int_as_float(all);
     }
-    return doubt;
 }
 
-/* Raise the references to the largest scores. False: none of the warp's rows has a larger one, and all
- * factors are 1. Maxima pass over NaN; sums do not. The product with the sum stays one of its own: fused with
- * what is added later it would give other bits in one copy of this code than in the other. */
-__device__ __forceinline__ bool raise_reference(rows_state &rows, float (&factor)[2],
-                                                const float (&scores)[64], float scale)
+/* Has a row of the warp a reference below 0? Only then need maxima be exact. References do not fall, so that
+ * within an item a no is final. */
+__device__ __forceinline__ bool find_low(const rows_state &rows)
+{
+    return __any_sync(~0u, rows.high[0] < 0 || rows.high[1] < 0);
+}
+
+/* Raise the references to the largest scores. gap: the old less the new; low: as find_low says, before and
+ * after. Maxima pass over NaN; sums do not. */
+__device__ __forceinline__ void raise_references(rows_state &rows, float (&gap)[2], bool &low,
+                                                 const float (&scores)[64], float scale)
 {
     float high[2];
-    bool raised = false;
 
-    if (__any_sync(~0u, guess_maxima(high, scores, rows)))
+    if (low)
         row_maxima(high, scores);
+    else
+        guess_maxima(high, scores);
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const float top = fmaxf(rows.high[r], high[r] * scale);
-        raised |= top > rows.high[r];
-        factor[r] = exp2_fast(rows.high[r] == top ? 0 : rows.high[r] - top);
+        gap[r] = rows.high[r] - top;
         rows.high[r] = top;
-        rows.sum[r] = __fmul_rn(rows.sum[r], factor[r]);
     }
-    return __any_sync(~0u, raised);
+    if (low)
+        low = find_low(rows);
 }
 
-/* Scores, from eight columns to others, become probabilities times the row's sum. */
+/* Scores, from eight columns to others, become probabilities times the row's sum. part: the sums of the tile
+ * so far, which begin with column 0. */
 template <int FROM, int TO>
-__device__ __forceinline__ void exponentiate(float (&scores)[64], rows_state &rows, float scale)
+__device__ __forceinline__ void exponentiate(float (&scores)[64], float (&part)[2], const rows_state &rows,
+                                             float scale)
 {
-    const float base[2] = {rows.high[0] == NOTHING ? 0 : rows.high[0],
-                           rows.high[1] == NOTHING ? 0 : rows.high[1]};
-
 #pragma unroll
     for (int j = FROM; j < TO; j++)
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float *const x = scores + 4 * j + 2 * r;
-            x[0] = exp2_fast(fmaf(x[0], scale, -base[r]));
-            x[1] = exp2_fast(fmaf(x[1], scale, -base[r]));
-            rows.sum[r] += x[0] + x[1];
+            x[0] = exp2_fast(fmaf(x[0], scale, -rows.high[r]));
+            x[1] = exp2_fast(fmaf(x[1], scale, -rows.high[r]));
+            part[r] = j == 0 ? x[0] + x[1] : part[r] + (x[0] + x[1]);
         }
+}
+
+__device__ __forceinline__ void find_factors(float (&factor)[2], const float (&gap)[2])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        factor[r] = exp2_fast(gap[r]);
+}
+
+/* Add a tile's sums. The product is rounded on its own: fused with what is added in one copy of this code and
+ * not in the other, it would give other bits. */
+__device__ __forceinline__ void add_sums(rows_state &rows, const float (&factor)[2], const float (&part)[2])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        rows.sum[r] = __fmul_rn(rows.sum[r], factor[r]) + part[r];
 }
 
 template <typename X>
@@ -337,7 +361,7 @@ __device__ __forceinline__ rows_state begin_rows(const hra_sm90_forward &a, cons
                                                  int thread)
 {
     if (item.flags & HRA_SM90_BEGINS)
-        return {{NOTHING, NOTHING}, {0, 0}};
+        return {{-FLT_MAX, -FLT_MAX}, {0, 0}};
     const float4 x = state_of<D>(a, item.state, thread)[D / 8 * HRA_SM90_CONSUMERS];
     return {{x.x, x.y}, {x.z, x.w}};
 }
@@ -431,7 +455,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     const float scale = a.scale;
     const uint32_t zero = (uint32_t)a.items >> 31;
 
-    float out[D / 2], scores[64], factor[2];
+    float out[D / 2], scores[64], gap[2], factor[2], part[2];
     uint32_t q[D / 4], p[32], turn = 0;
     rows_state rows;
     cursor<D> at;
@@ -455,9 +479,12 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
         barrier_arrive(shared_address(&s.empty[at.slot]));
     if (tile & TILE_BITMAP)
         apply_bits(scores, load_bits(a, tile, thread));
-    if (raise_reference(rows, factor, scores, scale))
-        multiply_rows(out, factor);
-    exponentiate<0, 16>(scores, rows, scale);
+    bool low = find_low(rows);
+    raise_references(rows, gap, low, scores, scale);
+    find_factors(factor, gap);
+    multiply_rows(out, factor);
+    exponentiate<0, 16>(scores, part, rows, scale);
+    add_sums(rows, factor, part);
     pack_probabilities<X>(p, scores);
     at = at.next();
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
@@ -480,6 +507,7 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
             turn++;
             before = rows;
             rows = begin_rows<D>(a, s.item[turn % ITEMS], thread);
+            low = find_low(rows);
             barrier_wait(shared_address(&s.full[at.slot]), at.parity);
             tile = s.tile[at.slot];
         }
@@ -498,13 +526,15 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
             barrier_arrive(shared_address(&s.empty[at.slot]));
         if (partial)
             apply_bits(scores, bits);
-        const bool raised = raise_reference(rows, factor, scores, scale);
-        exponentiate<0, EARLY>(scores, rows, scale);
+        pin(scores); /* or eight of them are moved in every tile, for the sake of partial ones */
+        raise_references(rows, gap, low, scores, scale);
+        exponentiate<0, EARLY>(scores, part, rows, scale);
+        find_factors(factor, gap);
 
         /* What is waited for here is needed next anyway; that the wait stands here keeps the exponentials
          * before it, beside the product, where ptxas would else put them behind. */
         at = value.next();
-        barrier_wait_after(shared_address(&s.full[at.slot]), at.parity, rows.sum[0] + rows.sum[1]);
+        barrier_wait_after(shared_address(&s.full[at.slot]), at.parity, part[0] + part[1]);
         tile = s.tile[at.slot];
 
         products_wait<0>();
@@ -515,9 +545,9 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
             end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], thread);
             begin_sums<D>(out, a, s.item[turn % ITEMS], thread);
         }
-        if (raised)
-            multiply_rows(out, factor);
-        exponentiate<EARLY, 16>(scores, rows, scale);
+        multiply_rows(out, factor);
+        exponentiate<EARLY, 16>(scores, part, rows, scale);
+        add_sums(rows, factor, part);
         pack_probabilities<X>(p, scores);
     }
 

@@ -1,11 +1,13 @@
 /* resume.c - does the sm90 backend give the same bits however its lists are cut? One rank, whose own keys a
  * schedule cuts into parts: one part; eight in a run each; eight and nine in one call, of which a launch
- * takes HRA_SM90_CHUNKS; and query tiles and heads that go separate ways. Run on the emulator. */
+ * takes HRA_SM90_CHUNKS; and query tiles and heads that go separate ways. And are rows without keys 0, in
+ * tiles whose other rows have some? Run on the emulator. */
 #include "kernels/cpu/number.h"
 #include "kernels/sm90/forward.h"
 #include "src/plan.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,6 +142,31 @@ static int check_cut(struct trial *t, int i)
     return !same || !cut_so;
 }
 
+/* Returns 1 where a row without keys has an O other than 0 or a log-sum other than -inf, or where a row with
+ * keys has a log-sum that is not finite. Looks at the outputs of the first cut; the others have its bits. */
+static int check_rows(const struct trial *t)
+{
+    const int dim = t->problem.dim;
+    int without = 0, wrong = 0;
+
+    for (int row = 0; row < HEADS * TOKENS; row++) {
+        const int head = row / TOKENS, token = row % TOKENS;
+        const uint16_t *o =
+            (const uint16_t *)t->o[0].data + ((size_t)token * HEADS + (size_t)head) * (size_t)dim;
+        const float lse = t->lse[0][row];
+        int key = 0, zeros = 0;
+
+        while (key < TOKENS && hra_mask_count(t->mask, 0, head, token, key) == 0)
+            key++;
+        while (zeros < dim && o[zeros] == 0)
+            zeros++;
+        without += key == TOKENS;
+        wrong += key < TOKENS ? !isfinite(lse) : !(lse == -INFINITY && zeros == dim);
+    }
+    printf("%-8s dim %3d  %d rows without keys  %s\n", t->text, dim, without, wrong == 0 ? "right" : "WRONG");
+    return wrong != 0;
+}
+
 static int check(const char *text, int dim)
 {
     const hra_domain domain = {.size = sizeof(domain), .batch = 1, .heads = HEADS, .tokens = TOKENS};
@@ -160,6 +187,7 @@ static int check(const char *text, int dim)
     need(hra_mask_parse(&t.mask, &domain, NULL, text));
     for (int i = 0; i < CUTS; i++)
         failed |= check_cut(&t, i);
+    failed |= check_rows(&t);
 
     for (int i = 0; i < CUTS; i++) {
         free(t.o[i].data);
@@ -178,6 +206,9 @@ int main(void)
     int failed = check("full", 128);
     failed |= check("causal", 64);
     failed |= check("heads(0: causal; 1: window(64,64))", 128);
+    /* Of rows of one tile, some have keys in the first part, some in the last only, some none. */
+    failed |= check("blocks(50; 0:0 1; 1:20; 3:0 20)", 64);
+    failed |= check("blocks(50; 0:0 1; 1:20; 3:0 20)", 128);
     failed |= check("mix(window(100,0); causal; dilated(256,4,0,keys))", 64);
     return failed;
 }
