@@ -16,7 +16,7 @@
 enum {
     WINDOW = 8,           /* rounds of a ring that are made at a time */
     ROUND_MOVES = 6,      /* that such a round has at most */
-    MOST_VISITS = 1 << 22 /* of a halo, whose schedules are there as a whole */
+    MOST_VISITS = 1 << 22 /* of a halo, or of the groups of heads, whose schedules are there as a whole */
 };
 
 /* A message, from when its first end is started until both are finished. Ends: 0 sends, 1 receives. */
@@ -585,8 +585,8 @@ static hra_status start_moves(struct play *p, int rank, const struct hra_round *
     return HRA_OK;
 }
 
-/* The live tiles of a run. Own parts, and all of a ring, are made of halves of blocks and of heads, which have about the same;
- * what comes in a halo from other ranks is all that the rank needs of an owner. */
+/* The live tiles of a run. Own parts, and all of a ring, are made of halves of blocks; what comes straight from an owner is all
+ * that the rank needs of it. Heads have about the same. */
 static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *run)
 {
     const struct actor *a = &p->actor[rank];
@@ -596,25 +596,40 @@ static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *r
 
     for (int c = run->source0; c < run->source1; c++) {
         const struct hra_part *part = &a->s.part[a->s.source[c].part];
+        int64_t live = 0;
         if (work->needs == NULL || part->owner == rank) {
-            const int64_t live = hra_work_live(work, rank, part);
-            tiles += live * part->head1 / work->heads_kv - live * part->head0 / work->heads_kv;
+            live = hra_work_live(work, rank, part);
         } else if (part->owner != owner) {
             for (int h = 0; h < HRA_HALVES; h++)
-                tiles += work->live[((int64_t)rank * work->ranks + part->owner) * HRA_HALVES + h];
+                live += work->live[((int64_t)rank * work->ranks + part->owner) * HRA_HALVES + h];
         }
+        tiles += live * part->head1 / work->heads_kv - live * part->head0 / work->heads_kv;
         owner = part->owner;
     }
     return tiles;
 }
 
-/* Seconds of a kernel that computes so many live tiles of so many query tiles. */
-static double kernel_s(const struct play *p, double tile_s, int64_t tiles, int64_t queries)
+/* Seconds of a kernel that computes so many live tiles of so many query tiles, for so many K/V heads. */
+static double kernel_s(const struct play *p, double tile_s, int64_t tiles, int64_t queries, int heads_kv)
 {
-    const int64_t all = queries * p->plan->problem.batch * p->plan->problem.heads;
+    const hra_problem *q = &p->plan->problem;
+    const int64_t all = queries * q->batch * (q->heads / q->heads_kv) * heads_kv;
     const int64_t items = tiles < all ? tiles : all;
 
     return p->machine->launch_s + (double)items * p->machine->item_s[p->pass] + (double)tiles * tile_s;
+}
+
+/* K/V heads that a run is about, from the first to the last. */
+static int count_heads(const struct hra_schedule *s, const struct hra_run *run, int heads_kv)
+{
+    int head0 = heads_kv, head1 = 0;
+
+    for (int c = run->source0; c < run->source1; c++) {
+        const struct hra_part *part = &s->part[s->source[c].part];
+        head0 = part->head0 < head0 ? part->head0 : head0;
+        head1 = part->head1 > head1 ? part->head1 : head1;
+    }
+    return head0 < head1 ? head1 - head0 : 0;
 }
 
 /* Count what the runs of the rounds that are there compute. */
@@ -675,7 +690,8 @@ static hra_status compute(struct play *p, int rank, const struct hra_run *run)
 {
     struct actor *a = &p->actor[rank];
     const int owner = run->source0 < run->source1 ? a->s.part[a->s.source[run->source0].part].owner : -1;
-    double seconds = kernel_s(p, a->tile_s, a->tiles[run - a->s.run], run->query1 - run->query0);
+    double seconds = kernel_s(p, a->tile_s, a->tiles[run - a->s.run], run->query1 - run->query0,
+                              count_heads(&a->s, run, p->plan->problem.heads_kv));
 
     /* While messages are beside it, its rate is less by `slow`. */
     const double shared = fmin(a->beside, seconds / (1 - a->slow));
@@ -834,7 +850,8 @@ static double alone_s(const struct play *p, int rank)
     const struct hra_rank_stats *s = &p->plan->stats[rank];
     const struct hra_layout *l = p->plan->layout;
 
-    return kernel_s(p, p->actor[rank].tile_s, s->work, l->rank_tile[rank + 1] - l->rank_tile[rank]) +
+    return kernel_s(p, p->actor[rank].tile_s, s->work, l->rank_tile[rank + 1] - l->rank_tile[rank],
+                    p->plan->problem.heads_kv) +
            before_s(p, rank) + behind_s(p, rank);
 }
 
@@ -927,12 +944,13 @@ static int find_period(const struct play *p)
 static hra_status open_play(struct play *p)
 {
     const int ranks = p->out->ranks, watched = p->out->watched;
-    const struct hra_needs *needs = p->plan->work.needs;
+    const struct hra_work *work = &p->plan->work;
+    const int groups = p->plan->generate == hra_schedule_heads ? hra_work_groups(work) : 1;
 
-    if (needs != NULL && needs->made_start[ranks] > MOST_VISITS)
+    if (work->needs != NULL && work->needs->made_start[ranks] > MOST_VISITS / groups)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED,
-                        "a forecast lists the messages of a halo, at most %d; this one has %lld", MOST_VISITS,
-                        (long long)needs->made_start[ranks]);
+                        "a forecast lists the messages of a halo, at most %d; this one has %lld in %d groups",
+                        MOST_VISITS, (long long)work->needs->made_start[ranks], groups);
     HRA_TRY(hra_alloc((void **)&p->out->rank, ranks, sizeof(*p->out->rank), "forecast"));
     HRA_TRY(hra_alloc((void **)&p->out->span, watched, sizeof(*p->out->span), "forecast"));
     HRA_TRY(hra_alloc((void **)&p->out->spans, watched, sizeof(*p->out->spans), "forecast"));

@@ -134,7 +134,8 @@ static void count_work(struct hra_rank_stats *stats, int64_t *live, const struct
     }
 }
 
-/* One way to shard: layout, our tiles, what every rank computes, and, for the halo, which keys of others it needs. */
+/* One way to shard: layout, our tiles, what every rank computes, and, for the halo and for heads, which
+ * keys of others it needs. */
 struct candidate {
     hra_shard shard;
     struct hra_layout *layout;
@@ -178,6 +179,12 @@ static hra_status finish_tiles(struct hra_tiles *tiles, const hra_plan *plan, co
     return hra_tiles_finish(tiles, layout, plan->order, plan->mask);
 }
 
+/* Is the schedule made from the ranges of keys that ranks need? */
+static int uses_needs(const hra_plan *plan)
+{
+    return plan->generate == hra_schedule_halo || plan->generate == hra_schedule_heads;
+}
+
 /* The record of one rank from its tiles, surveyed or finished; of the latter also what it needs. */
 static hra_status write_record(struct candidate *c, const hra_plan *plan, const struct hra_tiles *tiles,
                                int finished)
@@ -186,7 +193,7 @@ static hra_status write_record(struct candidate *c, const hra_plan *plan, const 
     struct hra_rank_stats *stats = record_stats(c, tiles->rank);
 
     count_work(stats, record_live(c, tiles->rank), tiles, c->layout);
-    if (!finished || plan->generate != hra_schedule_halo)
+    if (!finished || !uses_needs(plan))
         return HRA_OK;
     return hra_needs_find(&c->range[tiles->rank], &stats->ranges, &work, tiles->rank, tiles->column_work,
                           c->layout->tile);
@@ -522,7 +529,7 @@ hra_status hra_share_work(hra_plan *plan)
     hra_status status = compile(&best, plan);
     if (status == HRA_OK)
         status = take_candidate(plan, &best);
-    if (plan->generate == hra_schedule_halo) {
+    if (uses_needs(plan)) {
         status = share_needs(plan, &best, status);
         plan->work.needs = &plan->needs;
     }

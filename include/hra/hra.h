@@ -414,8 +414,10 @@ typedef enum hra_shard {
 typedef enum hra_schedule_kind {
     HRA_SCHEDULE_AUTO = 0, /* the ring */
     HRA_SCHEDULE_RING,     /* K/V move on by one rank a round, dK/dV with them, then home to their owner */
-    HRA_SCHEDULE_HALO /* the key tiles that a rank needs come straight from their owners, all at once, and
+    HRA_SCHEDULE_HALO, /* the key tiles that a rank needs come straight from their owners, all at once, and
                               their dK/dV go straight back: least bytes, in memory for all that arrives */
+    HRA_SCHEDULE_HEADS /* the same for one group of K/V heads after another, each computed at once while the
+                              next one comes: memory for what arrives of two groups; at least 2 K/V heads */
 } hra_schedule_kind;
 
 typedef enum hra_backend_kind {
@@ -481,7 +483,7 @@ typedef struct hra_plan_info {
     size_t saved_bytes;     /* kept from a forward to its backward, on this rank */
     size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator, which
                                takes it once for all plans of such a problem, whatever their masks; in the
-                               halo half as much again as this plan needs */
+                               halo and heads half as much again as this plan needs */
     size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
     int64_t pairs_live;     /* (query, key) pairs that attend, each once */
     int64_t pairs_counted;  /* the same, each as often as hra_mask_count says: more only in a mixture */
@@ -507,7 +509,7 @@ typedef struct hra_plan_info {
     int threads;                  /* CPU threads of this rank */
     const char *backend;          /* "cpu", "cuda" or "sm90" */
     const char *transport;        /* "self", "mpi" or "model" */
-    const char *schedule;         /* "ring" or "halo" */
+    const char *schedule;         /* "ring", "halo" or "heads" */
     const char *backward;         /* how gradients are computed: "cpu", "cublas" or "fused" */
     double inflation;             /* bytes received / least possible, forward and backward together; 1 where
                                      that is 0 */
