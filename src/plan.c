@@ -1,4 +1,5 @@
 /* plan.c - a problem compiled for the ranks of a communicator, and what can be asked of it. */
+#include "src/choose.h"
 #include "src/share.h"
 
 #include <math.h>
@@ -98,14 +99,6 @@ static hra_status check_options(const hra_options *o)
     return HRA_OK;
 }
 
-/* By hra_schedule_kind. */
-static const struct {
-    const char *name;
-    hra_generator generate;
-} schedules[] = {[HRA_SCHEDULE_RING] = {"ring", hra_schedule_ring},
-                 [HRA_SCHEDULE_HALO] = {"halo", hra_schedule_halo},
-                 [HRA_SCHEDULE_HEADS] = {"heads", hra_schedule_heads}};
-
 /* Has the backend what the options ask of it? */
 static hra_status check_methods(const hra_plan *plan)
 {
@@ -178,10 +171,13 @@ static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, con
         return HRA_FAIL(HRA_ERR_UNSUPPORTED,
                         "options.schedule is heads, which wants 2 K/V heads at least; problem.heads_kv is %d",
                         p->heads_kv);
-    plan->schedule = plan->options.schedule == HRA_SCHEDULE_AUTO ? HRA_SCHEDULE_RING : plan->options.schedule;
-    if (plan->generate == NULL)
-        plan->generate = schedules[plan->schedule].generate;
+    plan->schedule = plan->comm->ranks == 1 && plan->options.schedule == HRA_SCHEDULE_AUTO
+                         ? HRA_SCHEDULE_RING
+                         : plan->options.schedule;
+    if (plan->generate == NULL && plan->schedule != HRA_SCHEDULE_AUTO)
+        plan->generate = hra_schedules[plan->schedule].generate;
     HRA_TRY(find_backend(plan));
+    HRA_TRY(hra_choose_machine(&plan->machine, plan->options.machine, plan->backend, plan->comm->ranks));
     HRA_TRY(check_methods(plan));
 
     const struct hra_space *space = hra_mask_space(mask);
@@ -333,11 +329,13 @@ static hra_status check_messages(const hra_plan *plan, const struct hra_schedule
 }
 
 /* The arena that would do if every pair attended and a rank owned four tiles more. Masks that change at every step, such
- * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. The halo
- * would then hold all keys of all ranks, so it takes half as much again as it needs, and grows by that if it must. */
+ * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. Halo and heads
+ * would then hold all keys of all ranks, so they take half as much again as they need, and grow by that if they must. Where the
+ * schedule is chosen the next plan's may be the ring. */
 static hra_status find_reserve(hra_plan *plan)
 {
     const int ranks = plan->comm->ranks;
+    const hra_generator generate = plan->work.needs != NULL ? hra_schedule_ring : plan->generate;
     struct hra_work full = plan->work;
     int64_t *live = NULL;
 
@@ -345,7 +343,8 @@ static hra_status find_reserve(hra_plan *plan)
         return HRA_OK;
     if (plan->work.needs != NULL) {
         plan->arena_reserve = plan->arena_bytes + plan->arena_bytes / 2;
-        return HRA_OK;
+        if (plan->options.schedule != HRA_SCHEDULE_AUTO)
+            return HRA_OK;
     }
     HRA_TRY(hra_alloc((void **)&live, (int64_t)ranks * ranks * HRA_HALVES, sizeof(*live), "plan"));
     for (int64_t i = 0; i < (int64_t)ranks * ranks * HRA_HALVES; i++)
@@ -357,7 +356,7 @@ static hra_status find_reserve(hra_plan *plan)
         struct hra_schedule schedule = {0};
         size_t end = 0;
 
-        status = plan->generate(&schedule, &full, plan->comm->rank, (hra_pass)pass);
+        status = generate(&schedule, &full, plan->comm->rank, (hra_pass)pass);
         if (status == HRA_OK)
             status = place_buffers(&buffers, &end, plan, &schedule, (hra_pass)pass);
         plan->arena_reserve = end > plan->arena_reserve ? end : plan->arena_reserve;
@@ -791,6 +790,7 @@ static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_or
                         const hra_mask *mask, const hra_options *options)
 {
     HRA_TRY(hra_share_alike(plan, read_arguments(plan, problem, order, mask, options)));
+    plan->options.machine = NULL; /* it is the caller's */
     hra_status status = hra_share_work(plan);
     if (status == HRA_OK)
         status = prepare(plan);
@@ -905,7 +905,7 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         .threads = plan->kernel_plan.threads,
         .backend = plan->backend->name,
         .transport = plan->comm->transport->name,
-        .schedule = schedules[plan->schedule].name,
+        .schedule = hra_schedules[plan->schedule].name,
         .backward = plan->backend->method,
     };
     for (int r = 0; r < plan->comm->ranks; r++) {

@@ -44,7 +44,8 @@ struct hra_plan {
     hra_mask *mask;             /* held */
     hra_shard shard;            /* chosen */
     hra_schedule_kind schedule; /* chosen */
-    hra_generator generate;
+    hra_generator generate;     /* NULL until it is */
+    hra_machine machine;        /* by which they are; options.machine is not kept */
     struct hra_layout *layout;
     struct hra_tiles *tiles; /* of our rank */
     struct hra_tiles *other; /* of the rank that hra_plan_tiles last asked for; NULL: none */

@@ -524,6 +524,15 @@ int hra_ring_rounds(const struct hra_ring *r)
     return r->work->ranks * r->parts;
 }
 
+const struct hra_part *hra_ring_trip(const struct hra_ring *r, int owner, int p, int *first, int *last)
+{
+    const int i = owner * r->parts + p;
+
+    *first = r->first[i];
+    *last = r->last[i];
+    return &r->part[i];
+}
+
 hra_status hra_ring_parts(struct hra_schedule *out, const struct hra_ring *r)
 {
     for (int i = 0; i < r->work->ranks * r->parts; i++)
@@ -1110,3 +1119,7 @@ hra_status hra_schedule_heads(struct hra_schedule *out, const struct hra_work *w
 {
     return generate_halo(out, work, rank, pass, hra_work_groups(work));
 }
+
+const struct hra_schedule_entry hra_schedules[] = {[HRA_SCHEDULE_RING] = {"ring", hra_schedule_ring},
+                                                   [HRA_SCHEDULE_HALO] = {"halo", hra_schedule_halo},
+                                                   [HRA_SCHEDULE_HEADS] = {"heads", hra_schedule_heads}};

@@ -435,7 +435,7 @@ Test(plan, heads_with_one_mask_share_a_pattern)
 {
     const struct shape s = {
         3, 2, 5, 1, 200, {0}, HRA_SHARD_AUTO, "identity", "heads(0: causal; 1-3: full; 4-5: window(5,5))"};
-    struct model m = begin(&s, 1);
+    struct model m = begin_scheduled(&s, 1, HRA_SCHEDULE_RING);
 
     cr_expect(eq(int, m.info.patterns, 2)); /* head 0 of the model is not ours */
     cr_expect(eq(str, (char *)m.info.backend, "cpu"));
@@ -1134,6 +1134,10 @@ Test(plan, refuses_wrong_options)
     lacking.backward = HRA_BACKWARD_AUTO;
     lacking.saved = HRA_SAVED_QKV;
     expect_refused(&a, &a.problem, &lacking, HRA_ERR_UNSUPPORTED, "options.saved is qkv; the cpu backend");
+    const hra_machine machine = {.size = sizeof(machine), .inside.rate = -1};
+    lacking = a.options;
+    lacking.machine = &machine;
+    expect_refused(&a, &a.problem, &lacking, HRA_ERR_ARG, "machine.inside.rate is -1");
     hra_problem one = a.problem;
     one.heads_kv = 1;
     lacking = a.options;

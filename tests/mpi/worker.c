@@ -627,6 +627,12 @@ static void test_packed(const char *argument)
 
 /* ---- Disagreement ---- */
 
+static const hra_machine other_machine = {.size = sizeof(hra_machine),
+                                          .inside.rate = 1e9,
+                                          .full = {1e11, 1e11},
+                                          .partial = {1e11, 1e11},
+                                          .memory = 1e9};
+
 /* One way in which the last rank plans something else. */
 static void differ(struct job *j, int way)
 {
@@ -654,6 +660,12 @@ static void differ(struct job *j, int way)
         break;
     case 7:
         j->problem.softcap = 1;
+        break;
+    case 8:
+        j->options.machine = &other_machine;
+        break;
+    case 9:
+        j->options.schedule = HRA_SCHEDULE_HEADS;
         break;
     }
 }
@@ -690,9 +702,16 @@ static void test_disagree(const char *argument)
         hra_status status;
         const char *says;
     } wanted[] = {
-        {HRA_ERR_MISMATCH, "heads_kv"},      {HRA_ERR_MISMATCH, "scale"},      {HRA_ERR_MISMATCH, "type"},
-        {HRA_ERR_MISMATCH, "snake"},         {HRA_ERR_MISMATCH, "shard"},      {HRA_ERR_MISMATCH, "dim"},
-        {HRA_ERR_ARG, "problem.dim is 300"}, {HRA_ERR_UNSUPPORTED, "softcap"},
+        {HRA_ERR_MISMATCH, "heads_kv"},
+        {HRA_ERR_MISMATCH, "scale"},
+        {HRA_ERR_MISMATCH, "type"},
+        {HRA_ERR_MISMATCH, "snake"},
+        {HRA_ERR_MISMATCH, "shard"},
+        {HRA_ERR_MISMATCH, "dim"},
+        {HRA_ERR_ARG, "problem.dim is 300"},
+        {HRA_ERR_UNSUPPORTED, "softcap"},
+        {HRA_ERR_MISMATCH, "another machine"},
+        {HRA_ERR_MISMATCH, "schedule"},
     };
     hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
     const int last = rank == ranks - 1;
