@@ -52,6 +52,7 @@ struct links {
 struct estimate {
     struct hra_costs costs;
     const struct hra_work *work;
+    double *tile_s; /* of a live tile of each rank */
     double *now;    /* how far each rank is, in seconds */
     double *begin;  /* when it came to the round that it is in */
     double *beside; /* seconds that compute loses by the messages of this round */
@@ -78,8 +79,8 @@ static void compute(struct estimate *e, int rank, double tiles, int heads_kv)
 {
     const hra_machine *m = e->costs.machine;
     const double slow = fmax(m->inside.slowdown, m->node_ranks < e->work->ranks ? m->between.slowdown : 0);
-    const double seconds = hra_cost_kernel(&e->costs, hra_cost_tile(&e->costs, rank), (int64_t)tiles,
-                                           count_queries(e, rank), heads_kv);
+    const double seconds =
+        hra_cost_kernel(&e->costs, e->tile_s[rank], (int64_t)tiles, count_queries(e, rank), heads_kv);
 
     e->now[rank] += seconds + fmin(e->beside[rank], seconds * slow / (1 - slow));
     e->beside[rank] = 0;
@@ -102,21 +103,11 @@ struct ring_estimate {
     const struct hra_ring *ring;
     int parts;
     double *came[HRA_PAYLOADS], *went;
-    double *home; /* [ranks] when the last dK/dV of its own are there */
-    double *adds; /* [ranks] bytes of those */
-    int *added;   /* [ranks] how many */
+    double *bytes[HRA_PAYLOADS]; /* of the part of each owner */
+    double *home;                /* [ranks] when the last dK/dV of its own are there */
+    double *adds;                /* [ranks] bytes of those */
+    int *added;                  /* [ranks] how many */
 };
-
-/* Bytes of part p of an owner's block. */
-static double part_bytes(const struct ring_estimate *g, int owner, int p, enum hra_payload payload)
-{
-    int first, last;
-    const struct hra_part *part = hra_ring_trip(g->ring, owner, p, &first, &last);
-
-    return part->key_tile0 == part->key_tile1
-               ? 0
-               : (double)hra_plan_part_bytes(g->all->costs.plan, part, payload, NULL);
-}
 
 /* Put a message behind what its links have to carry; when it is there. */
 static double carry(struct estimate *e, int from, int to, double bytes)
@@ -151,12 +142,12 @@ static void send_step(struct ring_estimate *g, enum hra_payload payload, int t, 
         int first, last;
         hra_ring_trip(g->ring, owner, p, &first, &last);
         if (last > t && (payload == HRA_KV || first <= t)) {
-            const double there = carry(e, r, next, part_bytes(g, owner, p, payload));
+            const double there = carry(e, r, next, g->bytes[payload][p * ranks + owner]);
             g->came[payload][p * ranks + next] = there;
             if (payload == HRA_KV)
                 g->went[p * ranks + r] = there;
         } else if (payload == HRA_DKV && last == t) {
-            const double bytes = part_bytes(g, owner, p, payload);
+            const double bytes = g->bytes[payload][p * ranks + owner];
             g->home[owner] = fmax(g->home[owner], carry(e, r, owner, bytes));
             g->adds[owner] += bytes;
             g->added[owner]++;
@@ -216,17 +207,22 @@ static void follow_ring(struct ring_estimate *g)
     }
 }
 
+/* Own parts are copied, to be sent from there. */
 static void begin_ring(struct ring_estimate *g)
 {
     struct estimate *e = g->all;
+    const int ranks = e->work->ranks;
 
-    for (int r = 0; r < e->work->ranks; r++) {
+    for (int r = 0; r < ranks; r++) {
         double bytes = 0;
         int loads = 0;
         for (int p = 0; p < g->parts; p++) {
             int first, last;
-            hra_ring_trip(g->ring, r, p, &first, &last);
-            bytes += last > 0 ? part_bytes(g, r, p, HRA_KV) : 0;
+            const struct hra_part *part = hra_ring_trip(g->ring, r, p, &first, &last);
+            for (int payload = 0; payload < HRA_PAYLOADS && part->key_tile0 < part->key_tile1; payload++)
+                g->bytes[payload][p * ranks + r] =
+                    (double)hra_plan_part_bytes(e->costs.plan, part, (enum hra_payload)payload, NULL);
+            bytes += last > 0 ? g->bytes[HRA_KV][p * ranks + r] : 0;
             loads += last > 0;
         }
         e->now[r] = hra_cost_before(&e->costs, r) + hra_cost_memory(&e->costs, 2 * bytes, 2 * (int64_t)loads);
@@ -243,13 +239,14 @@ static hra_status estimate_ring(struct estimate *e)
     g.ring = ring;
     g.parts = hra_ring_rounds(ring) / ranks;
     hra_status status =
-        hra_alloc((void **)&g.went, (3 * HRA_HALVES + 2) * (int64_t)ranks, sizeof(double), "estimate");
+        hra_alloc((void **)&g.went, (5 * HRA_HALVES + 2) * (int64_t)ranks, sizeof(double), "estimate");
     if (status == HRA_OK)
         status = hra_alloc((void **)&g.added, ranks, sizeof(int), "estimate");
     if (status == HRA_OK) {
-        g.came[HRA_KV] = g.went + (size_t)HRA_HALVES * (size_t)ranks;
-        g.came[HRA_DKV] = g.came[HRA_KV] + (size_t)HRA_HALVES * (size_t)ranks;
-        g.home = g.came[HRA_DKV] + (size_t)HRA_HALVES * (size_t)ranks;
+        double **const array[] = {&g.came[HRA_KV], &g.came[HRA_DKV], &g.bytes[HRA_KV], &g.bytes[HRA_DKV],
+                                  &g.home};
+        for (size_t i = 0; i < sizeof(array) / sizeof(array[0]); i++)
+            *array[i] = g.went + (i + 1) * HRA_HALVES * (size_t)ranks;
         g.adds = g.home + ranks;
         begin_ring(&g);
         follow_ring(&g);
@@ -518,6 +515,8 @@ static hra_status make_offers(struct offer offer[HRA_SCHEDULE_HEADS + 1], struct
     find_memory(offer, e, t, groups);
     for (int pass = 0; pass < 2; pass++) {
         e->costs.pass = (hra_pass)pass;
+        for (int r = 0; r < e->work->ranks; r++)
+            e->tile_s[r] = hra_cost_tile(&e->costs, r);
         for (int kind = HRA_SCHEDULE_RING; kind <= HRA_SCHEDULE_HEADS; kind++) {
             forget(e);
             if (kind == HRA_SCHEDULE_RING)
@@ -559,11 +558,12 @@ hra_status hra_choose_schedule(hra_plan *plan)
     struct traffic traffic = {.alike = NULL};
     struct offer offer[HRA_SCHEDULE_HEADS + 1] = {{0, 0}};
 
-    HRA_TRY(hra_alloc((void **)&e.now, 7 * (int64_t)ranks, sizeof(*e.now), "estimate"));
+    HRA_TRY(hra_alloc((void **)&e.now, 8 * (int64_t)ranks, sizeof(*e.now), "estimate"));
     e.begin = e.now + ranks;
     e.beside = e.begin + ranks;
     for (int i = 0; i < 4; i++)
         e.links.busy[i / 2][i % 2] = e.beside + (size_t)(i + 1) * (size_t)ranks;
+    e.tile_s = e.now + 7 * (size_t)ranks;
     hra_status status = open_traffic(&traffic, &e);
     if (status == HRA_OK)
         status = make_offers(offer, &e, &traffic);
