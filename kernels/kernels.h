@@ -124,13 +124,11 @@ struct hra_backward_args {
 
 struct hra_backend {
     const char *name;
-    const char *method;      /* how it computes gradients */
-    int blocking;            /* 1: calls return when done */
-    int writes_gradients;    /* 1: backward can write dk and dv where their sums end */
-    size_t alignment;        /* of the workspace, bytes */
-    size_t tensor_alignment; /* of data and strides of tensors, bytes; 1: that of their type */
-    double flop_per_byte;    /* about what a rank multiplies while a byte comes from another one: how
-                                               plans weigh traffic against work */
+    const char *method;                     /* how it computes gradients */
+    int blocking;                           /* 1: calls return when done */
+    int writes_gradients;                   /* 1: backward can write dk and dv where their sums end */
+    size_t alignment;                       /* of the workspace, bytes */
+    size_t tensor_alignment;                /* of data and strides of tensors, bytes; 1: that of their type */
     const struct hra_bit_layout *layout[2]; /* by hra_pass: how its kernels want bits */
 
     /* Could it do a plan with this type, dim, dim_v and scale on the current device? Looks at nothing else of it.

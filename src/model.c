@@ -16,7 +16,7 @@
 enum {
     WINDOW = 8,           /* rounds of a ring that are made at a time */
     ROUND_MOVES = 6,      /* that such a round has at most */
-    MOST_VISITS = 1 << 22 /* of a halo, whose schedules are there as a whole */
+    MOST_VISITS = 1 << 22 /* of a halo, or of the groups of heads, whose schedules are there as a whole */
 };
 
 /* A message, from when its first end is started until both are finished. Ends: 0 sends, 1 receives. */
@@ -86,6 +86,7 @@ struct play {
     const hra_plan *plan;
     const hra_machine *machine;
     hra_pass pass;
+    struct hra_costs costs; /* of these */
     struct hra_model *out;
     struct hra_ring *ring;             /* NULL: schedules are made as a whole */
     struct hra_schedule scratch;       /* its parts, and rounds on their way into a window */
@@ -101,7 +102,7 @@ struct play {
     int *opening; /* groups that may be opened */
     int openings, opening_room;
     double *inside[2],
-        *between[2]; /* [ranks], by link_index: when what a link has to carry is carried: out, in */
+        *between[2]; /* [ranks], by hra_machine_link: when what a link has to carry is carried: out, in */
     int *turn; /* [ranks] a queue of those that can go on: turns of them from `next` on, then from 0 on */
     int next, turns;
     int64_t *span_room; /* [watched] */
@@ -152,6 +153,67 @@ hra_status hra_machine_read(hra_machine *out, const hra_machine *machine, int ra
     }
     HRA_TRY(want_number(out->launch_s, 0, 1e3, "launch_s"));
     return want_number(out->memory, 1, 1e18, "memory");
+}
+
+/* ---- What things cost ---- */
+
+double hra_cost_memory(const struct hra_costs *c, double bytes, int64_t launches)
+{
+    return (double)launches * c->machine->launch_s + bytes / c->machine->memory;
+}
+
+double hra_cost_tile(const struct hra_costs *c, int rank)
+{
+    const hra_problem *q = &c->plan->problem;
+    const struct hra_rank_stats *s = &c->plan->stats[rank];
+    const double flop = 2.0 * HRA_TILE * HRA_TILE *
+                        (c->pass == HRA_FORWARD ? q->dim + q->dim_v : 3.0 * q->dim + 2.0 * q->dim_v);
+    const double full = (double)s->tiles_full, partial = (double)s->tiles_partial;
+
+    if (full + partial == 0)
+        return 0;
+    return flop * (full / c->machine->full[c->pass] + partial / c->machine->partial[c->pass]) /
+           (full + partial);
+}
+
+double hra_cost_kernel(const struct hra_costs *c, double tile_s, int64_t tiles, int64_t queries, int heads_kv)
+{
+    const hra_problem *q = &c->plan->problem;
+    const int64_t all = queries * q->batch * (q->heads / q->heads_kv) * heads_kv;
+    const int64_t items = tiles < all ? tiles : all;
+
+    return c->machine->launch_s + (double)items * c->machine->item_s[c->pass] + (double)tiles * tile_s;
+}
+
+double hra_cost_rows(const struct hra_costs *c, double rows, enum hra_payload payload)
+{
+    const hra_problem *q = &c->plan->problem;
+    const hra_type type = payload == HRA_KV ? q->type : hra_type_sums(q->type);
+
+    return rows * q->batch * q->heads_kv * (q->dim + q->dim_v) * (double)hra_type_bytes(type);
+}
+
+double hra_cost_before(const struct hra_costs *c, int rank)
+{
+    const hra_problem *q = &c->plan->problem;
+    const int clears = !c->plan->pass[HRA_BACKWARD].begins;
+    const double rows = (double)c->plan->layout->rows[rank];
+
+    if (c->pass == HRA_FORWARD || rows == 0)
+        return 0;
+    return hra_cost_memory(c,
+                           clears * hra_cost_rows(c, rows, HRA_DKV) +
+                               2 * rows * q->batch * q->heads * q->dim_v * (double)hra_type_bytes(q->type),
+                           1 + clears);
+}
+
+double hra_cost_behind(const struct hra_costs *c, int rank)
+{
+    const double rows = (double)c->plan->layout->rows[rank];
+
+    if (c->pass == HRA_FORWARD || rows == 0)
+        return 0;
+    return hra_cost_memory(c, hra_cost_rows(c, rows, HRA_DKV) + hra_cost_rows(c, rows, HRA_KV), 2);
 }
 
 /* ---- Memory ---- */
@@ -276,10 +338,9 @@ static const hra_link *link_of(const struct play *p, int far)
     return far ? &p->machine->between : &p->machine->inside;
 }
 
-/* Which link of a kind a rank has; links of a node are its own. */
-static int link_index(const struct play *p, const hra_link *link, int rank)
+int hra_machine_link(const hra_machine *machine, const hra_link *link, int rank)
 {
-    const int node = p->machine->node_ranks, each = (node - 1) / link->sharing + 1;
+    const int node = machine->node_ranks, each = (node - 1) / link->sharing + 1;
     return rank / node * each + rank % node / link->sharing;
 }
 
@@ -292,7 +353,7 @@ static hra_status carry(struct play *p, const struct message *m, double *there)
     double last = 0;
 
     for (int end = 0; end < 2; end++) {
-        double *until = &busy[end][link_index(p, link, m->rank[end])];
+        double *until = &busy[end][hra_machine_link(p->machine, link, m->rank[end])];
         *until = fmax(*until, ready) + seconds;
         last = fmax(last, *until);
     }
@@ -453,12 +514,6 @@ static void finish_end(struct play *p, int message)
 
 /* ---- What a rank does ---- */
 
-/* Bytes that a kernel reads and writes, in so many launches. */
-static double memory_s(const struct play *p, double bytes, int launches)
-{
-    return launches * p->machine->launch_s + bytes / p->machine->memory;
-}
-
 /* Finish what is under way on a buffer, as the executor does. *blocked is 1 where the stream has to wait for something of
  * which nobody knows yet when it ends: then this is asked again. */
 static hra_status settle(struct play *p, int rank, int payload, int buffer, int reading, int *blocked)
@@ -485,9 +540,10 @@ static hra_status settle(struct play *p, int rank, int payload, int buffer, int 
         a->actives--;
         memmove(&a->active[i], &a->active[i + 1], (size_t)(a->actives - i) * sizeof(*a->active));
         if (move.add && !move.sends) /* K and V of each part, each read twice and written */
-            HRA_TRY(spend(p, rank, HRA_SPAN_OTHER,
-                          memory_s(p, 3.0 * (double)move.bytes, 2 * (move.last - move.buffer + 1)), a->round,
-                          -1));
+            HRA_TRY(
+                spend(p, rank, HRA_SPAN_OTHER,
+                      hra_cost_memory(&p->costs, 3.0 * (double)move.bytes, 2 * (move.last - move.buffer + 1)),
+                      a->round, -1));
     }
     return HRA_OK;
 }
@@ -585,8 +641,8 @@ static hra_status start_moves(struct play *p, int rank, const struct hra_round *
     return HRA_OK;
 }
 
-/* The live tiles of a run. Own parts, and all of a ring, are made of halves of blocks and of heads, which have about the same;
- * what comes in a halo from other ranks is all that the rank needs of an owner. */
+/* The live tiles of a run. Own parts, and all of a ring, are made of halves of blocks; what comes straight from an owner is all
+ * that the rank needs of it. Heads have about the same. */
 static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *run)
 {
     const struct actor *a = &p->actor[rank];
@@ -596,25 +652,30 @@ static int64_t run_tiles(const struct play *p, int rank, const struct hra_run *r
 
     for (int c = run->source0; c < run->source1; c++) {
         const struct hra_part *part = &a->s.part[a->s.source[c].part];
+        int64_t live = 0;
         if (work->needs == NULL || part->owner == rank) {
-            const int64_t live = hra_work_live(work, rank, part);
-            tiles += live * part->head1 / work->heads_kv - live * part->head0 / work->heads_kv;
+            live = hra_work_live(work, rank, part);
         } else if (part->owner != owner) {
             for (int h = 0; h < HRA_HALVES; h++)
-                tiles += work->live[((int64_t)rank * work->ranks + part->owner) * HRA_HALVES + h];
+                live += work->live[((int64_t)rank * work->ranks + part->owner) * HRA_HALVES + h];
         }
+        tiles += live * part->head1 / work->heads_kv - live * part->head0 / work->heads_kv;
         owner = part->owner;
     }
     return tiles;
 }
 
-/* Seconds of a kernel that computes so many live tiles of so many query tiles. */
-static double kernel_s(const struct play *p, double tile_s, int64_t tiles, int64_t queries)
+/* K/V heads that a run is about, from the first to the last. */
+static int count_heads(const struct hra_schedule *s, const struct hra_run *run, int heads_kv)
 {
-    const int64_t all = queries * p->plan->problem.batch * p->plan->problem.heads;
-    const int64_t items = tiles < all ? tiles : all;
+    int head0 = heads_kv, head1 = 0;
 
-    return p->machine->launch_s + (double)items * p->machine->item_s[p->pass] + (double)tiles * tile_s;
+    for (int c = run->source0; c < run->source1; c++) {
+        const struct hra_part *part = &s->part[s->source[c].part];
+        head0 = part->head0 < head0 ? part->head0 : head0;
+        head1 = part->head1 > head1 ? part->head1 : head1;
+    }
+    return head0 < head1 ? head1 - head0 : 0;
 }
 
 /* Count what the runs of the rounds that are there compute. */
@@ -675,7 +736,9 @@ static hra_status compute(struct play *p, int rank, const struct hra_run *run)
 {
     struct actor *a = &p->actor[rank];
     const int owner = run->source0 < run->source1 ? a->s.part[a->s.source[run->source0].part].owner : -1;
-    double seconds = kernel_s(p, a->tile_s, a->tiles[run - a->s.run], run->query1 - run->query0);
+    double seconds =
+        hra_cost_kernel(&p->costs, a->tile_s, a->tiles[run - a->s.run], run->query1 - run->query0,
+                        count_heads(&a->s, run, p->plan->problem.heads_kv));
 
     /* While messages are beside it, its rate is less by `slow`. */
     const double shared = fmin(a->beside, seconds / (1 - a->slow));
@@ -726,40 +789,6 @@ static hra_status settle_all(struct play *p, int rank, int *blocked)
     return HRA_OK;
 }
 
-/* Rows x numbers of a head, over batch and heads. */
-static double tensor_bytes(const struct play *p, int rank, int heads, int dim, hra_type type)
-{
-    return (double)p->plan->layout->rows[rank] * p->plan->problem.batch * heads * dim *
-           (double)hra_type_bytes(type);
-}
-
-/* What backward does before its schedule: sums to zero, unless they begin in the kernels, delta; and behind it: the sums into
- * dk and dv. */
-static double before_s(const struct play *p, int rank)
-{
-    const hra_problem *q = &p->plan->problem;
-    const int clears = !p->plan->pass[HRA_BACKWARD].begins;
-
-    if (p->pass == HRA_FORWARD || p->plan->layout->rows[rank] == 0)
-        return 0;
-    return memory_s(p,
-                    clears * tensor_bytes(p, rank, q->heads_kv, q->dim + q->dim_v, hra_type_sums(q->type)) +
-                        2 * tensor_bytes(p, rank, q->heads, q->dim_v, q->type),
-                    1 + clears);
-}
-
-static double behind_s(const struct play *p, int rank)
-{
-    const hra_problem *q = &p->plan->problem;
-
-    if (p->pass == HRA_FORWARD || p->plan->layout->rows[rank] == 0)
-        return 0;
-    return memory_s(p,
-                    tensor_bytes(p, rank, q->heads_kv, q->dim + q->dim_v, hra_type_sums(q->type)) +
-                        tensor_bytes(p, rank, q->heads_kv, q->dim + q->dim_v, q->type),
-                    2);
-}
-
 /* Own parts into the buffers from which they are sent: K and V, read and written. */
 static double load_s(const struct play *p, int rank)
 {
@@ -768,7 +797,7 @@ static double load_s(const struct play *p, int rank)
 
     for (int i = 0; i < s->loads; i++)
         bytes += 2.0 * (double)hra_plan_part_bytes(p->plan, &s->part[s->load[i].part], HRA_KV, NULL);
-    return memory_s(p, bytes, 2 * s->loads);
+    return hra_cost_memory(&p->costs, bytes, 2 * s->loads);
 }
 
 static int is_last_round(const struct play *p, const struct actor *a)
@@ -786,7 +815,7 @@ static hra_status advance(struct play *p, int rank, int *blocked)
         if (*blocked)
             return HRA_OK;
         a->round = -1;
-        HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, behind_s(p, rank), -1, -1));
+        HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, hra_cost_behind(&p->costs, rank), -1, -1));
         a->phase = DONE;
         return HRA_OK;
     }
@@ -813,39 +842,25 @@ static hra_status advance(struct play *p, int rank, int *blocked)
 
 /* ---- The whole ---- */
 
-/* Seconds of a live tile of a rank: of its full and its partial ones the mean. */
-static double mean_tile_s(const struct play *p, int rank)
-{
-    const hra_problem *q = &p->plan->problem;
-    const struct hra_rank_stats *s = &p->plan->stats[rank];
-    const double flop = 2.0 * HRA_TILE * HRA_TILE *
-                        (p->pass == HRA_FORWARD ? q->dim + q->dim_v : 3.0 * q->dim + 2.0 * q->dim_v);
-    const double full = (double)s->tiles_full, partial = (double)s->tiles_partial;
-
-    if (full + partial == 0)
-        return 0;
-    return flop * (full / p->machine->full[p->pass] + partial / p->machine->partial[p->pass]) /
-           (full + partial);
-}
-
 /* One rank with the queries of this rank and all keys. */
 static double alone_s(const struct play *p, int rank)
 {
     const struct hra_rank_stats *s = &p->plan->stats[rank];
     const struct hra_layout *l = p->plan->layout;
 
-    return kernel_s(p, p->actor[rank].tile_s, s->work, l->rank_tile[rank + 1] - l->rank_tile[rank]) +
-           before_s(p, rank) + behind_s(p, rank);
+    return hra_cost_kernel(&p->costs, p->actor[rank].tile_s, s->work,
+                           l->rank_tile[rank + 1] - l->rank_tile[rank], p->plan->problem.heads_kv) +
+           hra_cost_before(&p->costs, rank) + hra_cost_behind(&p->costs, rank);
 }
 
 static hra_status open_actor(struct play *p, int rank)
 {
     struct actor *a = &p->actor[rank];
 
-    *a = (struct actor){.unmatched = -1, .group = -1, .tile_s = mean_tile_s(p, rank)};
+    *a = (struct actor){.unmatched = -1, .group = -1, .tile_s = hra_cost_tile(&p->costs, rank)};
     HRA_TRY(p->ring != NULL ? fetch(p, rank) : fetch_all(p, rank));
     p->out->rank[rank].alone = alone_s(p, rank);
-    HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, before_s(p, rank), -1, -1));
+    HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, hra_cost_before(&p->costs, rank), -1, -1));
     HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, load_s(p, rank), -1, -1));
     a->phase = is_last_round(p, a) ? END : MOVES;
     push_rank(p, rank);
@@ -927,12 +942,13 @@ static int find_period(const struct play *p)
 static hra_status open_play(struct play *p)
 {
     const int ranks = p->out->ranks, watched = p->out->watched;
-    const struct hra_needs *needs = p->plan->work.needs;
+    const struct hra_work *work = &p->plan->work;
+    const int groups = p->plan->generate == hra_schedule_heads ? hra_work_groups(work) : 1;
 
-    if (needs != NULL && needs->made_start[ranks] > MOST_VISITS)
+    if (work->needs != NULL && work->needs->made_start[ranks] > MOST_VISITS / groups)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED,
-                        "a forecast lists the messages of a halo, at most %d; this one has %lld", MOST_VISITS,
-                        (long long)needs->made_start[ranks]);
+                        "a forecast lists the messages of a halo, at most %d; this one has %lld in %d groups",
+                        MOST_VISITS, (long long)work->needs->made_start[ranks], groups);
     HRA_TRY(hra_alloc((void **)&p->out->rank, ranks, sizeof(*p->out->rank), "forecast"));
     HRA_TRY(hra_alloc((void **)&p->out->span, watched, sizeof(*p->out->span), "forecast"));
     HRA_TRY(hra_alloc((void **)&p->out->spans, watched, sizeof(*p->out->spans), "forecast"));
@@ -997,8 +1013,13 @@ hra_status hra_model_play(struct hra_model *out, const hra_plan *plan, const hra
                           hra_pass pass, int watched)
 {
     const int ranks = plan->work.ranks;
-    struct play p = {
-        .plan = plan, .machine = machine, .pass = pass, .out = out, .free_message = -1, .free_group = -1};
+    struct play p = {.plan = plan,
+                     .machine = machine,
+                     .pass = pass,
+                     .costs = {plan, machine, pass},
+                     .out = out,
+                     .free_message = -1,
+                     .free_group = -1};
 
     *out = (struct hra_model){.ranks = ranks, .watched = watched < ranks ? watched : ranks};
     const hra_status status = play_out(&p);

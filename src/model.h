@@ -27,6 +27,34 @@ struct hra_model {
 /* Read a machine, whose size the caller has set, fill in its defaults and look at its numbers. */
 hra_status hra_machine_read(hra_machine *out, const hra_machine *machine, int ranks);
 
+/* Which link of a kind a rank has, counted over all nodes; links of a node are its own. */
+int hra_machine_link(const hra_machine *machine, const hra_link *link, int rank);
+
+/* What things cost a rank in seconds, where its messages are left out. */
+struct hra_costs {
+    const hra_plan *plan; /* of which problem, layout and stats are read */
+    const hra_machine *machine;
+    hra_pass pass;
+};
+
+/* A live tile of a rank: of its full and its partial ones the mean. */
+double hra_cost_tile(const struct hra_costs *c, int rank);
+
+/* A kernel that computes so many live tiles, of tile_s each, of so many query tiles, for so many K/V heads. */
+double hra_cost_kernel(const struct hra_costs *c, double tile_s, int64_t tiles, int64_t queries,
+                       int heads_kv);
+
+/* So many bytes that kernels read and write, in so many launches. */
+double hra_cost_memory(const struct hra_costs *c, double bytes, int64_t launches);
+
+/* What backward does before its schedule: sums to zero, unless they begin in the kernels, and delta; behind it: the sums into
+ * dk and dv. Forward: 0. */
+double hra_cost_before(const struct hra_costs *c, int rank);
+double hra_cost_behind(const struct hra_costs *c, int rank);
+
+/* Bytes, not seconds: so many rows of all K/V heads. */
+double hra_cost_rows(const struct hra_costs *c, double rows, enum hra_payload payload);
+
 /* Play out a pass of a plan on a machine that has been read. *out is to be cleared, also on failure. */
 hra_status hra_model_play(struct hra_model *out, const hra_plan *plan, const hra_machine *machine,
                           hra_pass pass, int watched);

@@ -1,4 +1,5 @@
 /* plan.c - a problem compiled for the ranks of a communicator, and what can be asked of it. */
+#include "src/choose.h"
 #include "src/share.h"
 
 #include <math.h>
@@ -85,7 +86,7 @@ static hra_status check_options(const hra_options *o)
 {
     if (o->shard < HRA_SHARD_AUTO || o->shard > HRA_SHARD_BALANCED)
         return HRA_FAIL(HRA_ERR_ARG, "options.shard is %d, which is no hra_shard", (int)o->shard);
-    if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_HALO)
+    if (o->schedule < HRA_SCHEDULE_AUTO || o->schedule > HRA_SCHEDULE_HEADS)
         return HRA_FAIL(HRA_ERR_ARG, "options.schedule is %d, which is no hra_schedule_kind",
                         (int)o->schedule);
     if (o->backend < HRA_BACKEND_AUTO || o->backend > HRA_BACKEND_GPU)
@@ -97,13 +98,6 @@ static hra_status check_options(const hra_options *o)
         return HRA_FAIL(HRA_ERR_ARG, "options.saved is %d, which is no hra_saved_kind", (int)o->saved);
     return HRA_OK;
 }
-
-/* By hra_schedule_kind. */
-static const struct {
-    const char *name;
-    hra_generator generate;
-} schedules[] = {
-    [HRA_SCHEDULE_RING] = {"ring", hra_schedule_ring}, [HRA_SCHEDULE_HALO] = {"halo", hra_schedule_halo}};
 
 /* Has the backend what the options ask of it? */
 static hra_status check_methods(const hra_plan *plan)
@@ -173,10 +167,17 @@ static hra_status read_arguments(hra_plan *plan, const hra_problem *problem, con
     HRA_TRY(check_problem(p, plan->comm));
     HRA_TRY(hra_copy_sized(&plan->options, sizeof(plan->options), options, "options"));
     HRA_TRY(check_options(&plan->options));
-    plan->schedule = plan->options.schedule == HRA_SCHEDULE_AUTO ? HRA_SCHEDULE_RING : plan->options.schedule;
-    if (plan->generate == NULL)
-        plan->generate = schedules[plan->schedule].generate;
+    if (plan->options.schedule == HRA_SCHEDULE_HEADS && p->heads_kv < 2)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "options.schedule is heads, which wants 2 K/V heads at least; problem.heads_kv is %d",
+                        p->heads_kv);
+    plan->schedule = plan->comm->ranks == 1 && plan->options.schedule == HRA_SCHEDULE_AUTO
+                         ? HRA_SCHEDULE_RING
+                         : plan->options.schedule;
+    if (plan->generate == NULL && plan->schedule != HRA_SCHEDULE_AUTO)
+        plan->generate = hra_schedules[plan->schedule].generate;
     HRA_TRY(find_backend(plan));
+    HRA_TRY(hra_choose_machine(&plan->machine, plan->options.machine, plan->backend, plan->comm->ranks));
     HRA_TRY(check_methods(plan));
 
     const struct hra_space *space = hra_mask_space(mask);
@@ -328,11 +329,13 @@ static hra_status check_messages(const hra_plan *plan, const struct hra_schedule
 }
 
 /* The arena that would do if every pair attended and a rank owned four tiles more. Masks that change at every step, such
- * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. The halo
- * would then hold all keys of all ranks, so it takes half as much again as it needs, and grows by that if it must. */
+ * as those of packed documents, need now more of it and now less; taking this at once means taking memory once. Halo and heads
+ * would then hold all keys of all ranks, so they take half as much again as they need, and grow by that if they must. Where the
+ * schedule is chosen the next plan's may be the ring. */
 static hra_status find_reserve(hra_plan *plan)
 {
     const int ranks = plan->comm->ranks;
+    const hra_generator generate = plan->work.needs != NULL ? hra_schedule_ring : plan->generate;
     struct hra_work full = plan->work;
     int64_t *live = NULL;
 
@@ -340,7 +343,8 @@ static hra_status find_reserve(hra_plan *plan)
         return HRA_OK;
     if (plan->work.needs != NULL) {
         plan->arena_reserve = plan->arena_bytes + plan->arena_bytes / 2;
-        return HRA_OK;
+        if (plan->options.schedule != HRA_SCHEDULE_AUTO)
+            return HRA_OK;
     }
     HRA_TRY(hra_alloc((void **)&live, (int64_t)ranks * ranks * HRA_HALVES, sizeof(*live), "plan"));
     for (int64_t i = 0; i < (int64_t)ranks * ranks * HRA_HALVES; i++)
@@ -352,7 +356,7 @@ static hra_status find_reserve(hra_plan *plan)
         struct hra_schedule schedule = {0};
         size_t end = 0;
 
-        status = plan->generate(&schedule, &full, plan->comm->rank, (hra_pass)pass);
+        status = generate(&schedule, &full, plan->comm->rank, (hra_pass)pass);
         if (status == HRA_OK)
             status = place_buffers(&buffers, &end, plan, &schedule, (hra_pass)pass);
         plan->arena_reserve = end > plan->arena_reserve ? end : plan->arena_reserve;
@@ -388,33 +392,32 @@ static hra_status find_ends(hra_plan *plan, struct hra_pass_plan *pass)
     return HRA_OK;
 }
 
-/* Is every key tile and head of ours in one source? */
-static hra_status find_sources(const hra_plan *plan, const struct hra_schedule *s, int *once)
+/* In which round is each key tile and head of ours computed? begun [own tiles][heads_kv]. *once: is each in one source? */
+static void find_sources(const hra_plan *plan, const struct hra_schedule *s, int *begun, int *once)
 {
     const int first = plan->kernel_plan.own_key0, tiles = plan->kernel_plan.own_key1 - first;
     const int heads = plan->problem.heads_kv;
-    int *sources = NULL;
 
-    HRA_TRY(hra_alloc((void **)&sources, (int64_t)tiles * heads, sizeof(*sources), "runs"));
-    for (int i = 0; i < s->sources; i++) {
-        const struct hra_part *part = &s->part[s->source[i].part];
-        for (int k = part->key_tile0; k < part->key_tile1 && s->source[i].gradient == HRA_OWN; k++)
-            for (int h = part->head0; h < part->head1; h++)
-                sources[(k - first) * heads + h]++;
-    }
     *once = 1;
     for (int i = 0; i < tiles * heads; i++)
-        *once &= sources[i] == 1;
-    free(sources);
-    return HRA_OK;
+        begun[i] = -1;
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
+            for (int c = s->run[i].source0; c < s->run[i].source1; c++) {
+                const struct hra_part *part = &s->part[s->source[c].part];
+                for (int k = part->key_tile0; k < part->key_tile1 && s->source[c].gradient == HRA_OWN; k++)
+                    for (int h = part->head0; h < part->head1; h++) {
+                        *once &= begun[(k - first) * heads + h] < 0;
+                        begun[(k - first) * heads + h] = r;
+                    }
+            }
+    for (int i = 0; i < tiles * heads; i++)
+        *once &= begun[i] >= 0;
 }
 
-/* Are dK/dV that come home added when all rounds are over? Then nothing touches their buffers once they are under way. touched
- * [buffers] is scratch: how many moves are started when a buffer is touched for the last time. */
-static int is_added_last(const struct hra_schedule *s, int *touched)
+/* How many moves are started when each buffer of dK/dV is touched for the last time? */
+static void find_touched(const struct hra_schedule *s, int *touched)
 {
-    int last = 1;
-
     for (int r = 0; r < s->rounds; r++) {
         for (int i = s->round[r].move0; i < s->round[r].move1; i++)
             for (int n = 0; n <= s->move[i].more && s->move[i].payload == HRA_DKV; n++)
@@ -424,10 +427,27 @@ static int is_added_last(const struct hra_schedule *s, int *touched)
                 if (s->source[c].gradient != HRA_OWN)
                     touched[s->source[c].gradient] = s->round[r].move1;
     }
-    for (int i = 0; i < s->moves; i++)
-        for (int n = 0; n <= s->move[i].more && s->move[i].add && !s->move[i].sends; n++)
-            last &= touched[s->move[i].to + n] == i;
-    return last;
+}
+
+/* Are dK/dV that come home added when our own of the same keys and heads have begun? They are where a round before has those,
+ * and where nothing touches the buffer once the move is under way, as then all rounds are over. */
+static int is_added_later(const hra_plan *plan, const struct hra_schedule *s, const int *begun,
+                          const int *touched)
+{
+    const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
+    int later = 1;
+
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++)
+            for (int n = 0; n <= s->move[i].more && s->move[i].add && !s->move[i].sends; n++) {
+                const struct hra_part *part = &s->part[s->move[i].part + n];
+                if (touched[s->move[i].to + n] == i)
+                    continue;
+                for (int k = part->key_tile0; k < part->key_tile1; k++)
+                    for (int h = part->head0; h < part->head1; h++)
+                        later &= begun[(k - first) * heads + h] < r;
+            }
+    return later;
 }
 
 /* Find what kernels do to our own dK/dV. */
@@ -435,16 +455,22 @@ static hra_status find_own_sums(hra_plan *plan)
 {
     struct hra_pass_plan *pass = &plan->pass[HRA_BACKWARD];
     const struct hra_schedule *s = &pass->schedule;
-    int *touched = NULL, once = 0, added = 0;
+    const int64_t tiles = plan->kernel_plan.own_key1 - plan->kernel_plan.own_key0;
+    int *begun = NULL, *touched = NULL, once = 0, added = 0;
 
-    HRA_TRY(find_sources(plan, s, &once));
-    HRA_TRY(hra_alloc((void **)&touched, pass->buffers[HRA_DKV], sizeof(*touched), "runs"));
-    for (int i = 0; i < s->moves; i++)
-        added |= s->move[i].add && !s->move[i].sends;
-    pass->begins = once && is_added_last(s, touched);
-    pass->writes = once && !added && plan->backend->writes_gradients;
+    HRA_TRY(hra_alloc((void **)&begun, tiles * plan->problem.heads_kv, sizeof(*begun), "runs"));
+    find_sources(plan, s, begun, &once);
+    hra_status status = hra_alloc((void **)&touched, pass->buffers[HRA_DKV], sizeof(*touched), "runs");
+    if (status == HRA_OK) {
+        find_touched(s, touched);
+        for (int i = 0; i < s->moves; i++)
+            added |= s->move[i].add && !s->move[i].sends;
+        pass->begins = once && is_added_later(plan, s, begun, touched);
+        pass->writes = once && !added && plan->backend->writes_gradients;
+    }
+    free(begun);
     free(touched);
-    return HRA_OK;
+    return status;
 }
 
 /* Find the sends that need no load where the caller's K and V allow it, and the loads that are needed all the same: a buffer
@@ -803,6 +829,7 @@ static hra_status build(hra_plan *plan, const hra_problem *problem, const hra_or
                         const hra_mask *mask, const hra_options *options)
 {
     HRA_TRY(hra_share_alike(plan, read_arguments(plan, problem, order, mask, options)));
+    plan->options.machine = NULL; /* it is the caller's */
     hra_status status = hra_share_work(plan);
     if (status == HRA_OK)
         status = prepare(plan);
@@ -919,7 +946,7 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         .threads = plan->kernel_plan.threads,
         .backend = plan->backend->name,
         .transport = plan->comm->transport->name,
-        .schedule = schedules[plan->schedule].name,
+        .schedule = hra_schedules[plan->schedule].name,
         .backward = plan->backend->method,
     };
     for (int r = 0; r < plan->comm->ranks; r++) {

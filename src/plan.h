@@ -15,7 +15,7 @@ struct hra_rank_stats {
     int64_t work;        /* live tiles over batch and heads */
     int64_t heaviest;    /* of them, those of the row of tiles that has most */
     int64_t rows_needed; /* rows of K/V that live tiles need and other ranks own */
-    int64_t ranges;      /* of key tiles in which they travel in the halo */
+    int64_t ranges;      /* of key tiles in which they travel straight from their owners */
     int64_t received[2]; /* bytes, by hra_pass */
 };
 
@@ -47,14 +47,15 @@ struct hra_plan {
     hra_mask *mask;             /* held */
     hra_shard shard;            /* chosen */
     hra_schedule_kind schedule; /* chosen */
-    hra_generator generate;
+    hra_generator generate;     /* NULL until it is */
+    hra_machine machine;        /* by which they are; options.machine is not kept */
     struct hra_layout *layout;
     struct hra_tiles *tiles; /* of our rank */
     struct hra_tiles *other; /* of the rank that hra_plan_tiles last asked for; NULL: none */
     int64_t *token;          /* [rows] token of each of our rows */
     struct hra_work work;
     int64_t *live;                /* [ranks][ranks][HRA_HALVES], work.live */
-    struct hra_needs needs;       /* work.needs; of other schedules than the halo empty */
+    struct hra_needs needs;       /* work.needs; of the ring empty */
     struct hra_rank_stats *stats; /* [ranks] */
     struct hra_pass_plan pass[2]; /* by hra_pass */
 

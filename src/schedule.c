@@ -1,5 +1,5 @@
-/* schedule.c - schedules as data, and what generates them: the ring and the halo. No rank, message or tensor here is
- * real. */
+/* schedule.c - schedules as data, and what generates them: the ring, the halo and streaming of heads. No rank, message or
+ * tensor here is real. */
 #include "src/schedule.h"
 
 #include <stdlib.h>
@@ -524,6 +524,15 @@ int hra_ring_rounds(const struct hra_ring *r)
     return r->work->ranks * r->parts;
 }
 
+const struct hra_part *hra_ring_trip(const struct hra_ring *r, int owner, int p, int *first, int *last)
+{
+    const int i = owner * r->parts + p;
+
+    *first = r->first[i];
+    *last = r->last[i];
+    return &r->part[i];
+}
+
 hra_status hra_ring_parts(struct hra_schedule *out, const struct hra_ring *r)
 {
     for (int i = 0; i < r->work->ranks * r->parts; i++)
@@ -830,41 +839,123 @@ void hra_needs_clear(struct hra_needs *needs)
     *needs = (struct hra_needs){.start = NULL};
 }
 
-/* ---- The halo -----------------------------------------------------------------------------------
+/* ---- The halo, and streaming of heads ------------------------------------------------------------
  *
- * Everything that one rank needs of another, and back, is one message:
+ * What a rank needs of others comes straight from its owners, and goes straight back; all that one rank needs of another, of
+ * one group of K/V heads, is one message. The halo has all heads in one group. Streaming has several, and computes each
+ * while the next one arrives:
  *
- *     rounds 0 ..    K/V of what is needed travel; in the last of them own tiles are computed, in backward of some heads
- *     the next       all that has arrived is computed, in one run
- *     the others     backward: dK/dV travel back, and are added by the order of their moves; in the last of them own tiles
- *                    of the other heads are computed
+ *     rounds 0 ..     K/V of group 0 travel; in the last of these rounds own part 0 is computed
+ *     of each group   K/V of the next group travel, in backward also dK/dV of the group before, back; in the last of these
+ *                     rounds all of this group that has arrived is computed, in one run with the own part of these heads if
+ *                     that is not another round's
+ *     the last ones   backward: dK/dV of the last group travel back; in the last round the last own part is computed
  *
- * A rank's part n is its n-th buffer's, of those that it is sent and those that it sends, behind its own parts, which are all
- * its keys. Which buffers these are hra_needs has for all ranks. */
+ * dK/dV are added by the order of their moves. Own parts are the heads of a group; only the halo's backward cuts its group
+ * into two. There are two sets of buffers for what arrives and for its dK/dV, which groups take in turn; of those for K/V that
+ * are sent there is one for each group, as they are filled before the first round; dK/dV of all groups come home into one.
+ *
+ * A rank's parts are its own, then for each group those that arrive, by the number of their buffers, then those that it
+ * sends, likewise. Which buffers these are in a halo hra_needs has for all ranks. */
 
-/* The halo as rank `rank` sees it. */
+/* How one rank sees either. */
 struct halo {
     const struct hra_work *work;
     const struct hra_needs *needs;
     int rank;
-    struct hra_part part[2]; /* its own keys */
-    int own;                 /* parts of them */
-    int ranges;              /* that it needs */
-    int64_t earlier_owners;  /* of those that it visits, with lower ranks than its own */
+    int groups;             /* of K/V heads */
+    int own;                /* parts of its own keys */
+    int ranges;             /* that it needs */
+    int64_t earlier_owners; /* of those that it visits, with lower ranks than its own */
     int64_t earlier_visitors;
 };
 
-/* Ranges range0 .. range1 - 1 of what `visitor` needs as parts. */
-static hra_status add_parts(struct hra_schedule *s, const struct halo *h, int owner, int visitor, int range0,
-                            int range1)
+int hra_work_groups(const struct hra_work *work)
+{
+    int groups = least(most(work->ranks, 2), least(8, work->heads_kv));
+
+    while (work->heads_kv % groups != 0)
+        groups++;
+    return groups;
+}
+
+/* The first head of a group; that of the group behind the last one is the number of heads. */
+static int group_head(const struct halo *h, int group)
+{
+    return h->work->heads_kv / h->groups * group;
+}
+
+static int ranges_of(const struct halo *h, int rank)
+{
+    return (int)(h->needs->start[rank + 1] - h->needs->start[rank]);
+}
+
+/* The first of the buffers for a group that arrives at a rank. */
+static int arrival_buffer(const struct halo *h, int rank, int group)
+{
+    return group % 2 * ranges_of(h, rank);
+}
+
+/* Buffers of a rank for what arrives: those that it sends from, and those in which dK/dV come home, are behind them. */
+static int arrival_buffers(const struct halo *h, int rank)
+{
+    return least(h->groups, 2) * ranges_of(h, rank);
+}
+
+/* The first of what an owner sends of a group in a visit, among all that it sends. */
+static int sent_index(const struct halo *h, const struct hra_visit *visit, int group)
+{
+    return (visit->load - ranges_of(h, visit->owner)) * h->groups + group * (visit->range1 - visit->range0);
+}
+
+/* A rank's own part; it has no tiles where the keys of the rank do not do for two. */
+static struct hra_part own_part(const struct halo *h, int p, int parts)
+{
+    const int heads = h->work->heads_kv, rank = h->rank;
+    struct hra_part part = {.owner = rank,
+                            .key_tile0 = h->work->rank_tile[rank],
+                            .key_tile1 = h->work->rank_tile[rank + 1],
+                            .head1 = heads};
+
+    if (heads > 1) {
+        part.head0 = heads * p / parts;
+        part.head1 = heads * (p + 1) / parts;
+    } else if (parts == HRA_HALVES) {
+        part.key_tile0 = hra_work_half(h->work, rank, p);
+        part.key_tile1 = hra_work_half(h->work, rank, p + 1);
+    }
+    return part;
+}
+
+/* One part of the rank's own keys a group, or two where dK/dV are awaited beside the second; one where nothing is awaited. */
+static hra_status write_own_parts(struct hra_schedule *s, struct halo *h, hra_pass pass)
+{
+    const struct hra_needs *needs = h->needs;
+    const int visited = needs->visit_start[h->rank] < needs->visit_start[h->rank + 1];
+    const int waits = h->ranges > 0 || (pass == HRA_BACKWARD && visited);
+    const int parts = waits ? most(h->groups, pass == HRA_BACKWARD ? 2 : 1) : 1;
+
+    for (int p = 0; p < parts; p++) {
+        const struct hra_part part = own_part(h, p, parts);
+        if (part.key_tile0 < part.key_tile1)
+            HRA_TRY(hra_schedule_part(s, part));
+    }
+    h->own = s->parts;
+    return HRA_OK;
+}
+
+/* Ranges range0 .. range1 - 1 of what `visitor` needs of a group as parts. */
+static hra_status add_parts(struct hra_schedule *s, const struct halo *h, int visitor, int range0, int range1,
+                            int group)
 {
     const struct hra_range *range = h->needs->range + h->needs->start[visitor];
 
     for (int i = range0; i < range1; i++)
-        HRA_TRY(hra_schedule_part(s, (struct hra_part){.owner = owner,
+        HRA_TRY(hra_schedule_part(s, (struct hra_part){.owner = hra_work_owner(h->work, range[i].key_tile0),
                                                        .key_tile0 = range[i].key_tile0,
                                                        .key_tile1 = range[i].key_tile1,
-                                                       .head1 = h->work->heads_kv}));
+                                                       .head0 = group_head(h, group),
+                                                       .head1 = group_head(h, group + 1)}));
     return HRA_OK;
 }
 
@@ -872,19 +963,18 @@ static hra_status write_parts(struct hra_schedule *s, const struct halo *h)
 {
     const struct hra_needs *needs = h->needs;
 
-    for (int p = 0; p < h->own; p++)
-        HRA_TRY(hra_schedule_part(s, h->part[p]));
-    for (int i = 0; i < h->ranges; i++) {
-        const int owner = hra_work_owner(h->work, needs->range[needs->start[h->rank] + i].key_tile0);
-        HRA_TRY(add_parts(s, h, owner, h->rank, i, i + 1));
-    }
+    for (int g = 0; g < h->groups; g++)
+        HRA_TRY(add_parts(s, h, h->rank, 0, h->ranges, g));
+    const int sent = s->parts;
     for (int64_t i = needs->visit_start[h->rank]; i < needs->visit_start[h->rank + 1]; i++) {
         const struct hra_visit *visit = &needs->visit[i];
-        if (h->own + visit->load == s->parts) /* no earlier visitor wants the same */
-            HRA_TRY(add_parts(s, h, h->rank, visit->visitor, visit->range0, visit->range1));
+        if (sent + sent_index(h, visit, 0) != s->parts) /* an earlier visitor wants the same */
+            continue;
+        for (int g = 0; g < h->groups; g++)
+            HRA_TRY(add_parts(s, h, visit->visitor, visit->range0, visit->range1, g));
     }
-    for (int p = h->own + h->ranges; p < s->parts; p++)
-        HRA_TRY(hra_schedule_load(s, p, p - h->own));
+    for (int p = sent; p < s->parts; p++)
+        HRA_TRY(hra_schedule_load(s, p, arrival_buffers(h, h->rank) + p - sent));
     return HRA_OK;
 }
 
@@ -904,43 +994,48 @@ static int64_t find_made(const struct halo *h, int64_t i)
     return i < count ? h->needs->made[begin + (h->earlier_owners + count - 1 - i) % count] : -1;
 }
 
-/* One message of a visit as we see it: K/V to the visitor, dK/dV back. */
+/* One message of a visit as we see it: K/V of a group to the visitor, dK/dV back. */
 static hra_status move_visit(struct hra_schedule *s, const struct halo *h, enum hra_payload payload,
-                             const struct hra_visit *visit)
+                             const struct hra_visit *visit, int group)
 {
     const int home = payload == HRA_DKV, visits = h->rank == visit->visitor;
+    const int sent = sent_index(h, visit, group), behind = arrival_buffers(h, visit->owner);
+    const int there = arrival_buffer(h, visit->visitor, group) + visit->range0;
 
-    return hra_schedule_move(s, (struct hra_move){.payload = payload,
-                                                  .part = h->own + (visits ? visit->range0 : visit->load),
-                                                  .from = home ? visit->range0 : visit->load,
-                                                  .to = home ? visit->home : visit->range0,
-                                                  .peer = visits ? visit->owner : visit->visitor,
-                                                  .sends = visits == home,
-                                                  .add = home,
-                                                  .more = visit->range1 - visit->range0 - 1});
+    return hra_schedule_move(
+        s, (struct hra_move){
+               .payload = payload,
+               .part = h->own + (visits ? group * h->ranges + visit->range0 : h->groups * h->ranges + sent),
+               .from = home ? there : behind + sent,
+               .to = home ? behind + visit->home - ranges_of(h, visit->owner) : there,
+               .peer = visits ? visit->owner : visit->visitor,
+               .sends = visits == home,
+               .add = home,
+               .more = visit->range1 - visit->range0 - 1});
 }
 
 /* Move what belongs to the visits that come next and are of ranks at most `far` apart. */
-static hra_status move_near(struct hra_schedule *s, const struct halo *h, enum hra_payload payload, int far,
-                            int64_t *next, int64_t (*find)(const struct halo *h, int64_t i))
+static hra_status move_near(struct hra_schedule *s, const struct halo *h, enum hra_payload payload, int group,
+                            int far, int64_t *next, int64_t (*find)(const struct halo *h, int64_t i))
 {
     for (int64_t i; (i = find(h, *next)) >= 0; ++*next) {
         const struct hra_visit *visit = &h->needs->visit[i];
         if (wrap(visit->visitor - visit->owner, h->work->ranks) > far)
             break;
-        HRA_TRY(move_visit(s, h, payload, visit));
+        HRA_TRY(move_visit(s, h, payload, visit, group));
     }
     return HRA_OK;
 }
 
-static hra_status move_all(struct hra_schedule *s, const struct halo *h, enum hra_payload payload)
+static hra_status move_group(struct hra_schedule *s, const struct halo *h, enum hra_payload payload,
+                             int group)
 {
     int64_t made = 0, hosted = 0;
 
     for (int i = 0; i < h->needs->rounds; i++) {
         HRA_TRY(hra_schedule_round(s));
-        HRA_TRY(move_near(s, h, payload, h->needs->far[i], &made, find_made));
-        HRA_TRY(move_near(s, h, payload, h->needs->far[i], &hosted, find_hosted));
+        HRA_TRY(move_near(s, h, payload, group, h->needs->far[i], &made, find_made));
+        HRA_TRY(move_near(s, h, payload, group, h->needs->far[i], &hosted, find_hosted));
     }
     return HRA_OK;
 }
@@ -954,64 +1049,77 @@ static hra_status run_own(struct hra_schedule *s, const struct halo *h, int part
     return hra_schedule_source(s, (struct hra_source){part, HRA_OWN, HRA_OWN, 0});
 }
 
-static hra_status write_halo(struct hra_schedule *s, const struct halo *h, hra_pass pass)
+/* Compute what has arrived of a group, and the own part of its heads unless that is computed first or, in backward, last. */
+static hra_status run_group(struct hra_schedule *s, const struct halo *h, int group, hra_pass pass)
 {
     const int queries = h->work->rank_tile[h->rank + 1] - h->work->rank_tile[h->rank];
+    const int own = group > 0 && group < h->own - (pass == HRA_BACKWARD);
 
+    if (own)
+        HRA_TRY(run_own(s, h, group));
+    else if (h->ranges > 0)
+        HRA_TRY(hra_schedule_run(s, 0, queries));
+    for (int i = 0; i < h->ranges; i++) {
+        const int buffer = arrival_buffer(h, h->rank, group) + i;
+        HRA_TRY(hra_schedule_source(
+            s, (struct hra_source){
+                   .part = h->own + group * h->ranges + i, .buffer = buffer, .gradient = buffer, .zero = 1}));
+    }
+    return HRA_OK;
+}
+
+static hra_status write_halo(struct hra_schedule *s, struct halo *h, hra_pass pass)
+{
+    HRA_TRY(write_own_parts(s, h, pass));
     HRA_TRY(write_parts(s, h));
-    HRA_TRY(move_all(s, h, HRA_KV));
+    HRA_TRY(move_group(s, h, HRA_KV, 0));
     if (s->rounds == 0) /* there is one rank */
         HRA_TRY(hra_schedule_round(s));
     HRA_TRY(run_own(s, h, 0));
-    HRA_TRY(hra_schedule_round(s));
-    if (h->ranges > 0)
-        HRA_TRY(hra_schedule_run(s, 0, queries));
-    for (int i = 0; i < h->ranges; i++)
-        HRA_TRY(hra_schedule_source(
-            s, (struct hra_source){.part = h->own + i, .buffer = i, .gradient = i, .zero = 1}));
+    for (int g = 0; g < h->groups; g++) {
+        const int rounds = s->rounds;
+        if (g + 1 < h->groups)
+            HRA_TRY(move_group(s, h, HRA_KV, g + 1));
+        if (g > 0 && pass == HRA_BACKWARD)
+            HRA_TRY(move_group(s, h, HRA_DKV, g - 1));
+        if (s->rounds == rounds)
+            HRA_TRY(hra_schedule_round(s));
+        HRA_TRY(run_group(s, h, g, pass));
+    }
     if (pass == HRA_FORWARD)
         return HRA_OK;
-    HRA_TRY(move_all(s, h, HRA_DKV));
-    return run_own(s, h, 1);
+    HRA_TRY(move_group(s, h, HRA_DKV, h->groups - 1));
+    return h->own > 1 ? run_own(s, h, h->own - 1) : HRA_OK;
 }
 
-/* The rank's own keys: one part, or two where there are dK/dV to be awaited beside the second. */
-static void cut_own(struct halo *h, hra_pass pass)
-{
-    const int rank = h->rank, heads = h->work->heads_kv;
-    const int waits = h->needs->visit_start[rank] < h->needs->visit_start[rank + 1] || h->ranges > 0;
-
-    h->part[0] = (struct hra_part){.owner = rank,
-                                   .key_tile0 = h->work->rank_tile[rank],
-                                   .key_tile1 = h->work->rank_tile[rank + 1],
-                                   .head1 = heads};
-    h->own = h->part[0].key_tile0 < h->part[0].key_tile1;
-    if (!h->own || pass == HRA_FORWARD || !waits)
-        return;
-    h->part[1] = h->part[0];
-    if (heads > 1)
-        h->part[0].head1 = h->part[1].head0 = heads / 2;
-    else
-        h->part[0].key_tile1 = h->part[1].key_tile0 = hra_work_half(h->work, rank, 1);
-    h->own += h->part[1].key_tile0 < h->part[1].key_tile1;
-}
-
-hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
+static hra_status generate_halo(struct hra_schedule *out, const struct hra_work *work, int rank,
+                                hra_pass pass, int groups)
 {
     const struct hra_needs *needs = work->needs;
-    struct halo h = {.work = work,
-                     .needs = needs,
-                     .rank = rank,
-                     .ranges = (int)(needs->start[rank + 1] - needs->start[rank])};
+    struct halo h = {.work = work, .needs = needs, .rank = rank, .groups = groups};
 
+    h.ranges = ranges_of(&h, rank);
     for (int64_t i = needs->made_start[rank]; i < needs->made_start[rank + 1]; i++)
         h.earlier_owners += needs->visit[needs->made[i]].owner < rank;
     for (int64_t i = needs->visit_start[rank]; i < needs->visit_start[rank + 1]; i++)
         h.earlier_visitors += needs->visit[i].visitor < rank;
-    cut_own(&h, pass);
     hra_status status = write_halo(out, &h, pass);
 
     if (status != HRA_OK)
         hra_schedule_clear(out);
     return status;
 }
+
+hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
+{
+    return generate_halo(out, work, rank, pass, 1);
+}
+
+hra_status hra_schedule_heads(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass)
+{
+    return generate_halo(out, work, rank, pass, hra_work_groups(work));
+}
+
+const struct hra_schedule_entry hra_schedules[] = {[HRA_SCHEDULE_RING] = {"ring", hra_schedule_ring},
+                                                   [HRA_SCHEDULE_HALO] = {"halo", hra_schedule_halo},
+                                                   [HRA_SCHEDULE_HEADS] = {"heads", hra_schedule_heads}};

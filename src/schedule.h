@@ -128,7 +128,7 @@ struct hra_work {
     const int *rank_tile; /* [ranks + 1] key tiles of each rank */
     const int64_t
         *live; /* [ranks][ranks][HRA_HALVES] live tiles of a rank's queries against an owner's keys */
-    const struct hra_needs *needs; /* NULL but for the halo */
+    const struct hra_needs *needs; /* NULL for the ring */
 };
 
 /* Who owns a key tile. */
@@ -158,9 +158,29 @@ hra_status hra_ring_write(struct hra_schedule *out, const struct hra_ring *ring,
                           int round1);
 void hra_ring_close(struct hra_ring *ring); /* accepts NULL */
 
+/* Part p of the block of an owner, of hra_ring_rounds / ranks parts; it may have no tiles. At fewest *first and at most *last
+ * steps behind the owner somebody computes it; where nobody does *first is the number of ranks and *last 0. */
+const struct hra_part *hra_ring_trip(const struct hra_ring *ring, int owner, int p, int *first, int *last);
+
 /* The halo: what a rank needs comes straight from its owners while it computes its own tiles, then it computes all of
  * that in one run, and dK/dV go straight back. Wants work->needs. */
 hra_status hra_schedule_halo(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass);
+
+/* Streaming of heads: the same for one group of K/V heads after another, each computed while the next one comes and dK/dV of
+ * the one before go back. Wants work->needs. */
+hra_status hra_schedule_heads(struct hra_schedule *out, const struct hra_work *work, int rank, hra_pass pass);
+
+/* The groups of heads that it makes. As many as ranks, so that two groups of all others take the memory of two blocks, but 2
+ * at least and, since each group costs launches, 8 at most; more where that does not divide the heads, since what passes
+ * through a buffer of a message has to be of one size. With one K/V head there is one, and that is the halo. */
+int hra_work_groups(const struct hra_work *work);
+
+/* By hra_schedule_kind. */
+struct hra_schedule_entry {
+    const char *name;
+    hra_generator generate;
+};
+extern const struct hra_schedule_entry hra_schedules[HRA_SCHEDULE_HEADS + 1];
 
 /* Ranges are joined across gaps of at most so many tiles, where all that a rank needs grows by at most 5 %. A range costs
  * calls of kernels that copy, compute and add it, each of which takes a GPU's host some us; 8 tiles of 8 K/V heads of 128

@@ -1,6 +1,7 @@
 /* share.c - what ranks tell each other when a plan is made. Each compiles its own queries only. */
 #include "src/share.h"
 
+#include "src/choose.h"
 #include "src/count.h"
 
 #include <math.h>
@@ -31,9 +32,23 @@ static const char *const field_name[FIELDS] = {"batch",
 /* Everything that all ranks must plan alike. */
 struct signature {
     double field[FIELDS];
-    uint64_t mask, order;               /* hashes */
+    uint64_t mask, order, machine;      /* hashes */
+    int local_ranks;                    /* may differ */
     char mask_text[80], order_text[64]; /* their beginnings, for the message */
 };
+
+/* Of all numbers, not of what is between them. */
+static uint64_t hash_machine(const hra_machine *m)
+{
+    const double number[] = {m->node_ranks,      m->inside.rate,       m->inside.latency_s,
+                             m->inside.slowdown, m->inside.sharing,    m->inside.grouped,
+                             m->between.rate,    m->between.latency_s, m->between.slowdown,
+                             m->between.sharing, m->between.grouped,   m->full[0],
+                             m->full[1],         m->partial[0],        m->partial[1],
+                             m->item_s[0],       m->item_s[1],         m->launch_s,
+                             m->memory};
+    return hra_hash(HRA_HASH_BEGIN, number, sizeof(number));
+}
 
 static struct signature sign(const hra_plan *plan)
 {
@@ -59,6 +74,8 @@ static struct signature sign(const hra_plan *plan)
     memcpy(s.field, field, sizeof(field));
     s.mask = hra_mask_hash(plan->mask);
     s.order = plan->order->hash;
+    s.machine = hash_machine(&plan->machine);
+    s.local_ranks = plan->comm->local_ranks;
     hra_mask_print(plan->mask, s.mask_text, sizeof(s.mask_text));
     snprintf(s.order_text, sizeof(s.order_text), "%s", plan->order->name);
     return s;
@@ -75,6 +92,9 @@ static hra_status compare(const struct signature *all, int ranks)
         if (all[r].order != all[0].order)
             return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans another order, '%s', than rank 0, '%s'", r,
                             all[r].order_text, all[0].order_text);
+        if (all[r].machine != all[0].machine)
+            return HRA_FAIL(HRA_ERR_MISMATCH,
+                            "rank %d plans for another machine, options.machine, than rank 0", r);
         if (all[r].mask != all[0].mask)
             return HRA_FAIL(HRA_ERR_MISMATCH, "rank %d plans another mask, '%s', than rank 0, '%s'", r,
                             all[r].mask_text, all[0].mask_text);
@@ -98,6 +118,9 @@ hra_status hra_share_alike(hra_plan *plan, hra_status status)
     }
     if (status == HRA_OK)
         status = compare(all, comm->ranks);
+    for (int r = 0; status == HRA_OK && plan->options.machine == NULL && r < comm->ranks; r++)
+        plan->machine.node_ranks =
+            all[r].local_ranks < plan->machine.node_ranks ? all[r].local_ranks : plan->machine.node_ranks;
     free(all);
     return status;
 }
@@ -134,7 +157,8 @@ static void count_work(struct hra_rank_stats *stats, int64_t *live, const struct
     }
 }
 
-/* One way to shard: layout, our tiles, what every rank computes, and, for the halo, which keys of others it needs. */
+/* One way to shard: layout, our tiles, what every rank computes, and, for the halo and for heads, which
+ * keys of others it needs. */
 struct candidate {
     hra_shard shard;
     struct hra_layout *layout;
@@ -178,6 +202,13 @@ static hra_status finish_tiles(struct hra_tiles *tiles, const hra_plan *plan, co
     return hra_tiles_finish(tiles, layout, plan->order, plan->mask);
 }
 
+/* Is the schedule made from the ranges of keys that ranks need, or may it be? */
+static int uses_needs(const hra_plan *plan)
+{
+    return plan->generate == NULL || plan->generate == hra_schedule_halo ||
+           plan->generate == hra_schedule_heads;
+}
+
 /* The record of one rank from its tiles, surveyed or finished; of the latter also what it needs. */
 static hra_status write_record(struct candidate *c, const hra_plan *plan, const struct hra_tiles *tiles,
                                int finished)
@@ -186,7 +217,7 @@ static hra_status write_record(struct candidate *c, const hra_plan *plan, const 
     struct hra_rank_stats *stats = record_stats(c, tiles->rank);
 
     count_work(stats, record_live(c, tiles->rank), tiles, c->layout);
-    if (!finished || plan->generate != hra_schedule_halo)
+    if (!finished || !uses_needs(plan))
         return HRA_OK;
     return hra_needs_find(&c->range[tiles->rank], &stats->ranges, &work, tiles->rank, tiles->column_work,
                           c->layout->tile);
@@ -356,12 +387,13 @@ static double row_bytes(const hra_problem *p)
 static double estimate(const struct candidate *c, const hra_plan *plan)
 {
     const hra_problem *p = &plan->problem;
+    const double flop_per_byte = plan->machine.full[HRA_FORWARD] / plan->machine.inside.rate;
     double most = 0;
 
     for (int r = 0; r < c->layout->ranks; r++) {
         const struct hra_rank_stats *s = record_stats(c, r);
-        const double cost = (double)s->work * tile_flop(p) +
-                            (double)s->rows_needed * row_bytes(p) * plan->backend->flop_per_byte;
+        const double cost =
+            (double)s->work * tile_flop(p) + (double)s->rows_needed * row_bytes(p) * flop_per_byte;
         most = cost > most ? cost : most;
     }
     return most;
@@ -522,7 +554,12 @@ hra_status hra_share_work(hra_plan *plan)
     hra_status status = compile(&best, plan);
     if (status == HRA_OK)
         status = take_candidate(plan, &best);
-    if (plan->generate == hra_schedule_halo) {
+    if (plan->generate == NULL) { /* all ranks choose, and choose the same, or none has a schedule */
+        status = hra_comm_agree(plan->comm, status == HRA_OK ? hra_choose_schedule(plan) : status);
+        if (status != HRA_OK)
+            plan->generate = hra_schedule_ring;
+    }
+    if (uses_needs(plan)) {
         status = share_needs(plan, &best, status);
         plan->work.needs = &plan->needs;
     }

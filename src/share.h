@@ -6,7 +6,8 @@
 
 #include "src/plan.h"
 
-/* Do all ranks plan the same? HRA_ERR_MISMATCH names what differs. */
+/* Do all ranks plan the same? HRA_ERR_MISMATCH names what differs. Where nobody has described the machine its nodes have as
+ * many ranks as the smallest of these. */
 hra_status hra_share_alike(hra_plan *plan, hra_status status);
 
 /* Choose the sharding and compile our tiles: fills shard, layout, tiles, token, live, stats, needs and work. */

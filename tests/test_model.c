@@ -316,18 +316,27 @@ Test(model, schedule_that_stops)
 
 /* ---- What must hold of any ---- */
 
-static void begin_drawn(struct made *m, struct setup *s, struct problem *p, uint64_t number, int rank,
-                        int ranks)
+/* machine NULL: with the schedule that was drawn; else with that which is chosen for the machine. */
+static void begin_choosing(struct made *m, struct setup *s, struct problem *p, uint64_t number, int rank,
+                           int ranks, const hra_machine *machine)
 {
     cr_assert(eq(int, problem_draw(p, 8, number, HRA_BACKEND_CPU), 0));
     p->threads = 1;
+    p->schedule = machine != NULL ? HRA_SCHEDULE_AUTO : p->schedule;
     cr_assert(eq(int, setup_create(s, p), HRA_OK), "%s", hra_last_error());
     s->problem.threads = 1;
+    s->options.machine = machine;
     *m = (struct made){.comm = NULL};
     cr_assert(eq(int, hra_comm_create_model(&m->comm, rank, ranks), HRA_OK));
     cr_assert(
         eq(int, hra_plan_create(&m->plan, m->comm, &s->problem, s->order, s->mask, &s->options), HRA_OK),
         "%s", hra_last_error());
+}
+
+static void begin_drawn(struct made *m, struct setup *s, struct problem *p, uint64_t number, int rank,
+                        int ranks)
+{
+    begin_choosing(m, s, p, number, rank, ranks, NULL);
 }
 
 static void end_drawn(struct made *m, struct setup *s, struct problem *p)
@@ -416,6 +425,114 @@ Test(model, bytes_of_drawn_problems, .timeout = 300)
         expect_pass(m.plan, HRA_FORWARD, ranks, n);
         expect_pass(m.plan, HRA_BACKWARD, ranks, n);
         end_drawn(&m, &s, &p);
+    }
+}
+
+/* The schedule that is chosen and, of each of them and of that, both passes played out. */
+static int play_choices(double seconds[HRA_SCHEDULE_HEADS + 1], const struct problem *p,
+                        const hra_machine *machine, int rank, int ranks)
+{
+    int chosen = -1;
+    struct setup s = {.order = NULL};
+
+    cr_assert(eq(int, setup_create(&s, p), HRA_OK), "%s", hra_last_error());
+    s.options.machine = machine;
+    for (int kind = HRA_SCHEDULE_AUTO; kind <= HRA_SCHEDULE_HEADS; kind++) {
+        struct made m = {.comm = NULL};
+        s.options.schedule = (hra_schedule_kind)kind;
+        cr_assert(eq(int, hra_comm_create_model(&m.comm, rank, ranks), HRA_OK));
+        cr_assert(eq(int, hra_plan_create(&m.plan, m.comm, &s.problem, s.order, s.mask, &s.options), HRA_OK),
+                  "%s", hra_last_error());
+        chosen = kind == HRA_SCHEDULE_AUTO ? (int)m.plan->schedule : chosen;
+        seconds[kind] = 0;
+        for (int pass = 0; pass < 2 && kind != HRA_SCHEDULE_AUTO; pass++)
+            seconds[kind] += ask(m.plan, machine, (hra_pass)pass, -1, 0).seconds;
+        drop(&m);
+    }
+    setup_destroy(&s);
+    return chosen;
+}
+
+/* As examples/models has them: two H100, or nodes of 8. */
+static hra_machine h100(void)
+{
+    return (hra_machine){.size = sizeof(hra_machine),
+                         .node_ranks = 8,
+                         .inside = {.rate = 392e9, .latency_s = 8e-6},
+                         .between = {.rate = 45e9, .latency_s = 20e-6, .slowdown = 0.03, .grouped = 1},
+                         .full = {660e12, 560e12},
+                         .partial = {560e12, 480e12},
+                         .item_s = {0.02e-6, 0.03e-6},
+                         .launch_s = 4e-6,
+                         .memory = 2500e9};
+}
+
+/* What auto takes is at most 5 % slower than the best: the cases of docs/performance.md. */
+Test(model, auto_takes_about_the_least_time, .timeout = 300)
+{
+    static const struct {
+        int64_t tokens, grid[3];
+        const char *mask, *order;
+    } rows[] = {{16384, {0}, "full", "identity"},
+                {16384, {0}, "causal", "identity"},
+                {65536, {0}, "full", "identity"},
+                {65536, {0}, "causal", "identity"},
+                {65536, {256, 256}, "grid(16,16)", "identity"},
+                {65536, {256, 256}, "grid(16,16)", "hilbert"},
+                {65536, {256, 256}, "grid(16,16)", "boxes:8x16"},
+                {131072, {32, 64, 64}, "grid(4,8,8)", "identity"},
+                {131072, {32, 64, 64}, "grid(4,8,8)", "hilbert"},
+                {131072, {32, 64, 64}, "grid(4,8,8)", "boxes:4x4x8"}};
+    const hra_machine machine = h100();
+    int taken[HRA_SCHEDULE_HEADS + 1] = {0};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        for (int ranks = 2; ranks <= (rows[i].grid[0] == 0 ? 2 : 64); ranks *= ranks == 2 ? 4 : 8) {
+            struct problem p = PROBLEM_DEFAULT;
+            double seconds[HRA_SCHEDULE_HEADS + 1];
+            char why[256];
+
+            p.tokens = rows[i].tokens;
+            memcpy(p.grid, rows[i].grid, sizeof(p.grid));
+            p.heads = 16;
+            p.dim = 128;
+            p.type = HRA_BF16;
+            p.threads = 1;
+            p.mask = strdup(rows[i].mask);
+            p.order = strdup(rows[i].order);
+            cr_assert(eq(int, problem_complete(&p, why, sizeof(why)), 0), "%s", why);
+            const int chosen = play_choices(seconds, &p, &machine, ranks - 1, ranks);
+            const double best = fmin(seconds[HRA_SCHEDULE_RING],
+                                     fmin(seconds[HRA_SCHEDULE_HALO], seconds[HRA_SCHEDULE_HEADS]));
+            cr_expect(seconds[chosen] <= 1.05 * best,
+                      "%s %s on %d ranks: schedule %d takes %.4g ms, the best %.4g", rows[i].mask,
+                      rows[i].order, ranks, chosen, 1e3 * seconds[chosen], 1e3 * best);
+            taken[chosen]++;
+            problem_free(&p);
+        }
+    for (int kind = HRA_SCHEDULE_RING; kind <= HRA_SCHEDULE_HEADS; kind++)
+        cr_expect(taken[kind] > 0, "schedule %d is never taken", kind);
+}
+
+/* All ranks choose the same, on nodes and cards of any kind. */
+Test(model, ranks_choose_alike, .timeout = 300)
+{
+    for (uint64_t n = 400; n < 460; n++) {
+        const int ranks = 2 + (int)(n % 7);
+        const hra_machine machine = odd_machine(n);
+        hra_schedule_kind chosen = HRA_SCHEDULE_AUTO;
+
+        for (int rank = 0; rank < ranks; rank++) {
+            struct made m;
+            struct setup s = {.order = NULL};
+            struct problem p;
+            begin_choosing(&m, &s, &p, n, rank, ranks, &machine);
+            cr_expect(m.plan->schedule != HRA_SCHEDULE_AUTO && (rank == 0 || m.plan->schedule == chosen),
+                      "problem %lu: rank %d of %d chooses %d, rank 0 %d", (unsigned long)n, rank, ranks,
+                      (int)m.plan->schedule, (int)chosen);
+            chosen = m.plan->schedule;
+            end_drawn(&m, &s, &p);
+        }
     }
 }
 

@@ -435,7 +435,7 @@ Test(plan, heads_with_one_mask_share_a_pattern)
 {
     const struct shape s = {
         3, 2, 5, 1, 200, {0}, HRA_SHARD_AUTO, "identity", "heads(0: causal; 1-3: full; 4-5: window(5,5))"};
-    struct model m = begin(&s, 1);
+    struct model m = begin_scheduled(&s, 1, HRA_SCHEDULE_RING);
 
     cr_expect(eq(int, m.info.patterns, 2)); /* head 0 of the model is not ours */
     cr_expect(eq(str, (char *)m.info.backend, "cpu"));
@@ -673,6 +673,46 @@ Test(plan, halo_takes_memory_for_what_it_needs)
 
     /* K/V that come and that are sent, dK/dV that go back and that come home: one tile each */
     cr_expect(m.info.arena_bytes == 4 * tile * 3 / 2, "%zu bytes", m.info.arena_bytes);
+    end(&m);
+}
+
+/* Streaming of heads moves the same bytes in more messages. Memory for what arrives of two groups at a time, for all that is
+ * sent, and for the dK/dV of one group that come home. */
+Test(plan, heads_move_what_the_halo_moves)
+{
+    static const struct shape shapes[] = {
+        {8, 1, 4, 0, 8192, {0}, HRA_SHARD_CONTIGUOUS, "identity", "causal & window(127,0)"},
+        {4, 2, 4, 0, 2048, {0}, HRA_SHARD_ZIGZAG, "identity", "causal"},
+        {2, 1, 6, 0, 1001, {0}, HRA_SHARD_CONTIGUOUS, "hilbert", "full"},
+        {5, 1, 7, 0, 5120, {0}, HRA_SHARD_ZIGZAG, "morton", "blocks(64; 0:79 3 9; 40:1; 79:0 39)"},
+        {8, 1, 4, 0, 4096, {64, 64, 0}, HRA_SHARD_AUTO, "boxes:8x8", "grid(5,5)"},
+    };
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        const struct shape *s = &shapes[i];
+        struct model heads = begin_scheduled(s, s->ranks - 1, HRA_SCHEDULE_HEADS),
+                     halo = begin_scheduled(s, s->ranks - 1, HRA_SCHEDULE_HALO);
+        const int groups = hra_work_groups(&heads.plan->work);
+
+        cr_expect(eq(str, (char *)heads.info.schedule, "heads"));
+        cr_expect(heads.info.bytes_forward == halo.info.bytes_forward &&
+                      heads.info.bytes_backward == halo.info.bytes_backward,
+                  "%s: %ld and %ld bytes, %ld and %ld", s->mask, (long)heads.info.bytes_forward,
+                  (long)heads.info.bytes_backward, (long)halo.info.bytes_forward,
+                  (long)halo.info.bytes_backward);
+        for (int r = 0; r < s->ranks; r++)
+            for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+                int64_t n[2];
+                cr_assert(eq(int, hra_plan_moves(heads.plan, r, (hra_pass)pass, NULL, 0, &n[0]), HRA_OK));
+                cr_assert(eq(int, hra_plan_moves(halo.plan, r, (hra_pass)pass, NULL, 0, &n[1]), HRA_OK));
+                cr_expect(eq(i64, n[0], groups * n[1]));
+            }
+        end(&halo);
+        end(&heads);
+    }
+    struct model m = begin_scheduled(&shapes[0], 3, HRA_SCHEDULE_HEADS);
+    const size_t head = HRA_TILE * (64 + 32) * 4; /* K and V of a tile and head; there are 4 groups of one */
+    cr_expect(eq(sz, m.info.arena_bytes, (2 + 4 + 2 + 1) * head * 3 / 2));
     end(&m);
 }
 
@@ -1068,7 +1108,7 @@ Test(plan, refuses_wrong_options)
         {offsetof(hra_options, size), SIZE, 0, "options.size is 0"},
         {offsetof(hra_options, shard), INT, 4, "options.shard is 4, which is no hra_shard"},
         {offsetof(hra_options, shard), INT, -1, "options.shard is -1"},
-        {offsetof(hra_options, schedule), INT, 3, "options.schedule is 3, which is no hra_schedule_kind"},
+        {offsetof(hra_options, schedule), INT, 4, "options.schedule is 4, which is no hra_schedule_kind"},
         {offsetof(hra_options, schedule), INT, -5, "options.schedule is -5"},
         {offsetof(hra_options, backend), INT, 5, "options.backend is 5, which is no hra_backend_kind"},
         {offsetof(hra_options, backend), INT, -1, "options.backend is -1"},
@@ -1094,6 +1134,16 @@ Test(plan, refuses_wrong_options)
     lacking.backward = HRA_BACKWARD_AUTO;
     lacking.saved = HRA_SAVED_QKV;
     expect_refused(&a, &a.problem, &lacking, HRA_ERR_UNSUPPORTED, "options.saved is qkv; the cpu backend");
+    const hra_machine machine = {.size = sizeof(machine), .inside.rate = -1};
+    lacking = a.options;
+    lacking.machine = &machine;
+    expect_refused(&a, &a.problem, &lacking, HRA_ERR_ARG, "machine.inside.rate is -1");
+    hra_problem one = a.problem;
+    one.heads_kv = 1;
+    lacking = a.options;
+    lacking.schedule = HRA_SCHEDULE_HEADS;
+    expect_refused(&a, &one, &lacking, HRA_ERR_UNSUPPORTED,
+                   "options.schedule is heads, which wants 2 K/V heads");
     expect_accepted(&a, &a.problem, NULL);
     done(&a);
 }

@@ -12,8 +12,8 @@ enum {
     RANKS = 9,
     MOST_TILES = 12, /* of a rank */
     KEYS = RANKS * MOST_TILES,
-    HEADS = 3,          /* K/V heads */
-    BUFFERS = 2 * KEYS, /* of one payload */
+    HEADS = 6,          /* K/V heads */
+    BUFFERS = 8 * KEYS, /* of one payload */
     MESSAGES = 64,      /* from one rank to another */
     CARRIED = MOST_TILES / 2
 };
@@ -511,7 +511,7 @@ ParameterizedTest(struct ring *ring, schedule, ring_computes_every_live_tile_onc
     free(g);
 }
 
-/* ---- The halo ------------------------------------------------------------------------------------ */
+/* ---- The halo, and streaming of heads ------------------------------------------------------------ */
 
 /* Which tiles ranks need, by brute force. */
 struct local {
@@ -603,8 +603,9 @@ static int count_owners(const struct local *l, int rank)
     return owners;
 }
 
-/* Everything that is needed came once and was computed once, nothing else came, and dK/dV are home, each rank's once. */
-static void expect_halo(struct game *g, const struct local *l)
+/* Everything that is needed came once and was computed once, nothing else came, and dK/dV are home, each rank's once; all of
+ * it in so many groups of heads. */
+static void expect_halo(struct game *g, const struct local *l, int groups)
 {
     const int ranks = g->problem.work.ranks;
 
@@ -625,10 +626,10 @@ static void expect_halo(struct game *g, const struct local *l)
         for (int v = 0; v < ranks; v++)
             visitors += v != r && g->channel[r][v].message[0].sent &&
                         g->channel[r][v].message[0].move.payload == HRA_KV;
-        cr_expect(eq(int, p->messages[HRA_KV], count_owners(l, r)), "one message from each owner");
+        cr_expect(eq(int, p->messages[HRA_KV], groups *count_owners(l, r)), "one message from each owner");
         if (g->pass == HRA_BACKWARD)
-            cr_expect(eq(int, p->messages[HRA_DKV], visitors), "one message from each visitor");
-        cr_expect(p->schedule.runs <= 2 + (g->pass == HRA_BACKWARD), "all others' tiles in one run");
+            cr_expect(eq(int, p->messages[HRA_DKV], groups *visitors), "one message from each visitor");
+        cr_expect(p->schedule.runs <= 1 + groups + (g->pass == HRA_BACKWARD), "all others' tiles in one run");
     }
 }
 
@@ -642,6 +643,25 @@ ParameterizedTestParameters(schedule, halo_moves_what_is_needed_and_nothing_else
 }
 
 /* Whoever is slow, sums are added in the same order. */
+static void expect_both_passes(struct game *g, const struct local *l, hra_generator generate, int groups)
+{
+    const int ranks = g->problem.work.ranks;
+
+    for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+        uint64_t order[RANKS] = {0};
+        for (int slow = 0; slow <= ranks; slow += 1 + draw(3)) {
+            begin(g, generate, (hra_pass)pass);
+            play(g, slow);
+            expect_halo(g, l, groups);
+            for (int r = 0; r < ranks; r++) {
+                cr_expect(slow == 0 || order[r] == g->player[r].order, "rank %d adds in another order", r);
+                order[r] = g->player[r].order;
+            }
+            end(g);
+        }
+    }
+}
+
 ParameterizedTest(struct ring *of, schedule, halo_moves_what_is_needed_and_nothing_else, .timeout = 120)
 {
     struct game *g = malloc(sizeof(*g));
@@ -655,20 +675,8 @@ ParameterizedTest(struct ring *of, schedule, halo_moves_what_is_needed_and_nothi
                                      : -1);
         make_needs(l, &g->problem, seed % 8);
         find_needs(l);
-        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
-            uint64_t order[RANKS] = {0};
-            for (int slow = 0; slow <= of->ranks; slow += 1 + draw(3)) {
-                begin(g, hra_schedule_halo, (hra_pass)pass);
-                play(g, slow);
-                expect_halo(g, l);
-                for (int r = 0; r < of->ranks; r++) {
-                    cr_expect(slow == 0 || order[r] == g->player[r].order, "rank %d adds in another order",
-                              r);
-                    order[r] = g->player[r].order;
-                }
-                end(g);
-            }
-        }
+        expect_both_passes(g, l, hra_schedule_halo, 1);
+        expect_both_passes(g, l, hra_schedule_heads, hra_work_groups(&g->problem.work));
         hra_needs_clear(&l->needs);
     }
     free(l);
@@ -858,6 +866,74 @@ Test(schedule, halo_backward_ends_with_own_tiles)
                 cr_expect(s.round[s.rounds - 1].run0 == 2 && s.round[0].run1 == 1 && part->owner == 1);
                 cr_expect(heads == 1 ? part->key_tile0 == 6
                                      : part->key_tile0 == 4 && part->head0 == heads / 2);
+            }
+            hra_schedule_clear(&s);
+            hra_needs_clear(&l->needs);
+        }
+    free(l);
+}
+
+/* As many groups as ranks, at least two, at most eight, and more where that does not divide the heads. */
+Test(schedule, heads_are_cut_into_equal_groups)
+{
+    static const int rows[][3] = {/* ranks, K/V heads, groups */
+                                  {1, 16, 2},  {2, 16, 2}, {2, 2, 2},    {2, 1, 1},  {2, 7, 7},
+                                  {3, 8, 4},   {3, 12, 3}, {8, 4, 4},    {8, 16, 8}, {8, 12, 12},
+                                  {8, 26, 13}, {5, 6, 6},  {1000, 64, 8}};
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct hra_work work = {.ranks = rows[i][0], .heads_kv = rows[i][1]};
+        cr_expect(eq(int, hra_work_groups(&work), rows[i][2]), "%d ranks, %d heads", rows[i][0], rows[i][1]);
+    }
+}
+
+/* The heads of a move, or of the last source of a run. */
+static int group_of(const struct hra_schedule *s, int part, int groups, int heads)
+{
+    return s->part[part].head0 * groups / heads;
+}
+
+/* Under a full mask: while a group is computed the next one comes, and dK/dV of the one before go back; the first own part
+ * stands alone, in backward the last one too; K/V that arrive take two buffers of each owner. */
+Test(schedule, heads_come_while_others_are_computed)
+{
+    struct problem p;
+    struct local *l = malloc(sizeof(*l));
+
+    for (int ranks = 2; ranks <= RANKS; ranks++)
+        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+            struct hra_schedule s = {0};
+            random_state = 4;
+            make_problem(&p, ranks, ALL, 3);
+            p.work.heads_kv = HEADS;
+            make_needs(l, &p, 0);
+            find_needs(l);
+            const int groups = hra_work_groups(&p.work), backward = pass == HRA_BACKWARD;
+            cr_assert(eq(int, hra_schedule_heads(&s, &p.work, ranks - 1, (hra_pass)pass), HRA_OK));
+            cr_assert(s.loads == groups && s.runs == groups + 1 + backward);
+            int run = 0, kv = 0, dkv = 0;
+            for (int r = 0; r < s.rounds; r++) {
+                for (int i = s.round[r].move0; i < s.round[r].move1; i++) {
+                    const struct hra_move *m = &s.move[i];
+                    const int group = group_of(&s, m->part, groups, HEADS), gradient = m->payload == HRA_DKV;
+                    cr_expect(group == (gradient ? dkv : kv) / (2 * (ranks - 1)));
+                    cr_expect(gradient ? group == run - 2 : group == run, "payload %d of group %d, run %d",
+                              (int)m->payload, group, run);
+                    cr_expect(gradient || m->sends || m->to < 2 * (ranks - 1));
+                    *(gradient ? &dkv : &kv) += 1;
+                }
+                run += s.round[r].run1 - s.round[r].run0;
+            }
+            cr_expect(kv == 2 * (ranks - 1) * groups && dkv == (backward ? kv : 0));
+            for (int i = 0; i < s.runs; i++) {
+                const int own = i == 0 || (backward && i == groups + 1);
+                const int both = i > 1 && i < groups + !backward;
+                cr_expect(eq(int, s.run[i].source1 - s.run[i].source0, own ? 1 : ranks - 1 + both));
+                for (int c = s.run[i].source0; c < s.run[i].source1; c++)
+                    cr_expect(eq(int, group_of(&s, s.source[c].part, groups, HEADS),
+                                 i == 0            ? 0
+                                 : i == groups + 1 ? groups - 1
+                                                   : i - 1));
             }
             hra_schedule_clear(&s);
             hra_needs_clear(&l->needs);

@@ -90,7 +90,7 @@ class _Problem(_Sized):
 
 class _Options(_Sized):
     _fields_ = [("size", c_size_t), ("shard", c_int), ("schedule", c_int), ("backend", c_int),
-                ("backward", c_int), ("saved", c_int)]
+                ("backward", c_int), ("saved", c_int), ("machine", c_void_p)]
 
 
 class _CommOptions(_Sized):

@@ -764,7 +764,10 @@ static int series_next(struct series *s, int n, struct problem *p)
         if (problem_draw(p, s->wanted->seed, (uint64_t)n, s->wanted->backend) != 0)
             world_abort("no memory", "for a problem");
         p->backward = s->wanted->backward;
-        if (s->wanted->schedule != HRA_SCHEDULE_AUTO)
+        if (s->wanted->schedule == HRA_SCHEDULE_HEADS && p->heads_kv == 1)
+            p->heads_kv = p->heads;
+        if (s->wanted->schedule != HRA_SCHEDULE_AUTO &&
+            (s->wanted->schedule != HRA_SCHEDULE_HEADS || p->heads_kv > 1))
             p->schedule = s->wanted->schedule;
         if (problem_complete(p, why, sizeof(why)) != 0)
             world_abort("a drawn problem", why);
@@ -840,7 +843,8 @@ static void help(const struct option *options, int count)
         "With up to %d query rows the plain error is the largest of %d orders of summation.\n"
         "--dump writes q k v do o lse dq dk dv in token order; bf16, which NumPy lacks, as f32.\n"
         "--random draws whole problems from --seed, for --backend, --backward and, where it is given,\n"
-        "--schedule; each line has the options that repeat one; --list reads such lines. `bits` stands for\n"
+        "--schedule (heads only where there are two); each line has the options that repeat one; --list\n"
+        "reads such lines. `bits` stands for\n"
         "all outputs: equal where every bit of them is.\n"
         "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
         "last.\n"

@@ -448,6 +448,7 @@ static int forecast(const struct request *q)
         return 2;
     }
     hra_status status = setup_create(&s, &q->problem);
+    s.options.machine = &machine;
     if (status == HRA_OK)
         status = hra_comm_create_model(&comm, 0, q->ranks);
     if (status == HRA_OK)

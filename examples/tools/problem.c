@@ -41,8 +41,11 @@ static const struct option_choice shards[] = {{"auto", HRA_SHARD_AUTO},
                                               {"zigzag", HRA_SHARD_ZIGZAG},
                                               {"balanced", HRA_SHARD_BALANCED},
                                               {NULL, 0}};
-static const struct option_choice schedules[] = {
-    {"auto", HRA_SCHEDULE_AUTO}, {"ring", HRA_SCHEDULE_RING}, {"halo", HRA_SCHEDULE_HALO}, {NULL, 0}};
+static const struct option_choice schedules[] = {{"auto", HRA_SCHEDULE_AUTO},
+                                                 {"ring", HRA_SCHEDULE_RING},
+                                                 {"halo", HRA_SCHEDULE_HALO},
+                                                 {"heads", HRA_SCHEDULE_HEADS},
+                                                 {NULL, 0}};
 static const struct option_choice backends[] = {{"auto", HRA_BACKEND_AUTO}, {"cpu", HRA_BACKEND_CPU},
                                                 {"cuda", HRA_BACKEND_CUDA}, {"sm90", HRA_BACKEND_SM90},
                                                 {"gpu", HRA_BACKEND_GPU},   {NULL, 0}};
@@ -825,6 +828,8 @@ int problem_draw(struct problem *out, uint64_t seed, uint64_t number, hra_backen
     p.dlse = (int)between(&d, 0, 1);
     draw_tokens(&p, &d);
     draw_sizes(&p, &d);
+    if (p.schedule == HRA_SCHEDULE_HALO && p.heads_kv > 1 && random_bits(d.series, UINT64_MAX - 4) % 2 == 1)
+        p.schedule = HRA_SCHEDULE_HEADS;
     if (sm90)
         p.dim = p.dim_v = between(&d, 0, 1) ? 64 : 128;
     draw_scale(&p, &d);

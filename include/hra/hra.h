@@ -419,10 +419,13 @@ typedef enum hra_shard {
 } hra_shard;
 
 typedef enum hra_schedule_kind {
-    HRA_SCHEDULE_AUTO = 0, /* the ring */
+    HRA_SCHEDULE_AUTO = 0, /* of these the one that should take least time by an estimate; memory beyond
+                              four times the ring's has to save time in proportion */
     HRA_SCHEDULE_RING,     /* K/V move on by one rank a round, dK/dV with them, then home to their owner */
-    HRA_SCHEDULE_HALO /* the key tiles that a rank needs come straight from their owners, all at once, and
+    HRA_SCHEDULE_HALO, /* the key tiles that a rank needs come straight from their owners, all at once, and
                               their dK/dV go straight back: least bytes, in memory for all that arrives */
+    HRA_SCHEDULE_HEADS /* the same for one group of K/V heads after another, each computed at once while the
+                              next one comes: memory for what arrives of two groups; at least 2 K/V heads */
 } hra_schedule_kind;
 
 typedef enum hra_backend_kind {
@@ -449,6 +452,32 @@ typedef enum hra_saved_kind {
     HRA_SAVED_QKV /* this rank's q, k and v as the backend works on them; the CUDA backend */
 } hra_saved_kind;
 
+/* A link between ranks, each direction by itself. */
+typedef struct hra_link {
+    double rate;      /* bytes a second in one direction, > 0 */
+    double latency_s; /* that a message takes beside its bytes / rate, its flags included, >= 0 */
+    double
+        slowdown; /* share of a rank's rate of computing that is lost while a message of its own is on such a
+                         link, 0 to less than 1 */
+    int sharing;  /* consecutive ranks of a node that share one such link; default 1 */
+    int grouped; /* 1: the messages of a rank's round on such links begin together, behind those of its rounds
+                         before, and are over together, as with NCCL; 0: each by itself, as with the copy engine */
+} hra_link;
+
+/* A machine, as far as the time of a plan depends on it. docs/performance.md says how it is measured. Set size =
+ * sizeof(hra_machine). Fields [2] are for forward and backward. */
+typedef struct hra_machine {
+    size_t size;       /* bytes of this struct as the caller knows it */
+    int node_ranks;    /* ranks r with the same r / node_ranks are on one node; default: all of them */
+    hra_link inside;   /* between ranks of a node */
+    hra_link between;  /* between nodes; read only where there are several */
+    double full[2];    /* FLOP a second in tiles all of whose pairs attend, > 0 */
+    double partial[2]; /* in other live tiles, counted as if all their pairs did, > 0 */
+    double item_s[2];  /* for each query tile of a head that a launch works on, beside its tiles, >= 0 */
+    double launch_s;   /* for each kernel, >= 0 */
+    double memory;     /* bytes a second that kernels which copy and add read and write, > 0 */
+} hra_machine;
+
 typedef struct hra_options {
     size_t size; /* bytes of this struct as the caller knows it */
     hra_shard shard;
@@ -456,12 +485,14 @@ typedef struct hra_options {
     hra_backend_kind backend;
     hra_backward_kind backward;
     hra_saved_kind saved;
+    const hra_machine *machine; /* whose rates shard and schedule are chosen by; read when the plan is made.
+                                   Default: those of two cores, or of nodes of H100s, about */
 } hra_options;
 
 #define HRA_OPTIONS_INIT                                                                                     \
     {                                                                                                        \
         sizeof(hra_options), HRA_SHARD_AUTO, HRA_SCHEDULE_AUTO, HRA_BACKEND_AUTO, HRA_BACKWARD_AUTO,         \
-            HRA_SAVED_NOTHING                                                                                \
+            HRA_SAVED_NOTHING, NULL                                                                          \
     }
 
 /* A problem compiled for a communicator: immutable, used by every layer and step. */
@@ -488,7 +519,7 @@ typedef struct hra_plan_info {
     size_t saved_bytes;     /* kept from a forward to its backward, on this rank */
     size_t arena_bytes;     /* for K/V and dK/dV of other ranks, on this rank, in the communicator, which
                                takes it once for all plans of such a problem, whatever their masks; in the
-                               halo half as much again as this plan needs */
+                               halo and heads half as much again as this plan needs */
     size_t plan_bytes;      /* host memory of the tile lists and bitmaps, on this rank */
     int64_t pairs_live;     /* (query, key) pairs that attend, each once */
     int64_t pairs_counted;  /* the same, each as often as hra_mask_count says: more only in a mixture */
@@ -514,7 +545,7 @@ typedef struct hra_plan_info {
     int threads;                  /* CPU threads of this rank */
     const char *backend;          /* "cpu", "cuda" or "sm90" */
     const char *transport;        /* "self", "mpi" or "model" */
-    const char *schedule;         /* "ring" or "halo" */
+    const char *schedule;         /* "ring", "halo" or "heads" */
     const char *backward;         /* how gradients are computed: "cpu", "cublas" or "fused" */
     double inflation;             /* bytes received / least possible, forward and backward together; 1 where
                                      that is 0 */
@@ -589,32 +620,6 @@ HRA_API hra_status hra_plan_runs(const hra_plan *plan, int rank, hra_pass pass, 
                                  int64_t capacity, int64_t *count);
 
 /* ---- Forecasts ----------------------------------------------------------------------------- */
-
-/* A link between ranks, each direction by itself. */
-typedef struct hra_link {
-    double rate;      /* bytes a second in one direction, > 0 */
-    double latency_s; /* that a message takes beside its bytes / rate, its flags included, >= 0 */
-    double
-        slowdown; /* share of a rank's rate of computing that is lost while a message of its own is on such a
-                         link, 0 to less than 1 */
-    int sharing;  /* consecutive ranks of a node that share one such link; default 1 */
-    int grouped; /* 1: the messages of a rank's round on such links begin together, behind those of its rounds
-                         before, and are over together, as with NCCL; 0: each by itself, as with the copy engine */
-} hra_link;
-
-/* A machine, as far as the time of a plan depends on it. docs/performance.md says how it is measured. Set size =
- * sizeof(hra_machine). Fields [2] are for forward and backward. */
-typedef struct hra_machine {
-    size_t size;       /* bytes of this struct as the caller knows it */
-    int node_ranks;    /* ranks r with the same r / node_ranks are on one node; default: all of them */
-    hra_link inside;   /* between ranks of a node */
-    hra_link between;  /* between nodes; read only where there are several */
-    double full[2];    /* FLOP a second in tiles all of whose pairs attend, > 0 */
-    double partial[2]; /* in other live tiles, counted as if all their pairs did, > 0 */
-    double item_s[2];  /* for each query tile of a head that a launch works on, beside its tiles, >= 0 */
-    double launch_s;   /* for each kernel, >= 0 */
-    double memory;     /* bytes a second that kernels which copy and add read and write, > 0 */
-} hra_machine;
 
 /* What one pass of a plan would take on a machine. */
 typedef struct hra_forecast hra_forecast;

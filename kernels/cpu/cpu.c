@@ -185,7 +185,6 @@ const struct hra_backend hra_backend_cpu = {
     .blocking = 1,
     .alignment = 64,
     .tensor_alignment = 1,
-    .flop_per_byte = 20, /* 100 GFLOP/s, 5 GB/s */
     .layout = {&hra_cpu_bits, &hra_cpu_bits},
     .open = cpu_open,
     .close = cpu_close,

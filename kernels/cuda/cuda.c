@@ -656,7 +656,6 @@ const struct hra_backend hra_backend_cuda = {
     .blocking = 0,
     .alignment = 256,
     .tensor_alignment = 16,
-    .flop_per_byte = 1600, /* 600 TFLOP/s, 370 GB/s */
     .layout = {&rows_of_bits, &rows_of_bits},
     .open = cuda_open,
     .close = cuda_close,

@@ -564,13 +564,12 @@ static int sm90_records(void *stream)
 #define HRA_SM90_TABLE(how, writes, bits, prefix)                                                            \
     {                                                                                                        \
         .name = "sm90", .method = how, .writes_gradients = writes, .suits = sm90_suits, .blocking = 0,       \
-        .alignment = 256, .tensor_alignment = 16, .flop_per_byte = 1600, /* 600 TFLOP/s, 370 GB/s */         \
-            .layout = {&bits_of_threads, bits}, .open = prefix##_open, .close = sm90_close,                  \
-        .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace, .make_mirror = sm90_make_mirror,     \
-        .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror, .from_mirror = sm90_from_mirror,       \
-        .wait = sm90_wait, .records = sm90_records, .forward = sm90_forward, .backward = prefix##_backward,  \
-        .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
-        .reorder = sm90_reorder,                                                                             \
+        .alignment = 256, .tensor_alignment = 16, .layout = {&bits_of_threads, bits}, .open = prefix##_open, \
+        .close = sm90_close, .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace,                 \
+        .make_mirror = sm90_make_mirror, .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror,       \
+        .from_mirror = sm90_from_mirror, .wait = sm90_wait, .records = sm90_records,                         \
+        .forward = sm90_forward, .backward = prefix##_backward, .delta = prefix##_delta, .copy = sm90_copy,  \
+        .clear = sm90_clear, .add = sm90_add, .reorder = sm90_reorder,                                       \
     }
 
 const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);

@@ -15,6 +15,7 @@ _Static_assert(HRA_TRANSPORT_AUTO == 0 && HRA_TRANSPORT_MPI == 1 && HRA_TRANSPOR
 _Static_assert(HRA_TRANSPORT_NCCL == 3 && HRA_TRANSPORT_PEER == 4, "");
 _Static_assert(HRA_SHARD_AUTO == 0 && HRA_SHARD_CONTIGUOUS == 1 && HRA_SHARD_ZIGZAG == 2, "");
 _Static_assert(HRA_SHARD_BALANCED == 3 && HRA_SCHEDULE_AUTO == 0 && HRA_SCHEDULE_RING == 1, "");
+_Static_assert(HRA_SCHEDULE_HALO == 2 && HRA_SCHEDULE_HEADS == 3, "");
 _Static_assert(HRA_BACKEND_AUTO == 0 && HRA_BACKEND_CPU == 1 && HRA_BACKEND_CUDA == 2 &&
                    HRA_BACKEND_SM90 == 3 && HRA_BACKEND_GPU == 4,
                "");
@@ -37,6 +38,7 @@ _Static_assert(offsetof(hra_comm_options, size) == 0 && offsetof(hra_comm_option
 _Static_assert(offsetof(hra_problem, size) == 0 && offsetof(hra_problem, tokens) == 32, "");
 _Static_assert(offsetof(hra_problem, type) == 48 && offsetof(hra_problem, threads) == 88, "");
 _Static_assert(offsetof(hra_options, size) == 0 && offsetof(hra_options, saved) == 24, "");
+_Static_assert(offsetof(hra_options, machine) == 32, "");
 _Static_assert(offsetof(hra_plan_info, size) == 0 && offsetof(hra_plan_info, balance) == 144, "");
 _Static_assert(offsetof(hra_plan_info, backward) == 200, "");
 

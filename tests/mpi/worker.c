@@ -397,7 +397,7 @@ static void test_cut(const char *argument)
              *cut = open_comm(MPI_COMM_WORLD, 60, 1000);
 
     (void)argument;
-    for (int schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HALO; schedule++) {
+    for (int schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HEADS; schedule++) {
         struct job a = job_of(500, "identity", "causal");
         a.options.schedule = (hra_schedule_kind)schedule;
         struct job b = a;
@@ -514,14 +514,14 @@ static void expect_as_on_a_model(const struct job *j)
     CHECK_OK(hra_comm_destroy(comm));
 }
 
-/* ---- The halo ---- */
+/* ---- The halo, and streaming of heads ---- */
 
 /* The oracle's answer, the same bits twice, and what a model says of it. */
-static void check_halo(struct job *j, hra_comm *comm)
+static void check_direct(struct job *j, hra_comm *comm, hra_schedule_kind schedule)
 {
     struct job again = *j;
 
-    j->options.schedule = again.options.schedule = HRA_SCHEDULE_HALO;
+    j->options.schedule = again.options.schedule = schedule;
     job_open(j, comm, NULL);
     expect_as_on_a_model(j);
     job_open(&again, comm, NULL);
@@ -553,10 +553,13 @@ static void test_halo(const char *argument)
     for (size_t m = 0; m < sizeof(masks) / sizeof(masks[0]); m++) {
         struct job j = job_of(611, m % 2 == 0 ? "identity" : "hilbert", masks[m]);
         j.options.shard = (hra_shard)(HRA_SHARD_CONTIGUOUS + m % 3);
-        check_halo(&j, comm);
+        struct job k = j;
+        check_direct(&j, comm, HRA_SCHEDULE_HALO);
+        check_direct(&k, comm, HRA_SCHEDULE_HEADS);
     }
-    struct job few = job_of(5, "identity", "full"); /* ranks without any token */
-    check_halo(&few, comm);
+    struct job few = job_of(5, "identity", "full"), fewer = few; /* ranks without any token */
+    check_direct(&few, comm, HRA_SCHEDULE_HALO);
+    check_direct(&fewer, comm, HRA_SCHEDULE_HEADS);
     CHECK_OK(hra_comm_destroy(comm));
 }
 
@@ -624,6 +627,12 @@ static void test_packed(const char *argument)
 
 /* ---- Disagreement ---- */
 
+static const hra_machine other_machine = {.size = sizeof(hra_machine),
+                                          .inside.rate = 1e9,
+                                          .full = {1e11, 1e11},
+                                          .partial = {1e11, 1e11},
+                                          .memory = 1e9};
+
 /* One way in which the last rank plans something else. */
 static void differ(struct job *j, int way)
 {
@@ -651,6 +660,12 @@ static void differ(struct job *j, int way)
         break;
     case 7:
         j->problem.softcap = 1;
+        break;
+    case 8:
+        j->options.machine = &other_machine;
+        break;
+    case 9:
+        j->options.schedule = HRA_SCHEDULE_HEADS;
         break;
     }
 }
@@ -687,9 +702,16 @@ static void test_disagree(const char *argument)
         hra_status status;
         const char *says;
     } wanted[] = {
-        {HRA_ERR_MISMATCH, "heads_kv"},      {HRA_ERR_MISMATCH, "scale"},      {HRA_ERR_MISMATCH, "type"},
-        {HRA_ERR_MISMATCH, "snake"},         {HRA_ERR_MISMATCH, "shard"},      {HRA_ERR_MISMATCH, "dim"},
-        {HRA_ERR_ARG, "problem.dim is 300"}, {HRA_ERR_UNSUPPORTED, "softcap"},
+        {HRA_ERR_MISMATCH, "heads_kv"},
+        {HRA_ERR_MISMATCH, "scale"},
+        {HRA_ERR_MISMATCH, "type"},
+        {HRA_ERR_MISMATCH, "snake"},
+        {HRA_ERR_MISMATCH, "shard"},
+        {HRA_ERR_MISMATCH, "dim"},
+        {HRA_ERR_ARG, "problem.dim is 300"},
+        {HRA_ERR_UNSUPPORTED, "softcap"},
+        {HRA_ERR_MISMATCH, "another machine"},
+        {HRA_ERR_MISMATCH, "schedule"},
     };
     hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
     const int last = rank == ranks - 1;
