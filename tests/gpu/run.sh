@@ -311,13 +311,31 @@ sanitizers() {
 
 # ---- Running them ----
 
-# STEP NUMBER SECONDS COMMAND: one line of a list. Its output goes to a file of its own, its result to those of the step. It
-# counts as many times as hra-check says that it has checked problems, some of which may have failed; else once. What starts
-# no ranks and asks for no other GPUs has one to itself or shares it: the next one in turn.
+# COMMAND: how many processes it starts, as far as its words say: of ranks so many, else one.
+weight_of() {
+    local words
+    read -r -a words <<<"$1"
+    for i in "${!words[@]}"; do
+        case ${words[i]} in
+            ranks) echo "${words[i + 1]}" && return ;;
+            over) echo "${words[i + 2]}" && return ;;
+        esac
+    done
+    echo 1
+}
+
+# STEP NUMBER SECONDS COMMAND: one line of a list. It begins when there are cores for its processes, of which a pipe holds a
+# byte each; one command at a time takes from there, or two could wait for each other. Its output goes to a file of its own, its
+# result to those of the step. It counts as many times as hra-check says that it has checked problems, some of which may have
+# failed; else once. What starts no ranks and asks for no other GPUs has one to itself or shares it: the next one in turn.
 one() {
-    local step=$1 id=$1-$2 limit=$3 command=$4 status=0 result=passed all=1 bad=1
+    local step=$1 id=$1-$2 limit=$3 command=$4 status=0 result=passed all=1 bad=1 weight
+    weight=$(weight_of "$command")
+    weight=$((weight < pool ? weight : pool))
+    flock "$logs/taking" head -c "$weight" <&9 >/dev/null
     [[ "$command" =~ ranks|over|bound|faults|megatron ]] || export CUDA_VISIBLE_DEVICES=$(($2 % gpu_count))
-    timeout -k 5 "$limit" bash -c "$command" >"$logs/$id" 2>&1 </dev/null || status=$?
+    timeout -k 5 "$limit" bash -c "$command" >"$logs/$id" 2>&1 </dev/null 9<&- || status=$?
+    printf "%${weight}s" >&9
     case $status in
         0) ;;
         77) result='not run' ;;
@@ -328,7 +346,7 @@ one() {
     [ "$all" -eq "$bad" ] || printf '%s\tpassed\t%s\t%s\t%s\n' "$id" "$status" $((all - bad)) "$command" >>"$logs/results-$step"
     [ "$bad" -eq 0 ] || printf '%s\t%s\t%s\t%s\t%s\n' "$id" "$result" "$status" "$bad" "$command" >>"$logs/results-$step"
 }
-export -f one
+export -f weight_of one
 
 all_steps=()
 begun=()
@@ -423,25 +441,28 @@ kept=$BUILD/gpu-steps # what steps found, from one call to the next
 mkdir -p "$kept" || exit 1
 
 cores=$(nproc)
+pool=$((cores + cores / 2)) # processes at one time: many of them wait for a GPU
+export pool
+mkfifo "$logs/pool" || exit 1
+exec 9<>"$logs/pool"
+printf "%${pool}s" >&9
 jobs=$((cores < 16 ? cores : 16))
-some=$(((jobs + 3) / 4)) # several processes each
-step programs "$some" 400 'twin against oracle; steps, graphs, refusals, reordering; large problems against the twin'
-step every_mask_and_order "$some" 300 'hra-check, every mask on every order in bf16, f16, f32'
-step every_size "$some" 300 'hra-check, head sizes, tokens, groups of heads, options'
-step random_problems 2 400 'hra-check, 200 and 50 drawn problems'
-step same_bits "$some" 300 'hra-check twice, the same bits'
-step sm90 "$some" 300 'the kernels for Hopper: masks, orders, drawn problems, graphs, 2, 4 and 8 ranks'
-step planted_faults "$some" 300 'compute-sanitizer finds a planted fault, and nothing without it'
+step programs "$jobs" 400 'twin against oracle; steps, graphs, refusals, reordering; large problems against the twin'
+step every_mask_and_order "$jobs" 300 'hra-check, every mask on every order in bf16, f16, f32'
+step every_size "$jobs" 300 'hra-check, head sizes, tokens, groups of heads, options'
+step random_problems "$jobs" 400 'hra-check, 200 and 50 drawn problems'
+step same_bits "$jobs" 300 'hra-check twice, the same bits'
+step sm90 "$jobs" 400 'the kernels for Hopper: masks, orders, drawn problems, graphs, 2, 4 and 8 ranks'
+step planted_faults "$jobs" 300 'compute-sanitizer finds a planted fault, and nothing without it'
 step sanitizers "$jobs" 500 'compute-sanitizer: memcheck with leaks, initcheck, synccheck, racecheck'
+step several_ranks "$jobs" 400 '2, 4 and 8 ranks over MPI that share the GPUs'
+step transports "$jobs" 400 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100 drawn problems each'
+step pytorch 1 300 'the PyTorch binding against attention written out, on one rank and on two under torchrun'
 together
-step several_ranks "$some" 300 '2, 4 and 8 ranks over MPI that share the GPUs'
-step transports "$some" 300 'hra-check over peer, nccl and both, 2, 4 and 8 ranks, 100 drawn problems each'
-together
-step rings "$some" 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, late ranks'
-step single_queue "$some" 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
+step rings "$jobs" 120 'same bits as over MPI, graphs, layers and communicators in turn, hops, late ranks'
+step single_queue "$jobs" 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
 together
 step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
-step pytorch 1 300 'the PyTorch binding against attention written out, on one rank and on two under torchrun'
 step stack 1 1500 'examples/megatron: gradients, and 50 steps in f32 and bf16 on one GPU and on grids of all that are here'
 together
 step memory 1 120 'no memory of the GPU is lost in 100 steps, on one rank and on several'
