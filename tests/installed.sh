@@ -40,7 +40,9 @@ ranks() { # COUNT, COMMAND...
 
 install_all() {
     rm -rf "$prefix"
+    ninja -C "$build" build.ninja # else an option that has changed, such as the prefix, is not what is installed by
     meson install --no-rebuild -C "$build"
+    [ -e "$prefix/include/hra/hra.h" ]
 }
 
 # README.md shows examples/minimal.c whole.
