@@ -412,6 +412,14 @@ void forecasts()
     EXPECT(adopted.info().seconds > 0 && forecast.get() == nullptr);
 }
 
+/* Handles have one owner. */
+template <typename... Handle> constexpr bool only_move()
+{
+    return ((!std::is_copy_constructible_v<Handle> && !std::is_copy_assignable_v<Handle> &&
+             std::is_nothrow_move_constructible_v<Handle> && std::is_nothrow_move_assignable_v<Handle>)&&...);
+}
+static_assert(only_move<hra::comm, hra::order, hra::mask, hra::plan, hra::hops, hra::forecast>(), "");
+
 void moves()
 {
     hra::problem problem;
