@@ -1,8 +1,8 @@
 /* ring.c - the executor: carries out any schedule, forward or backward.
  *
  * It knows rounds, moves and runs, and no ring. Everything that touches one buffer happens in schedule order: before a
- * move starts or a run begins, earlier moves on its buffers are finished. All messages come from and go to the
- * communicator's arena, so a failure leaves nothing pending in memory of the caller's. */
+ * move starts or a run begins, earlier moves on its buffers are finished. All messages go to the communicator's arena, so
+ * a failure leaves nothing pending that writes to memory of the caller's; own K/V may be read from there (find_lines). */
 #include "src/plan.h"
 
 #include <string.h>

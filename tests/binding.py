@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Do the structs of examples/pytorch/hra_torch.py have the fields of those in include/hra/hra.h, in
-order and of the same kinds? Needs neither PyTorch nor the library. Prints what differs."""
+order and of the same kinds, and its tables of names the numbers of the enumerations? Needs neither
+PyTorch nor the library. Prints what differs."""
 
 import ast
 import pathlib
@@ -58,5 +59,33 @@ for node in binding.body:
         if there and len(here) != len(there):
             print(f"{node.name}: {len(here)} fields, {name} has {len(there)}")
         checked += 1
+# Tables of names: the enumeration, what begins its constants, and which of them have no name.
+TABLES = {"BACKENDS": ("hra_backend_kind", "HRA_BACKEND_", {"auto"}),
+          "BACKWARDS": ("hra_backward_kind", "HRA_BACKWARD_", set()),
+          "SAVED": ("hra_saved_kind", "HRA_SAVED_", set()),
+          "SHARDS": ("hra_shard", "HRA_SHARD_", set()),
+          "SCHEDULES": ("hra_schedule_kind", "HRA_SCHEDULE_", set()),
+          "TRANSPORTS": ("hra_transport_kind", "HRA_TRANSPORT_", {"mpi"})}
+
+
+def names_of_header(kind, prefix):
+    """Name and number of each constant; those without `=` follow the one before."""
+    body = re.search(r"typedef enum " + kind + r" \{(.*?)\} " + kind + ";", header, re.DOTALL)
+    names, number = {}, -1
+    for constant in filter(None, map(str.strip, body.group(1).split(","))):
+        name, _, value = map(str.strip, constant.partition("="))
+        number = int(value) if value else number + 1
+        names[name.removeprefix(prefix).lower()] = number
+    return names
+
+
+tables = {node.targets[0].id: ast.literal_eval(node.value) for node in binding.body
+          if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+          and node.targets[0].id in TABLES}
+for table, (kind_name, begins, without) in TABLES.items():
+    wanted = {name: number for name, number in names_of_header(kind_name, begins).items()
+              if name not in without}
+    if tables.get(table) != wanted:
+        print(f"{table} is {tables.get(table)}, {kind_name} {wanted}")
 if checked < 6:
     print(f"only {checked} structs were found in hra_torch.py")

@@ -53,9 +53,20 @@ roff() {
     done
 }
 
+# docs/versions.md tells of every struct and handle what linked programs can count on.
+promises() {
+    local name
+    for name in $(sed -n 's/^typedef struct \(hra_[a-z_]*\).*/\1/p' include/hra/*.h); do
+        grep -qw "$name" docs/versions.md || echo "$name is not in docs/versions.md"
+        grep -q "^typedef struct $name $name;" include/hra/*.h || grep -qw "$name" tests/installed/abi.c ||
+            echo "$name is not in tests/installed/abi.c"
+    done
+}
+
 report "the API reference is made, and has every call" "$(reference)"
 report "a call without a comment is refused" "$(uncommented '^\/\* The version of the library that was loaded' hra_version)"
 report "man pages have the options of their tools" "$(docs/man/options.py --check "$build/examples" 2>&1)"
 report "man pages are right roff" "$(roff)"
+report "docs/versions.md and abi.c have every struct" "$(promises)"
 report "links between documents lead somewhere" "$(links)"
 exit $failed

@@ -40,7 +40,9 @@ ranks() { # COUNT, COMMAND...
 
 install_all() {
     rm -rf "$prefix"
+    ninja -C "$build" build.ninja # else an option that has changed, such as the prefix, is not what is installed by
     meson install --no-rebuild -C "$build"
+    [ -e "$prefix/include/hra/hra.h" ]
 }
 
 # README.md shows examples/minimal.c whole.
@@ -124,7 +126,7 @@ quoted() {
     mpicc -std=c11 -Wall -Wextra -Wpedantic -Werror tests/installed/errors.c $(pkg-config --cflags --libs hra-mpi) \
         -o "$scratch/errors"
     ranks 2 "$scratch/errors" >"$scratch/said"
-    [ "$(grep -c '^HRA_ERR' "$scratch/said")" -ge 17 ] || {
+    [ "$(grep -c '^HRA_ERR' "$scratch/said")" -ge 20 ] || {
         cat "$scratch/said"
         echo 'too few mistakes were made'
         exit 1
@@ -165,6 +167,52 @@ tools() {
     "$prefix/bin/hra-plan" --ranks 4 --tokens 1000
 }
 
+# Wrong use: one sentence on stderr, status 2.
+misuse() {
+    local wrong sentence words status
+    LD_LIBRARY_PATH=$(dirname "$(find "$prefix" -name libhra.so)")
+    export LD_LIBRARY_PATH
+    mkdir -p "$scratch/empty"
+    printf -- '--tokens 8\n--tokens 8 --frob 2\n' >"$scratch/list"
+    while IFS='|' read -r words sentence; do
+        status=0
+        # shellcheck disable=SC2086
+        (cd "$scratch/empty" && eval "\"$prefix/bin/\"$words") >/dev/null 2>"$scratch/said" || status=$?
+        wrong=
+        [ $status -eq 2 ] || wrong="exit status $status"
+        [ "$(wc -l <"$scratch/said")" -eq 1 ] || wrong+=" not one line"
+        grep -qF -- "${words%% *}: $sentence" "$scratch/said" || wrong+=" other words"
+        [ -z "$wrong" ] || { echo "$words:$wrong:"; cat "$scratch/said"; return 1; }
+    done <<'LIST'
+hra-check frob|'frob' is no option
+hra-check --tokens|--tokens lacks its value
+hra-check --tokens 5x|--tokens: '5x' is no whole number
+hra-check --tokens 5 --tokens 6|--tokens is given twice
+hra-check --schedule star|--schedule: 'star' is none of auto, ring, halo, heads
+hra-check --heads 1 --schedule heads|plan: HRA_ERR_UNSUPPORTED: options.schedule is heads
+hra-check --order residues:8|plan: HRA_ERR_ARG: order: 'residues:8' is not of the form
+hra-check --mask 'windo(3)'|plan: HRA_ERR_ARG: mask: character 1
+hra-check --transport peer|--transport: 'peer' is between ranks
+hra-check --list nowhere|nowhere: No such file
+hra-check --list .|.: Is a directory
+hra-check --list ../list|../list, line 2: '--frob' is no option
+hra-check --random 3 --tokens 5|--tokens: --random says the whole problem
+hra-plan --ranks 0|--ranks: '0' is no whole number
+hra-plan --picture x.gif|x.gif: the name of a picture ends in .png or .svg
+hra-plan --model nowhere|nowhere: cannot be opened
+hra-plan --timeline t.svg|--timeline draws a forecast
+hra-plan --heads 1 --schedule heads|options.schedule is heads
+hra-bench --hops|--hops: here is one rank
+hra-bench --reorder --plan|--reorder: --plan is given too
+hra-bench --packed 9|--packed: documents are for --plan
+hra-bench --backend sm90|HRA_ERR_UNSUPPORTED
+hra-train|give either --text FILE or --image FILE
+hra-train --image ../list|cannot read ../list as a PNG: it is none or damaged
+hra-train --frob|unknown option --frob
+LIST
+    [ -z "$(ls "$scratch/empty")" ] || { ls "$scratch/empty"; return 1; }
+}
+
 pytorch() {
     local python=${PYTHON:-python3}
     "$python" -c 'import torch' 2>/dev/null || { echo "$python has no PyTorch"; exit 77; }
@@ -196,5 +244,6 @@ try 'find_package' cmake_package
 try 'sentences in docs/troubleshooting.md' quoted
 try 'versions' versions
 try 'tools and man pages' tools
+try 'wrong use of tools' misuse
 try 'PyTorch module' pytorch
 exit $failed

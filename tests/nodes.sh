@@ -131,7 +131,7 @@ check "four ranks are on two nodes" $?
 
 read -r there_before back_before < <(sent fabric)
 read -r admin_before _ < <(sent admin)
-ranks 4 -x HRA_LOG=info "$check_command" --tokens 800 --heads 2 --dim 64 --mask full --threads 1
+ranks 4 -x HRA_LOG=info "$check_command" --tokens 800 --heads 2 --dim 64 --mask full --schedule ring --threads 1
 check "a ring over two nodes gives the oracle's answer" $?
 [ "$(grep -c 'communicator over mpi, rank [0-3] of 4, 2 on this node' out)" -eq 4 ]
 check "the library sees two ranks on each node" $?

@@ -37,13 +37,15 @@ echo "$*" >>calls
 [ ! -e slow ] || [ "$n" -eq 1 ] || { touch running; sleep 1000 & echo $! >child; wait; }
 tokens=$(sed -E 's/.*--tokens ([0-9]+).*/\1/' <<<"$*")
 alone=1
+backend=cpu
+[[ $* != *'--backend gpu'* ]] || backend=sm90
 [[ $* != *--no-alone* ]] || alone=0
-awk -v n="$n" -v tokens="$tokens" -v alone="$alone" 'BEGIN {
+awk -v n="$n" -v tokens="$tokens" -v alone="$alone" -v backend="$backend" 'BEGIN {
     for (pass = 1; pass <= 2; pass++) {
         work = tokens * tokens * 4 * 128 * pass
         t = work / (n * 1e9 * 100) * (1 + 0.1 * (n - 1))
-        printf "{\"what\": \"%s\", \"backend\": \"cpu\", \"ranks\": %d, \"nodes\": %d, \"balance\": 1.05, ",
-            pass == 1 ? "forward" : "backward", n, (n + 1) / 2
+        printf "{\"what\": \"%s\", \"backend\": \"%s\", \"ranks\": %d, \"nodes\": %d, \"balance\": 1.05, ",
+            pass == 1 ? "forward" : "backward", backend, n, (n + 1) / 2
         printf "\"median_s\": %.9g, \"min_s\": %.9g, \"max_s\": %.9g, ", t, t, t
         printf "\"gflops_live_pairs\": %.9g", work / n / t * 1e-9
         if (n > 1)
@@ -156,6 +158,10 @@ rm slow
     [ "$(cut -c 1-4 calls)" = "-n 2" ]
 check "and goes on where it was" $?
 
+sweep --out gpus --ranks 1,2 --kind strong --backend gpu dense-d128-8k && grep -q 'TFLOP/s a GPU' out &&
+    grep -q 'TFLOP/s a GPU' gpus/*.svg && tail -n 1 calls | grep -q -- '--transport gpu --backend gpu --dtype bf16'
+check "on GPUs: bf16 over gpu, rates of a GPU" $?
+
 refused() { # refused NAME SENTENCE options...: exit status 2 and the sentence, a/scaling.json as it was
     local name=$1 sentence=$2
     shift 2
@@ -169,6 +175,7 @@ refused "a case that is none" "there is no case 'dens'" dens
 refused "a number of ranks that is none" "'1,x' is no list of numbers" --ranks 1,x
 refused "zero ranks" "'0,1' is no list of numbers" --ranks 0,1
 refused "a sweep that is none" "'soft' is none of strong, weak" --kind soft
+refused "a backend that is none" "invalid choice: 'gpus'" --backend gpus
 refused "GPU transports between CPUs" "there is mpi only" --transport nccl
 refused "a bench that is not there" "there is no program /nowhere/hra-bench" --bench /nowhere/hra-bench
 refused "a launcher that is not there" "cannot start nowhere: No such file" --out d --launch nowhere dense-d128-8k
@@ -184,16 +191,55 @@ echo '{"format": 2}' >e/scaling.json
 refused "a file of another version" "has format 2, this program reads 1" --out e --plot
 refused "plots of nothing" "there are no results in nowhere" --out nowhere --plot
 
+# Masks with the orders in which they are to be measured.
+"$folder/scaling.py" --list >cases 2>out
+cat >wanted <<'END'
+--tokens 8192 --mask full --order identity --dim 128
+--tokens 16384 --mask full --order identity --dim 128
+--tokens 32768 --mask full --order identity --dim 128
+--tokens 65536 --mask full --order identity --dim 128
+--tokens 32768 --mask full --order identity --dim 64
+--tokens 8192 --mask causal --order identity --dim 128 --heads 16
+--tokens 8192 --mask causal --order identity --dim 128 --heads 64 --kv-heads 8
+--tokens 16384 --mask causal --order identity --dim 128
+--tokens 32768 --mask causal --order identity --dim 128
+--tokens 65536 --mask causal --order identity --dim 128
+--tokens 32768 --mask causal --order identity --dim 64
+--tokens 32768 --mask 'causal & window(4095,0)' --order identity --dim 128
+--tokens 32768 --mask 'causal & window(1023,0)' --order identity --dim 128
+--tokens 65536 --mask 'strided_blocks(128,16,3)' --order identity --dim 128
+--grid 256x256 --mask 'grid(16,16)' --order identity --dim 128
+--grid 256x256 --mask 'grid(16,16)' --order hilbert --dim 128
+--grid 256x256 --mask 'grid(16,16)' --order boxes:8x16 --dim 128
+--grid 1024x1024 --mask 'grid(16,16)' --order hilbert --dim 128
+--grid 1024x1024 --mask 'grid(16,16)' --order boxes:8x16 --dim 128
+--grid 32x64x64 --mask 'grid(4,8,8)' --order identity --dim 128
+--grid 32x64x64 --mask 'grid(4,8,8)' --order hilbert --dim 128
+--grid 32x64x64 --mask 'grid(4,8,8)' --order boxes:4x4x8 --dim 128
+--tokens 65536 --mask 'dilated(16384,4,0,both)' --order residues:16384:4 --dim 128
+--tokens 32768 --mask 'slots(hilbert; dilated(4096,4,0,keys))' --order residues:4096:4:hilbert --dim 64
+--grid 256x256 --mask 'neighbourhood(80,80)' --order hilbert --dim 128 --heads 24
+--grid 30x48x80 --mask 'neighbourhood(18,24,24)' --order hilbert --dim 128 --heads 24
+END
+lacking=0
+while read -r wanted; do
+    grep -qF -- " $wanted" cases || { echo "no case has $wanted" >>out; lacking=1; }
+done <wanted
+check "every mask that has a target is a case" $lacking
 "$folder/scaling.py" --list --scale 1/64 --heads 2 >cases 2>out
 check "--list" $?
 status=0
 while read -r name options; do
     eval "\"$plan\" --ranks 3 $options" >plan 2>>out || { echo "$name: $options" >>out; status=1; }
 done <cases
-[ $status -eq 0 ] && [ "$(wc -l <cases)" -ge 25 ]
+[ $status -eq 0 ] && [ "$(wc -l <cases)" -ge 27 ]
 check "a plan can be made of every case" $?
+"$folder/scaling.py" --list --scale 1/8 --heads 2 dilated-both-residues dilated-hilbert-residues >cases 2>out
+while read -r _ options; do eval "\"$plan\" $options"; done <cases >out 2>&1
+grep -q ' residues:2048:4 ' cases && grep -q ' residues:512:4:hilbert ' cases && [ "$(grep -cE '^tiles .* 0 partial' out)" -eq 2 ]
+check "segments of orders by residues are scaled as those of their masks" $?
 SLURM_JOB_NUM_NODES=2 SLURM_SUBMIT_DIR=$folder/../.. bash "$folder/slurm.sbatch" --bench "$plan" --dry-run \
-    --backend cuda causal-d128-8k >out 2>&1 && grep -q -- '^mpirun .*-n 16 .* --backend cuda' out
+    --backend gpu causal-d128-8k >out 2>&1 && grep -q -- '^mpirun .*-n 16 .* --backend gpu' out
 check "the Slurm script" $?
 
 echo "$passed passed, $failed failed"

@@ -120,7 +120,7 @@ image="--image $data/astronaut.png --layers 1 --dim 16 --heads 1 --seed 3"
         $text --steps 30 --resume state
     refused "a text as checkpoint" "is no checkpoint" $text --steps 20 --resume "$data/alice.txt"
     refused "a text that is not there" "cannot read the text nowhere: No such file" --text nowhere
-    refused "a picture that is none" "as a PNG" --image "$data/alice.txt"
+    refused "a picture that is none" "as a PNG: it is none or damaged" --image "$data/alice.txt"
     refused "more tokens than text" "too few for a sequence of 200000 tokens" --text "$data/alice.txt" --tokens 200000
     refused "a checkpoint that cannot be written" "cannot write the checkpoint /nowhere/state: No such file" \
         $text --checkpoint /nowhere/state

@@ -306,7 +306,7 @@ template <class T> class cuda_device : public device
 {
   public:
     explicit cuda_device(hra_type type)
-        : device(type, HRA_BACKEND_CUDA, new_stream()), queue(static_cast<cudaStream_t>(stream))
+        : device(type, HRA_BACKEND_GPU, new_stream()), queue(static_cast<cudaStream_t>(stream))
     {
         try_cublas(cublasCreate(&cublas), "cublasCreate");
         try_cublas(cublasSetStream(cublas, queue), "cublasSetStream");

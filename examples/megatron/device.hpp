@@ -28,7 +28,7 @@ class device
 {
   public:
     const hra_type type, sums;
-    const hra_backend_kind backend;
+    const hra_backend_kind backend; /* libhra's: HRA_BACKEND_CPU, or _GPU: the best on the GPU */
     void *const stream; /* what libhra and NCCL are given: the device's own cudaStream_t; NULL on CPUs */
 
     virtual ~device() = default;

@@ -118,7 +118,7 @@ std::unique_ptr<group> split(device &d, MPI_Comm world, int colour)
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &ranks);
 #ifdef MEGATRON_CUDA
-    if (d.backend == HRA_BACKEND_CUDA)
+    if (d.backend == HRA_BACKEND_GPU)
         return std::make_unique<nccl_group>(comm, rank, ranks, static_cast<cudaStream_t>(d.stream));
 #endif
     static_cast<void>(d); /* there are CPUs only */

@@ -72,7 +72,7 @@ void set_backend(options &o, const char *text)
     if (name == "cuda")
         throw wrong("--backend cuda: this program was built without CUDA");
 #endif
-    o.backend = name == "cuda" ? HRA_BACKEND_CUDA : HRA_BACKEND_CPU;
+    o.backend = name == "cuda" ? HRA_BACKEND_GPU : HRA_BACKEND_CPU;
 }
 
 void set_type(options &o, const char *text)
@@ -156,7 +156,7 @@ void check_all(const options &o, int ranks)
     if (g.tensor > 256)
         throw wrong(sentence("--grid %dx%dx%d: more tensor ranks than the 256 bytes that the vocabulary has",
                              g.tensor, g.context, g.data));
-    if (o.backend == HRA_BACKEND_CUDA && o.type == HRA_F64)
+    if (o.backend == HRA_BACKEND_GPU && o.type == HRA_F64)
         throw wrong("--type f64 goes with --backend cpu only");
     check_heads(o);
     must_divide("--batch", o.batch, "the grid's data ranks,", g.data);
@@ -188,7 +188,7 @@ options parse_options(int argc, char **argv, int ranks)
     }
     if (o.help)
         return o;
-    if (!typed && o.backend == HRA_BACKEND_CUDA)
+    if (!typed && o.backend == HRA_BACKEND_GPU)
         o.type = HRA_BF16;
     if (o.heads_kv == 0)
         o.heads_kv = o.heads;

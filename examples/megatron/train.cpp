@@ -51,7 +51,7 @@ std::unique_ptr<device> open_device(options &o)
     if (o.threads == 0)
         o.threads = default_threads(local_ranks);
 #ifdef MEGATRON_CUDA
-    if (o.backend == HRA_BACKEND_CUDA) {
+    if (o.backend == HRA_BACKEND_GPU) {
         int lacking = std::max(0, local_ranks - cuda_gpus()), most;
         MPI_Allreduce(&lacking, &most, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
         if (most > 0)

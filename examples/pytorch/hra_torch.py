@@ -56,6 +56,7 @@ DEFAULT_BACKENDS = {"cpu": "cpu", "cuda": "gpu"}  # by the type of the device
 BACKWARDS = {"auto": 0, "fused": 1, "cublas": 2}
 SAVED = {"nothing": 0, "qkv": 1}
 SHARDS = {"auto": 0, "contiguous": 1, "zigzag": 2, "balanced": 3}
+SCHEDULES = {"auto": 0, "ring": 1, "halo": 2, "heads": 3}
 TRANSPORTS = {"auto": 0, "gpu": 2, "nccl": 3, "peer": 4}
 GATHER, SCATTER = 0, 1
 UNIQUE_ID_BYTES = 128
@@ -520,6 +521,7 @@ class Plan(_Shared):
     backward  "auto", "fused" or "cublas"
     saved     "nothing" or "qkv": what forward keeps for backward
     shard     "auto", "contiguous", "zigzag" or "balanced"
+    schedule  how K/V travel between ranks: "auto", "ring", "halo" or "heads"
     backend   "cpu", "cuda", "sm90" or "gpu", which is the faster of these two that can do it; by
               default "gpu" where there is one. Tensors of a plan on a GPU lie on the one that was
               current when it was made
@@ -529,7 +531,8 @@ class Plan(_Shared):
 
     def __init__(self, mask, *, heads, dim, tokens=None, heads_kv=None, dim_v=None, batch=1,
                  dtype=torch.bfloat16, order="identity", grid=None, scale=None, head0=0,
-                 backward="auto", saved="nothing", shard="auto", backend=None, comm=None):
+                 backward="auto", saved="nothing", shard="auto", schedule="auto", backend=None,
+                 comm=None):
         self.device = comm.device if comm and not backend else _device(backend)
         self.comm = comm or _comm_of(self.device)
         if self.comm.device != self.device:
@@ -547,6 +550,7 @@ class Plan(_Shared):
                            dim_v=self.dim_v, tokens=self.tokens, scale=scale or 0,
                            type=_choose(TYPES, dtype, "dtype"))
         options = _Options(shard=_choose(SHARDS, shard, "shard"),
+                           schedule=_choose(SCHEDULES, schedule, "schedule"),
                            backend=_choose(BACKENDS, backend or DEFAULT_BACKENDS[self.device.type],
                                            "backend"),
                            backward=_choose(BACKWARDS, backward, "backward"),
@@ -1045,6 +1049,9 @@ _CUTS = [
     ("causal", {"tokens": 4100, "shard": "contiguous"}),
     ("causal", {"tokens": 4100, "shard": "zigzag", "batch": 2}),
     ("causal & window(511,0)", {"tokens": 4100, "shard": "balanced"}),
+    ("causal & window(511,0)", {"tokens": 4100, "schedule": "halo"}),
+    ("causal", {"tokens": 4100, "schedule": "heads"}),
+    ("dilated(1024,4,0,both)", {"tokens": 4100, "order": "residues:1024:4", "schedule": "ring"}),
     ("longnet(256:1, 1024:4)", {"tokens": 4000, "order": "snake"}),
     ("grid(5,5)", {"grid": (64, 64), "order": "hilbert"}),
     ("grid(5,5)", {"grid": (64, 64), "order": "boxes:8x16", "shard": "balanced"}),
@@ -1079,7 +1086,7 @@ def _compare_cuts(device, comm):
         off = max(sum(of_all([_off(r, t) for r, t in zip(results, truth)]), []))
         failed += not off <= bound
         _say(f"{device.type:5}{'f32':5}{'ok' if off <= bound else 'FAILED':8}{off:<10.2g}"
-             f"{bound:<10.2g}{mask}  {case}, {plan.info['shard']}")
+             f"{bound:<10.2g}{mask}  {case}, {plan.info['shard']}, {plan.info['schedule']}")
     return failed
 
 
@@ -1177,6 +1184,8 @@ def _check_refusals(plan, q, k, v, do):
     _refused(HraError, "hilbret", Plan, "full", order="hilbret", **sizes)
     _refused(HraError, "300", Plan, "full", **{**sizes, "dim": 300})
     _refused(ValueError, "one of", Plan, "full", saved="all", **sizes)
+    _refused(ValueError, "schedule is 'star'", Plan, "full", schedule="star", **sizes)
+    _refused(HraError, "wants 2 K/V heads", Plan, "full", schedule="heads", **sizes)
     _refused(ValueError, str((1, plan.rows, 2, 32)), hra_attention, q[:, 1:], k, v, plan)
     _refused(ValueError, "torch.float64", hra_attention, q, k.double(), v, plan)
     turned = v.transpose(1, 3).contiguous().transpose(1, 3)

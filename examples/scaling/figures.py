@@ -134,8 +134,8 @@ def draw_panel(curves, panel, value, **look):
         yield from panel.curve(points, COLOUR[way], curves.dash[transport], **look)
 
 
-def draw_panels(curves, nodes, cuda):
-    unit, scale = ("TFLOP/s a GPU", 1e-3) if cuda else ("GFLOP/s a rank", 1)
+def draw_panels(curves, nodes, on_gpus):
+    unit, scale = ("TFLOP/s a GPU", 1e-3) if on_gpus else ("GFLOP/s a rank", 1)
 
     def time(point):
         return point["time_s"] * 1e3
@@ -197,7 +197,7 @@ def draw_sweep(case, kind, sweeps, what):
     nodes = {point["ranks"]: point["nodes"] or 0 for point in points}
     body = [text(CORNERS[0][0], 30, f"{case}, {kind} sweep", size=19)]
     if points:
-        body += draw_panels(curves, nodes, points[0]["backend"] == "cuda")
+        body += draw_panels(curves, nodes, points[0]["backend"] != "cpu")
         body += draw_legend(curves)
     notes = [f"not timed: {run['ranks']} ranks, transport {run['transport']}: {run['why']}"
              for sweep in sweeps for run in sweep.missing]

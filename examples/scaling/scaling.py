@@ -43,6 +43,7 @@ from figures import draw_sweep
 
 FORMAT = 1  # of scaling.json
 KINDS = ("strong", "weak")
+BACKENDS = ("cpu", "gpu", "cuda", "sm90")  # gpu: the faster of the other two that can do the case
 PASSES = ("forward", "backward")
 TRANSPORTS = ("mpi", "gpu", "nccl", "peer")
 GRACE_S = 15  # for mpirun to stop its ranks, or --limit if that is shorter
@@ -63,17 +64,19 @@ class Case:
     heads: int = 16
     heads_kv: int = 0        # 0: as heads
     dim: int = 128
-    order: str = "identity"
+    order: typing.Callable = lambda n: "identity"  # as mask
 
     def options(self, scale, heads, times):
         """hra-bench's words for this case, scaled, of `times` the tokens."""
         factor = float(scale) ** (1 / len(self.shape))
         shape = [max(1, round(extent * factor)) for extent in self.shape]
-        mask = self.mask(lambda length: max(1, round(length * factor)))
         shape[0] *= times
+
+        def scaled(length):
+            return max(1, round(length * factor))
         kv = self.heads_kv or self.heads
         return ["--tokens" if len(shape) == 1 else "--grid", "x".join(map(str, shape)),
-                "--mask", mask, "--order", self.order, "--dim", str(self.dim),
+                "--mask", self.mask(scaled), "--order", self.order(scaled), "--dim", str(self.dim),
                 "--heads", str(heads or self.heads),
                 "--kv-heads", str(max(1, heads * kv // self.heads) if heads else kv)]
 
@@ -84,11 +87,20 @@ def dense(mask, thousands, dim=128, **more):
 
 
 def image(mask, order="identity", side=256, **more):
-    return Case((side, side), mask, order=order, **more)
+    return Case((side, side), mask, order=lambda n: order, **more)
 
 
 def video(mask, order="identity", shape=(32, 64, 64), **more):
-    return Case(shape, mask, order=order, **more)
+    return Case(shape, mask, order=lambda n: order, **more)
+
+
+def dilated_both(order):
+    return Case((65536,), lambda n: f"dilated({n(16384)},4,0,both)", order=order)
+
+
+def dilated_hilbert(order):
+    return Case((32768,), lambda n: f"slots(hilbert; dilated({n(4096)},4,0,keys))", dim=64,
+                order=order)
 
 
 # Lengths that are tiles and not a part of the sequence, as the 128 of strided blocks, do not scale.
@@ -109,9 +121,10 @@ CASES = {
     "video-raster": video(lambda n: f"grid({n(4)},{n(8)},{n(8)})"),
     "video-hilbert": video(lambda n: f"grid({n(4)},{n(8)},{n(8)})", "hilbert"),
     "video-boxes": video(lambda n: f"grid({n(4)},{n(8)},{n(8)})", "boxes:4x4x8"),
-    "dilated-both": Case((65536,), lambda n: f"dilated({n(16384)},4,0,both)"),
-    "dilated-hilbert": Case((32768,), lambda n: f"slots(hilbert; dilated({n(4096)},4,0,keys))",
-                            dim=64, order="hilbert"),
+    "dilated-both": dilated_both(lambda n: "identity"),
+    "dilated-both-residues": dilated_both(lambda n: f"residues:{n(16384)}:4"),
+    "dilated-hilbert": dilated_hilbert(lambda n: "hilbert"),
+    "dilated-hilbert-residues": dilated_hilbert(lambda n: f"residues:{n(4096)}:4:hilbert"),
     "natten-image": image(lambda n: f"neighbourhood({n(80)},{n(80)})", "hilbert", heads=24),
     "natten-video": video(lambda n: f"neighbourhood({n(18)},{n(24)},{n(24)})", "hilbert",
                           (30, 48, 80), heads=24),
@@ -269,8 +282,8 @@ def transfers(row, first, efficiency):
 
 def report(sweep):
     """A table. ~ beside what is exposed: taken from the sweep's run of one rank."""
-    cuda = sweep.points[0]["backend"] == "cuda"
-    unit, scale = ("TFLOP/s a GPU", 1e-3) if cuda else ("GFLOP/s a rank", 1)
+    on_gpus = sweep.points[0]["backend"] != "cpu"
+    unit, scale = ("TFLOP/s a GPU", 1e-3) if on_gpus else ("GFLOP/s a rank", 1)
     heads = "ranks", "nodes", "ms", unit, "efficiency", "transfer ms", "exposed ms", "hidden ms"
     print(f"\n{sweep.case}, {sweep.kind}, transport {sweep.transport}")
     print(f"{'':10}" + "".join(f"{head:>15}" for head in heads))
@@ -508,10 +521,11 @@ def parse(argv):
         help="numbers of ranks (1,2,4)")
     add("--kind", type=some_of(KINDS), default=list(KINDS), metavar="KIND",
         help="strong, weak (both)")
-    add("--backend", choices=("cpu", "cuda"), default="cpu", help="what computes (cpu)")
+    add("--backend", choices=BACKENDS, default="cpu",
+        help="what computes; gpu takes the faster of cuda and sm90 that can do the case (cpu)")
     add("--transport", type=some_of(TRANSPORTS), metavar="NAME,NAME",
-        help=f"one sweep for each: {', '.join(TRANSPORTS)} (mpi, with --backend cuda gpu)")
-    add("--dtype", choices=("f64", "f32", "bf16", "f16"), help="(f32, with --backend cuda bf16)")
+        help=f"one sweep for each: {', '.join(TRANSPORTS)} (mpi, on GPUs gpu)")
+    add("--dtype", choices=("f64", "f32", "bf16", "f16"), help="(f32, on GPUs bf16)")
     add("--scale", type=factor, default=fractions.Fraction(1), metavar="X",
         help="tokens of each case and the lengths of its mask times X, such as 1/16 (1)")
     add("--heads", type=whole(1), default=0, metavar="H",
@@ -539,8 +553,8 @@ def parse(argv):
     if wrong:
         parser.error(f"there is no case {wrong[0]!r}; --list shows them")
     args.case = list(dict.fromkeys(args.case)) or list(CASES)
-    args.dtype = args.dtype or ("bf16" if args.backend == "cuda" else "f32")
-    args.transport = args.transport or ["gpu" if args.backend == "cuda" else "mpi"]
+    args.dtype = args.dtype or ("f32" if args.backend == "cpu" else "bf16")
+    args.transport = args.transport or ["mpi" if args.backend == "cpu" else "gpu"]
     if args.backend == "cpu" and args.transport != ["mpi"]:
         parser.error(f"--transport {','.join(args.transport)}: between CPUs there is mpi only")
     if not args.launch:
@@ -568,7 +582,7 @@ def main(argv):
     args = parse(argv)
     if args.list:
         for case in args.case:
-            print(f"{case:18}{shlex.join(CASES[case].options(args.scale, args.heads, 1))}")
+            print(f"{case:26}{shlex.join(CASES[case].options(args.scale, args.heads, 1))}")
         return 0
     if args.plot:
         results = Results(args.out)

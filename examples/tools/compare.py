@@ -46,7 +46,11 @@ import subprocess
 import sys
 import warnings
 
-import torch
+try:
+    import torch
+except ImportError as why:
+    print(f"compare.py: needs PyTorch: {why}", file=sys.stderr)
+    sys.exit(2)
 import torch._functorch.config
 import torch.distributed
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -701,6 +701,13 @@ static int check(hra_comm *comm, struct problem *p, int loud, const char *folder
     return largest(failed);
 }
 
+static int usage(const char *why)
+{
+    if (world.rank == 0)
+        fprintf(stderr, "hra-check: %s\n", why);
+    return 2;
+}
+
 /* Cut a line in place into the words that a shell would see: between spaces, or in single quotes. How many there are, -1
  * where there are more than `most` or a quote is left open. */
 static int cut_words(char *line, char **word, int most)
@@ -752,11 +759,13 @@ struct series {
     int line; /* of the file, last read */
 };
 
-/* The n-th problem of the series, from 0, for the wanted backend. 0 where there are no more. */
-static int series_next(struct series *s, int n, struct problem *p)
+/* The n-th problem of the series, from 0, for the wanted backend: 1; 0 where there are no more; -1 and one sentence where a
+ * line of the file is none. */
+static int series_next(struct series *s, int n, struct problem *p, char *sentence, size_t bytes)
 {
-    char why[256] = "", place[512], *line = NULL;
+    char why[256] = "", *line = NULL;
     size_t room = 0;
+    int result = 1;
 
     if (s->file == NULL) {
         if (n == s->count)
@@ -778,21 +787,25 @@ static int series_next(struct series *s, int n, struct problem *p)
         length = getline(&line, &room, s->file);
         s->line++;
     } while (length >= 0 && strchr("#\n\r", line[strspn(line, " \t")]) != NULL);
-    if (length >= 0 && problem_read(p, line, s->wanted, why, sizeof(why)) != 0) {
-        snprintf(place, sizeof(place), "%s, line %d", s->path, s->line);
-        world_abort(place, why);
+    if (length < 0) {
+        result = ferror(s->file) ? -1 : 0;
+        snprintf(sentence, bytes, "%s: %s", s->path, strerror(errno));
+    } else if (problem_read(p, line, s->wanted, why, sizeof(why)) != 0) {
+        result = -1;
+        snprintf(sentence, bytes, "%s, line %d: %s", s->path, s->line, why);
     }
     free(line);
-    return length >= 0;
+    return result;
 }
 
 /* The problems of a series, one line each. */
 static int check_series(hra_comm *comm, struct series *s, const struct connection *connection)
 {
     struct problem p;
-    int failures = 0, n;
+    char why[512];
+    int failures = 0, n, more;
 
-    for (n = 0; series_next(s, n, &p); n++) {
+    for (n = 0; (more = series_next(s, n, &p, why, sizeof(why))) > 0; n++) {
         char *text = problem_text(&p);
         if (text == NULL)
             world_abort("no memory", "for a problem");
@@ -809,6 +822,8 @@ static int check_series(hra_comm *comm, struct series *s, const struct connectio
     }
     if (world.rank == 0)
         printf("%d problems, %d failed\n", n, failures);
+    if (more < 0)
+        return usage(why);
     return failures > 0;
 }
 
@@ -820,17 +835,11 @@ struct arguments {
     int count;    /* of --random, 0 without */
     char *folder; /* of --dump */
     char *list;   /* of --list */
+    FILE *lines;  /* the same, opened */
 };
 
 /* Options beside those of a problem. */
 enum { OWN_OPTIONS = 3 + CONNECTION_OPTIONS };
-
-static int usage(const char *why)
-{
-    if (world.rank == 0)
-        fprintf(stderr, "hra-check: %s\n", why);
-    return 2;
-}
 
 static void help(const struct option *options, int count)
 {
@@ -867,15 +876,9 @@ static int may_stand_beside(const char *series, const char *name)
 /* All that was asked for, on a communicator. Returns the exit status. */
 static int check_all(hra_comm *comm, struct arguments *a)
 {
-    struct series series = {.wanted = &a->problem, .count = a->count, .path = a->list};
-    if (a->list != NULL && (series.file = fopen(a->list, "r")) == NULL)
-        world_abort(a->list, strerror(errno));
-    if (a->count > 0 || a->list != NULL) {
-        const int result = check_series(comm, &series, &a->connection);
-        if (series.file != NULL)
-            fclose(series.file);
-        return result;
-    }
+    struct series series = {.wanted = &a->problem, .count = a->count, .path = a->list, .file = a->lines};
+    if (a->count > 0 || a->list != NULL)
+        return check_series(comm, &series, &a->connection);
     char *text = problem_text(&a->problem);
     if (world.rank == 0 && text != NULL)
         printf("hra-check --transport %s %s\n", connection_name(&a->connection), text);
@@ -919,6 +922,12 @@ static int run(int argc, char **argv, struct arguments *a)
     if (problem_complete(&a->problem, why, sizeof(why)) != 0 ||
         connection_complete(&a->connection, &a->problem, why, sizeof(why)) != 0)
         return usage(why);
+    double error = a->list != NULL && (a->lines = fopen(a->list, "r")) == NULL ? errno : 0;
+    world_max(&error, 1); /* a file that is not there may be so on one node only */
+    if (error != 0) {
+        snprintf(why, sizeof(why), "%s: %s", a->list, strerror((int)error));
+        return usage(why);
+    }
 
     if (device_open(a->problem.backend, world.local) != 0)
         world_abort("--backend", device_error());
@@ -944,5 +953,7 @@ int main(int argc, char **argv)
     problem_free(&a.problem);
     free(a.folder);
     free(a.list);
+    if (a.lines != NULL)
+        fclose(a.lines);
     return world_end(result);
 }

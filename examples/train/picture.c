@@ -39,7 +39,10 @@ int picture_read(float **rgb, int *width, int *height, const char *path, char *w
 
     if (status != CAIRO_STATUS_SUCCESS) {
         cairo_surface_destroy(file);
-        return train_fail(why, "cannot read %s as a PNG: %s", path, cairo_status_to_string(status));
+        /* What is no PNG and what is cut off are "out of memory" to cairo as well. */
+        return train_fail(why, "cannot read %s as a PNG: %s", path,
+                          status == CAIRO_STATUS_NO_MEMORY ? "it is none or damaged, or too large for memory"
+                                                           : cairo_status_to_string(status));
     }
     /* Painted onto white, files of every depth and with transparency become one known format. */
     const int w = cairo_image_surface_get_width(file), h = cairo_image_surface_get_height(file);

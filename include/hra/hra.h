@@ -544,7 +544,7 @@ typedef struct hra_plan_info {
     int blocking;                 /* 1: forward and backward return when done; 0: they enqueue */
     int threads;                  /* CPU threads of this rank */
     const char *backend;          /* "cpu", "cuda" or "sm90" */
-    const char *transport;        /* "self", "mpi" or "model" */
+    const char *transport;        /* "self", "mpi", "gpu" (peer, nccl or both) or "model" */
     const char *schedule;         /* "ring", "halo" or "heads" */
     const char *backward;         /* how gradients are computed: "cpu", "cublas" or "fused" */
     double inflation;             /* bytes received / least possible, forward and backward together; 1 where

@@ -118,6 +118,14 @@ struct problem : hra_problem {
     }
 };
 
+/* hra_machine; all that has no default is to be set. */
+struct machine : hra_machine {
+    machine() : hra_machine{}
+    {
+        size = sizeof(hra_machine);
+    }
+};
+
 /* hra_options. */
 struct options : hra_options {
     options() : hra_options{}

@@ -148,7 +148,28 @@ sizes_of() {
         echo "$size --dtype $1 --seed $row"
     done
 }
-export -f check fast worker ranks over bound one_queue twice sanitize planted listed masks_of sizes_of
+
+# TRANSPORT: a weak and a strong sweep of one and two ranks; every pass is timed, on the GPU's best kernels, with its transfers.
+swept() {
+    local folder status
+    folder=$(mktemp -d) || return 1
+    PYTHONDONTWRITEBYTECODE=1 examples/scaling/scaling.py --bench "$BUILD/examples/hra-bench" --backend gpu --transport "$1" \
+        --scale 1/8 --heads 4 --repeat 3 --ranks 1,2 --limit 100 --launch 'mpirun --oversubscribe --bind-to none' \
+        --out "$folder" causal-d128-16k image-hilbert dilated-both-residues &&
+        [ "$(find "$folder" -name '*.svg' | wc -l)" -eq 6 ] && python3 - "$folder/scaling.json" <<'PYTHON'
+import json, os, sys
+points = json.load(open(sys.argv[1]))["points"]
+assert len(points) == 3 * 2 * 2 * 2, len(points)
+for p in points:
+    assert p["time_s"] > 0 and p["gflops_a_rank"] > 0 and p["efficiency"] > 0, p
+    assert p["backend"] == ("sm90" if os.environ["capability"] == "9.0" else "cuda"), p
+    assert p["ranks"] == 1 or p["exposed_s"] is not None and p["hidden_s"] >= 0, p
+PYTHON
+    status=$?
+    rm -rf "$folder"
+    return $status
+}
+export -f check fast worker ranks over bound one_queue twice sanitize planted swept listed masks_of sizes_of
 
 # ---- The steps: a command a line ----
 
@@ -282,7 +303,16 @@ pytorch() { printf 'bound %s\n' 1 2; }
 
 # What `make CUDA=1` in a copy of examples/megatron gave, put there before.
 stack() {
-    echo '[ -x "$BUILD/megatron/megatron" ] || exit 77; tests/megatron.sh cuda "$BUILD/megatron/megatron"'
+    local gpus
+    for gpus in one several; do
+        echo "[ -x \"\$BUILD/megatron/megatron\" ] || exit 77; tests/megatron.sh $gpus \"\$BUILD/megatron/megatron\""
+    done
+}
+
+# Over peer ranks may share a GPU.
+sweeps() {
+    echo 'over peer 2 true && swept peer'
+    echo 'over nccl 2 true && swept nccl'
 }
 
 faults_of_ranks() {
@@ -463,6 +493,7 @@ step rings "$jobs" 120 'same bits as over MPI, graphs, layers and communicators 
 step single_queue "$jobs" 120 'the same under CUDA_DEVICE_MAX_CONNECTIONS=1'
 together
 step beside_nccl 1 200 "beside 1,000 all-reduces of the host's NCCL; communicators from ids and from the host's"
+step sweeps 1 600 'examples/scaling on one and two ranks over peer and nccl'
 step stack 1 1500 'examples/megatron: gradients, and 50 steps in f32 and bf16 on one GPU and on grids of all that are here'
 together
 step memory 1 120 'no memory of the GPU is lost in 100 steps, on one rank and on several'

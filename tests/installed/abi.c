@@ -22,6 +22,8 @@ _Static_assert(HRA_BACKEND_AUTO == 0 && HRA_BACKEND_CPU == 1 && HRA_BACKEND_CUDA
 _Static_assert(HRA_BACKWARD_AUTO == 0 && HRA_BACKWARD_FUSED == 1 && HRA_BACKWARD_CUBLAS == 2, "");
 _Static_assert(HRA_SAVED_NOTHING == 0 && HRA_SAVED_QKV == 1 && HRA_FORWARD == 0 && HRA_BACKWARD == 1, "");
 _Static_assert(HRA_GATHER == 0 && HRA_SCATTER == 1 && HRA_OFFSET_HEAD == -1 && HRA_TILE == 128, "");
+_Static_assert(HRA_SPAN_COMPUTE == 0 && HRA_SPAN_OTHER == 1 && HRA_SPAN_WAIT == 2, "");
+_Static_assert(HRA_SPAN_SEND == 3 && HRA_SPAN_RECEIVE == 4, "");
 _Static_assert(HRA_UNIQUE_ID_BYTES == 128 && HRA_UNBOUNDED == INT64_MAX, "");
 
 /* Structs without a size keep theirs. */
@@ -30,6 +32,8 @@ _Static_assert(sizeof(hra_piece) == 32 && offsetof(hra_piece, rank) == 24, "");
 _Static_assert(sizeof(hra_plan_tile) == 40 && offsetof(hra_plan_tile, bitmap) == 36, "");
 _Static_assert(sizeof(hra_plan_move) == 32 && offsetof(hra_plan_move, bytes) == 24, "");
 _Static_assert(sizeof(hra_plan_run) == 48 && offsetof(hra_plan_run, head1) == 44, "");
+_Static_assert(sizeof(hra_link) == 32 && offsetof(hra_link, grouped) == 28, "");
+_Static_assert(sizeof(hra_span) == 40 && offsetof(hra_span, bytes) == 32, "");
 
 /* Structs with a size grow at the end. */
 _Static_assert(offsetof(hra_domain, size) == 0 && offsetof(hra_domain, grid) == 24, "");
@@ -41,6 +45,8 @@ _Static_assert(offsetof(hra_options, size) == 0 && offsetof(hra_options, saved) 
 _Static_assert(offsetof(hra_options, machine) == 32, "");
 _Static_assert(offsetof(hra_plan_info, size) == 0 && offsetof(hra_plan_info, balance) == 144, "");
 _Static_assert(offsetof(hra_plan_info, backward) == 200, "");
+_Static_assert(offsetof(hra_machine, size) == 0 && offsetof(hra_machine, memory) == 136, "");
+_Static_assert(offsetof(hra_forecast_info, size) == 0 && offsetof(hra_forecast_info, messages) == 120, "");
 
 static int failures;
 

@@ -70,6 +70,8 @@ static void arguments(void)
 
     domain.tokens = 4000;
     say(0, hra_mask_parse(&mask, &domain, NULL, "grid(16,16)"));
+    hra_order *order = NULL;
+    say(0, hra_order_create(&order, &domain, "residues:128"));
     domain.grid[0] = domain.grid[1] = 64;
     say(0, hra_mask_parse(&mask, &domain, NULL, "grid(16,16)"));
 
@@ -83,6 +85,11 @@ static void arguments(void)
     second = problem;
     second.tokens_kv = 77;
     refuse_plan(0, comm, &second, mask_of(TOKENS, HEADS, "causal"), NULL);
+    second = problem;
+    second.heads_kv = 1;
+    options.schedule = HRA_SCHEDULE_HEADS;
+    refuse_plan(0, comm, &second, mask_of(TOKENS, HEADS, "causal"), &options);
+    options = (hra_options)HRA_OPTIONS_INIT;
     options.backend = HRA_BACKEND_CUDA;
     refuse_plan(0, comm, &problem, mask_of(TOKENS, HEADS, "causal"), &options);
 
@@ -126,6 +133,16 @@ static void mismatches(void)
     problem = problem_of(TOKENS);
     refuse_plan(0, comm, &problem, mask_of(TOKENS, HEADS, rank == 1 ? "docs(100,500)" : "docs(250,350)"),
                 NULL);
+    const hra_link link = {.rate = rank == 1 ? 2e9 : 1e9};
+    const hra_machine machine = {.size = sizeof(machine),
+                                 .inside = link,
+                                 .between = link,
+                                 .full = {1e12, 1e12},
+                                 .partial = {1e12, 1e12},
+                                 .memory = 1e12};
+    hra_options options = HRA_OPTIONS_INIT;
+    options.machine = &machine;
+    refuse_plan(0, comm, &problem, mask_of(TOKENS, HEADS, "full"), &options);
     must(hra_comm_destroy(comm));
 }
 

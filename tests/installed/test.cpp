@@ -360,6 +360,66 @@ void lists()
            HRA_ERR_STATE);
 }
 
+/* A machine, by which a schedule is chosen and on which a pass is played. */
+hra::machine slow_links()
+{
+    hra::machine m;
+    m.node_ranks = 2;
+    m.inside.rate = m.between.rate = 1e9;
+    m.inside.sharing = m.between.sharing = 1;
+    for (int pass = 0; pass < 2; pass++)
+        m.full[pass] = m.partial[pass] = 1e12;
+    m.memory = 1e12;
+    return m;
+}
+
+void forecasts()
+{
+    hra::comm comm = hra::comm::model(1, 4);
+    const hra::machine machine = slow_links();
+    hra::problem problem;
+    problem.heads = 4;
+    problem.heads_kv = 2;
+    problem.dim = 8;
+    problem.tokens = 128 * 40;
+    problem.type = HRA_F32;
+    hra::options options;
+    options.machine = &machine;
+    const hra::domain domain(problem.tokens, problem.heads);
+    const hra::mask full = hra::mask::full(domain);
+    const hra::order residues(domain, "residues:1280:5");
+    hra::plan chosen(comm, problem, full, options);
+    EXPECT(chosen.info().schedule != nullptr);
+    options.schedule = HRA_SCHEDULE_HEADS;
+    hra::plan plan(comm, problem, residues, hra::mask(domain, "dilated(1280,5,0,residue)"), options);
+    EXPECT(std::string(plan.info().schedule) == "heads" && plan.info().tiles_partial == 0);
+    hra::plan dense(comm, problem, full, options);
+
+    hra::forecast forecast = dense.forecast(machine, HRA_FORWARD, 2);
+    EXPECT(forecast.info().seconds > forecast.info().compute_most_s && forecast.info().messages > 0);
+    EXPECT(!forecast.spans(1).empty() && forecast.info(1).received > 0);
+    EXPECT(thrown([&] { forecast.spans(2); }).status() == HRA_ERR_ARG);
+    EXPECT(thrown([&] { forecast.info(4); }).status() == HRA_ERR_ARG);
+    hra::machine none;
+    EXPECT(none.size == sizeof(hra_machine));
+    EXPECT(thrown([&] { dense.forecast(none, HRA_FORWARD); }).status() == HRA_ERR_ARG);
+    options.machine = &none;
+    EXPECT(thrown([&] { hra::plan(comm, problem, full, options); }).status() == HRA_ERR_ARG);
+    problem.heads_kv = 1;
+    options.machine = nullptr;
+    EXPECT(thrown([&] { hra::plan(comm, problem, full, options); }).status() == HRA_ERR_UNSUPPORTED);
+    hra::forecast adopted = hra::forecast::adopt(forecast.release());
+    EXPECT(adopted.info().seconds > 0 && forecast.get() == nullptr);
+}
+
+/* Handles have one owner. */
+template <typename... Handle> constexpr bool only_move()
+{
+    return ((!std::is_copy_constructible_v<Handle> && !std::is_copy_assignable_v<Handle> &&
+             std::is_nothrow_move_constructible_v<Handle> && std::is_nothrow_move_assignable_v<Handle>)&&...);
+}
+static_assert(only_move<hra::comm, hra::order, hra::mask, hra::plan, hra::hops, hra::forecast>(), "");
+
 void moves()
 {
     hra::problem problem;
@@ -613,6 +673,7 @@ int main(int argc, char **argv)
         attention();
         masks_and_orders();
         lists();
+        forecasts();
         moves();
         transports();
         exceptions();
