@@ -200,7 +200,6 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
     for (int i = round->move0; i < round->move1; i++) {
         const enum hra_payload payload = s->move[i].payload;
         const int buffer = hra_move_buffer(&s->move[i]);
-
         const int load = x->straight ? x->pass->straight[i] : -1;
 
         x->pass->transfer[i].data = message_at(x, payload, buffer);
