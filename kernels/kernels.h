@@ -159,6 +159,14 @@ struct hra_backend {
     hra_status (*wait)(void *stream);
     int (*records)(void *stream);
 
+    /* Room for `count` marks in what streams do, for those who look on: set number n behind what the stream holds now, and
+     * once it is through read how long after mark 0 each of the first `count` was passed; before that HRA_ERR_STATE. Marks
+     * keep their times until they are set again. drop_marks accepts NULL. */
+    hra_status (*make_marks)(void **out, int count);
+    void (*drop_marks)(void *marks, int count);
+    hra_status (*set_mark)(void *marks, int n, void *stream);
+    hra_status (*read_marks)(const void *marks, int count, double *out_s);
+
     /* One run. Same inputs, same plan: same bits, whatever the threads and however runs cut the list. */
     hra_status (*forward)(void *state, const struct hra_forward_args *args);
     hra_status (*backward)(void *state, const struct hra_backward_args *args);

@@ -1,6 +1,7 @@
 /* plan.c - a problem compiled for the ranks of a communicator, and what can be asked of it. */
 #include "src/choose.h"
 #include "src/share.h"
+#include "src/trace.h"
 
 #include <math.h>
 #include <sched.h>
@@ -879,6 +880,8 @@ void hra_plan_destroy(hra_plan *plan)
 {
     if (plan == NULL)
         return;
+    if (plan->trace != NULL)
+        hra_trace_forget(plan->trace);
     if (plan->backend != NULL)
         plan->backend->close(plan->kernels);
     hra_arena_leave(plan->comm, plan->arena);

@@ -69,6 +69,7 @@ struct hra_plan {
     size_t kernel_bytes;  /* of the workspace that are the backend's; own dK/dV sums follow */
     size_t workspace_bytes;
     size_t saved_bytes;
+    struct hra_trace *trace; /* that records executions, the caller's; NULL: none does */
     int staged; /* 1: the transport does not reach the backend's memory, so that messages go through the host's */
 };
 

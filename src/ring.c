@@ -4,6 +4,7 @@
  * move starts or a run begins, earlier moves on its buffers are finished. All messages go to the communicator's arena, so
  * a failure leaves nothing pending that writes to memory of the caller's; own K/V may be read from there (find_lines). */
 #include "src/plan.h"
+#include "src/trace.h"
 
 #include <string.h>
 
@@ -17,10 +18,24 @@ struct execution {
     const hra_tensor *dk, *dv; /* backward: the caller's own */
     char *sums;                /* backward: our own dK/dV, laid out like a part */
     void *stream;
+    int round;    /* under way; -1: before the first and behind the last one */
     int straight; /* 1: sends may take our own K/V from where they are */
     int first; /* of the moves under way, -1: none; pass->next has the others, in the order of the schedule */
     int *behind; /* where the index of the next one to be started is put: behind the last one, or in first */
 };
+
+/* Since the last step the stream has done this, if anybody wants to know. */
+static hra_status record(const struct execution *x, hra_span_kind kind, int peer)
+{
+    struct hra_trace *trace = x->plan->trace;
+    return trace == NULL ? HRA_OK : hra_trace_step(trace, x->which, kind, x->round, peer, x->stream);
+}
+
+static void record_move(const struct execution *x, int i, int ends)
+{
+    if (x->plan->trace != NULL)
+        hra_trace_move(x->plan->trace, x->which, i, ends);
+}
 
 /* A dense part: [batch][rows][head1 - head0][dim], as callers mostly have theirs, so that lines of theirs are lines here. */
 static hra_tensor dense(void *data, int64_t rows, int heads, int dim)
@@ -139,14 +154,19 @@ static hra_status finish_move(struct execution *x, int i)
 {
     hra_comm *comm = x->plan->comm;
     const struct hra_move *move = &x->pass->schedule.move[i];
-    const int first = hra_move_buffer(move);
+    const int first = hra_move_buffer(move), copied = x->plan->staged && !move->sends,
+              added = move->add && !move->sends;
 
     HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
-    if (x->plan->staged && !move->sends)
+    HRA_TRY(record(x, HRA_SPAN_WAIT, move->peer));
+    record_move(x, i, 1);
+    if (copied)
         HRA_TRY(x->plan->backend->to_mirror(buffer_at(x, move->payload, first),
                                             message_at(x, move->payload, first), x->pass->transfer[i].bytes,
                                             x->stream));
-    return move->add && !move->sends ? add_home(x, move) : HRA_OK;
+    if (added)
+        HRA_TRY(add_home(x, move));
+    return copied || added ? record(x, HRA_SPAN_OTHER, -1) : HRA_OK;
 }
 
 /* Finish what is under way on a buffer. Two sends read it side by side, anything else follows one after another. The moves
@@ -215,9 +235,14 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
     }
     if (count == 0)
         return HRA_OK;
-    if (x->plan->staged) /* what is sent is there, and what is overwritten has been copied on */
+    if (x->plan->staged) { /* what is sent is there, and what is overwritten has been copied on */
         HRA_TRY(x->plan->backend->wait(x->stream));
-    return hra_comm_note(comm, comm->transport->start(comm->state, x->pass->started, count, x->stream));
+        HRA_TRY(record(x, HRA_SPAN_OTHER, -1));
+    }
+    for (int i = round->move0; i < round->move1; i++)
+        record_move(x, i, 0);
+    HRA_TRY(hra_comm_note(comm, comm->transport->start(comm->state, x->pass->started, count, x->stream)));
+    return record(x, HRA_SPAN_OTHER, -1);
 }
 
 /* What a run computes against, once its buffers are settled. */
@@ -273,6 +298,8 @@ static hra_status load(struct execution *x)
     const hra_problem *p = &plan->problem;
     const struct hra_schedule *s = &x->pass->schedule;
 
+    int copied = 0;
+
     for (int i = 0; i < s->loads; i++) {
         const struct hra_part *part = &s->part[s->load[i].part];
         const int64_t rows = hra_plan_part_rows(plan, part);
@@ -288,8 +315,15 @@ static hra_status load(struct execution *x)
                                     x->stream));
         HRA_TRY(plan->backend->copy(plan->kernels, &v, p->type, &own_v, p->type, rows, heads, p->dim_v, 1,
                                     x->stream));
+        copied = 1;
     }
-    return HRA_OK;
+    return copied ? record(x, HRA_SPAN_OTHER, -1) : HRA_OK;
+}
+
+/* Whose keys a run computes against first; -1: nobody's. */
+static int first_owner(const struct hra_schedule *s, const struct hra_run *run)
+{
+    return run->source0 == run->source1 ? -1 : s->part[s->source[run->source0].part].owner;
 }
 
 /* All rounds. args is one of the backend's two, whose run is filled in here. */
@@ -301,10 +335,13 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
     const struct hra_poll poll = {plan->comm->transport->poll, plan->comm->state};
 
     clear_moves(x);
-    if (plan->comm->transport->begin != NULL)
+    if (plan->comm->transport->begin != NULL) {
         HRA_TRY(plan->comm->transport->begin(plan->comm->state, x->stream));
+        HRA_TRY(record(x, HRA_SPAN_WAIT, -1));
+    }
     HRA_TRY(load(x));
     for (int r = 0; r < s->rounds; r++) {
+        x->round = r;
         HRA_TRY(start_moves(x, &s->round[r]));
         for (int i = s->round[r].run0; i < s->round[r].run1; i++) {
             const struct hra_run *run = &s->run[i];
@@ -322,19 +359,24 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
                                           .stream = x->stream};
             HRA_TRY(forward != NULL ? plan->backend->forward(plan->kernels, forward)
                                     : plan->backend->backward(plan->kernels, backward));
+            HRA_TRY(record(x, HRA_SPAN_COMPUTE, first_owner(s, run)));
         }
         hra_log(HRA_LOG_TRACE, "%s: round %d of %d", x->pass->what, r, s->rounds);
     }
+    x->round = -1;
     while (x->first >= 0)
         HRA_TRY(settle(x, s->move[x->first].payload, hra_move_buffer(&s->move[x->first]), 0));
     return plan->comm->transport->end == NULL ? HRA_OK
                                               : plan->comm->transport->end(plan->comm->state, x->stream);
 }
 
-/* A plan that says that calls return when done keeps its word also where the backend only enqueues. */
-static hra_status end(const struct execution *x, hra_status status)
+/* All has been put on the stream. A plan that says that calls return when done keeps its word also where the backend only
+ * enqueues. */
+static hra_status end(const struct execution *x)
 {
-    return status == HRA_OK && x->plan->staged ? x->plan->backend->wait(x->stream) : status;
+    if (x->plan->trace != NULL)
+        hra_trace_end(x->plan->trace, x->which);
+    return x->plan->staged ? x->plan->backend->wait(x->stream) : HRA_OK;
 }
 
 /* ---- Arguments ---- */
@@ -436,7 +478,12 @@ static hra_status check_call(const hra_plan *plan, const char *call, const void 
     if (plan->saved_bytes > 0 && (saved == NULL || (uintptr_t)saved % plan->backend->alignment != 0))
         return HRA_FAIL(HRA_ERR_ARG, "%s: saved is %p; it must be %zu bytes, %zu-byte aligned", call, saved,
                         plan->saved_bytes, plan->backend->alignment);
-    return check_stream(plan, call, stream);
+    HRA_TRY(check_stream(plan, call, stream));
+    if (plan->trace != NULL && plan->backend->records != NULL && plan->backend->records(stream))
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "%s: the stream records a graph, and the plan has a trace, which cannot see into it",
+                        call);
+    return HRA_OK;
 }
 
 /* q k v o, which both passes read or write. */
@@ -452,13 +499,13 @@ static hra_status check_tensors(const hra_plan *plan, const hra_tensor *q, const
     return check_tensor(plan, o, "o", rows, p->heads, p->dim_v, p->type, o_written);
 }
 
-static struct execution begin(hra_plan *plan, hra_pass which, const hra_tensor *k, const hra_tensor *v,
-                              void *workspace, void *stream)
+static hra_status begin(struct execution *out, hra_plan *plan, hra_pass which, const hra_tensor *k,
+                        const hra_tensor *v, void *workspace, void *stream)
 {
     const hra_problem *p = &plan->problem;
     const int rank = plan->comm->rank;
 
-    return (struct execution){.plan = plan,
+    *out = (struct execution){.plan = plan,
                               .pass = &plan->pass[which],
                               .which = which,
                               .k = k,
@@ -470,7 +517,9 @@ static struct execution begin(hra_plan *plan, hra_pass which, const hra_tensor *
                                       .key_tile1 = plan->layout->rank_tile[rank + 1],
                                       .head1 = plan->problem.heads_kv},
                               .sums = (char *)workspace + plan->kernel_bytes,
-                              .stream = stream};
+                              .stream = stream,
+                              .round = -1};
+    return plan->trace == NULL ? HRA_OK : hra_trace_begin(plan->trace, which, stream);
 }
 
 hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
@@ -480,10 +529,12 @@ hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k,
     HRA_TRY(check_tensors(plan, q, k, v, o, 1));
     HRA_TRY(check_rows(plan, lse, "lse"));
 
-    struct execution x = begin(plan, HRA_FORWARD, k, v, workspace, stream);
+    struct execution x;
+    HRA_TRY(begin(&x, plan, HRA_FORWARD, k, v, workspace, stream));
     struct hra_forward_args args = {
         .run.workspace = workspace, .run.saved = saved, .q = *q, .o = *o, .lse = lse};
-    return end(&x, execute(&x, &args.run, &args, NULL));
+    HRA_TRY(execute(&x, &args.run, &args, NULL));
+    return end(&x);
 }
 
 /* Our sums are complete: write dk = scale dK and dv = dV. */
@@ -498,8 +549,9 @@ static hra_status write_own(const struct execution *x, const hra_tensor *dk, con
     open_payload(plan, &x->own, HRA_DKV, x->sums, &own_dk, &own_dv);
     HRA_TRY(plan->backend->copy(plan->kernels, dk, p->type, &own_dk, sums, rows, p->heads_kv, p->dim,
                                 p->scale, x->stream));
-    return plan->backend->copy(plan->kernels, dv, p->type, &own_dv, sums, rows, p->heads_kv, p->dim_v, 1,
-                               x->stream);
+    HRA_TRY(plan->backend->copy(plan->kernels, dv, p->type, &own_dv, sums, rows, p->heads_kv, p->dim_v, 1,
+                                x->stream));
+    return record(x, HRA_SPAN_OTHER, -1);
 }
 
 hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
@@ -520,7 +572,8 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
     if (lse == NULL && rows > 0)
         return HRA_FAIL(HRA_ERR_ARG, "hra_backward: lse is NULL; it needs the forward's");
 
-    struct execution x = begin(plan, HRA_BACKWARD, k, v, workspace, stream);
+    struct execution x;
+    HRA_TRY(begin(&x, plan, HRA_BACKWARD, k, v, workspace, stream));
     x.dk = dk;
     x.dv = dv;
     struct hra_backward_args args = {
@@ -528,10 +581,14 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
     if (rows > 0 && !x.pass->begins)
         HRA_TRY(plan->backend->clear(plan->kernels, x.sums, hra_plan_part_bytes(plan, &x.own, HRA_DKV, NULL),
                                      stream));
-    if (rows > 0)
+    if (rows > 0) {
         HRA_TRY(plan->backend->delta(plan->kernels, o, do_, dlse, workspace, stream));
+        HRA_TRY(record(&x, HRA_SPAN_OTHER, -1));
+    }
     HRA_TRY(execute(&x, &args.run, NULL, &args));
-    return end(&x, rows > 0 && !x.pass->writes ? write_own(&x, dk, dv) : HRA_OK);
+    if (rows > 0 && !x.pass->writes)
+        HRA_TRY(write_own(&x, dk, dv));
+    return end(&x);
 }
 
 hra_status hra_reorder(hra_plan *plan, hra_direction direction, hra_type type, int heads, int dim,

@@ -194,6 +194,37 @@ Test(memory, queries_of_other_ranks)
     destroy(&m);
 }
 
+Test(memory, traces)
+{
+    struct made m = {NULL, NULL, NULL, NULL};
+
+    cr_assert(eq(int, make(&m, 1), HRA_OK));
+    const int before = blocks;
+    for (int n = 1;; n++) {
+        hra_trace *trace = NULL;
+        until_failure = n;
+        const hra_status status = hra_trace_create(&trace, m.plan);
+        if (status == HRA_OK) {
+            cr_expect(n > 8, "%d allocations", n - 1);
+            hra_trace_destroy(trace);
+            break;
+        }
+        cr_assert(eq(int, status, HRA_ERR_MEMORY));
+        cr_assert(trace == NULL && m.plan->trace == NULL && blocks == before, "allocation %d", n);
+    }
+    cr_assert(eq(int, blocks, before));
+    until_failure = 0;
+    destroy(&m);
+
+    hra_trace *trace = NULL;
+    cr_assert(eq(int, make(&m, 3), HRA_OK));
+    cr_expect(eq(int, hra_trace_create(&trace, m.plan), HRA_ERR_STATE)); /* a model */
+    cr_expect(eq(int, hra_trace_create(NULL, m.plan), HRA_ERR_ARG));
+    cr_expect(eq(int, hra_trace_create(&trace, NULL), HRA_ERR_ARG));
+    hra_trace_destroy(NULL);
+    destroy(&m);
+}
+
 /* Threads that cannot be started are memory that is not there; those already running end. */
 Test(memory, threads_that_do_not_start)
 {

@@ -682,6 +682,30 @@ typedef struct hra_span {
 HRA_API hra_status hra_forecast_spans(const hra_forecast *forecast, int rank, hra_span *out, int64_t capacity,
                                       int64_t *count);
 
+/* ---- Traces -------------------------------------------------------------------------------- */
+
+/* What executions of a plan did when, on this rank. */
+typedef struct hra_trace hra_trace;
+
+/* Record from now on when each step of hra_forward and hra_backward of the plan begins and ends: by the host's clock on CPUs,
+ * by events on the caller's stream on CUDA, where the plan's device is current. All that this takes is made here. A plan
+ * has one trace at a time; while it has it, a call whose stream is capturing a graph is HRA_ERR_UNSUPPORTED. Not collective.
+ * The trace is the caller's, to be given to hra_trace_destroy, before or after the plan.
+ * HRA_ERR_ARG: a NULL pointer. HRA_ERR_STATE: the plan has a trace, or was made on a model. HRA_ERR_MEMORY, HRA_ERR_CUDA. */
+HRA_API hra_status hra_trace_create(hra_trace **out, hra_plan *plan);
+
+/* Ends the recording. Accepts NULL. */
+HRA_API void hra_trace_destroy(hra_trace *trace);
+
+/* What the last execution of `pass` did, in seconds since it began here; as hra_plan_tiles. First the steps of the
+ * stream, ascending, each beginning where the one before ends; then the messages in schedule order, each from when it was started
+ * to when the stream had waited for it, which is later than it came where nothing needed it. The clocks of ranks are not
+ * compared: what ranks did at one time is known as exactly as they began together.
+ * HRA_ERR_ARG: a NULL pointer, no such pass. HRA_ERR_STATE: there was none since the trace was made, it failed, the stream
+ * is not through with it, or the plan is gone. */
+HRA_API hra_status hra_trace_spans(hra_trace *trace, hra_pass pass, hra_span *out, int64_t capacity,
+                                   int64_t *count);
+
 /* ---- Execution ----------------------------------------------------------------------------- */
 
 /* A tensor [batch][rows][heads][dim] in any memory order that keeps the channels contiguous:

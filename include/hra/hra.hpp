@@ -1028,6 +1028,32 @@ class forecast : public handle<hra_forecast, hra_forecast_destroy>
     }
 };
 
+/* ---- Traces ------------------------------------------------------------------------------------------ */
+
+/* hra_trace, which plan::trace makes. */
+class trace : public handle<hra_trace, hra_trace_destroy>
+{
+  public:
+    /* Become the owner of a trace that was made in C. */
+    static trace adopt(hra_trace *owned) noexcept
+    {
+        return trace(owned);
+    }
+
+    /* hra_trace_spans, all of them. */
+    std::vector<hra_span> spans(hra_pass pass) const
+    {
+        return detail::listed<hra_span>([&](hra_span *out, std::int64_t capacity, std::int64_t *count) {
+            return hra_trace_spans(get(), pass, out, capacity, count);
+        });
+    }
+
+  private:
+    explicit trace(hra_trace *owned) noexcept : handle(owned)
+    {
+    }
+};
+
 /* ---- Plans ------------------------------------------------------------------------------------------- */
 
 /* hra_plan. Shapes and sizes of what a call is given are compared with the plan's first, on this rank alone: a difference
@@ -1162,6 +1188,12 @@ class plan : public handle<hra_plan, hra_plan_destroy>
     hra::forecast forecast(const hra_machine &machine, hra_pass pass, int watched = 0) const
     {
         return hra::forecast::adopt(detail::made(hra_forecast_create, get(), &machine, pass, watched));
+    }
+
+    /* hra_trace_create: while it lives, what this plan executes is recorded. */
+    hra::trace trace()
+    {
+        return hra::trace::adopt(detail::made(hra_trace_create, get()));
     }
 
     /* hra_forward. Collective. lse may be nullptr; it holds lse_count() numbers. */

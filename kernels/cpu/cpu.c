@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 const struct hra_bit_layout hra_cpu_bits = {.name = "rows", .bytes = sizeof(hra_bits)};
 
@@ -179,6 +180,36 @@ static hra_status cpu_reorder(void *state, hra_direction direction, hra_type typ
     return HRA_OK;
 }
 
+static hra_status cpu_make_marks(void **out, int count)
+{
+    return hra_alloc(out, count, sizeof(struct timespec), "marks");
+}
+
+static void cpu_drop_marks(void *marks, int count)
+{
+    (void)count;
+    free(marks);
+}
+
+static hra_status cpu_set_mark(void *marks, int n, void *stream)
+{
+    struct timespec *mark = marks;
+
+    (void)stream;
+    clock_gettime(CLOCK_MONOTONIC, &mark[n]);
+    return HRA_OK;
+}
+
+static hra_status cpu_read_marks(const void *marks, int count, double *out_s)
+{
+    const struct timespec *mark = marks;
+
+    for (int i = 0; i < count; i++)
+        out_s[i] =
+            (double)(mark[i].tv_sec - mark[0].tv_sec) + 1e-9 * (double)(mark[i].tv_nsec - mark[0].tv_nsec);
+    return HRA_OK;
+}
+
 const struct hra_backend hra_backend_cpu = {
     .name = "cpu",
     .method = "cpu",
@@ -189,6 +220,10 @@ const struct hra_backend hra_backend_cpu = {
     .open = cpu_open,
     .close = cpu_close,
     .workspace_bytes = hra_cpu_workspace,
+    .make_marks = cpu_make_marks,
+    .drop_marks = cpu_drop_marks,
+    .set_mark = cpu_set_mark,
+    .read_marks = cpu_read_marks,
     .forward = cpu_forward,
     .backward = cpu_backward,
     .delta = cpu_delta,

@@ -648,6 +648,56 @@ static int cuda_records(void *stream)
     return cudaStreamIsCapturing(stream, &status) != cudaSuccess || status != cudaStreamCaptureStatusNone;
 }
 
+static void cuda_drop_marks(void *marks, int count)
+{
+    cudaEvent_t *event = marks;
+
+    for (int i = 0; event != NULL && i < count && event[i] != NULL; i++)
+        cudaEventDestroy(event[i]);
+    free(event);
+}
+
+static hra_status cuda_make_marks(void **out, int count)
+{
+    cudaEvent_t *event = NULL;
+
+    HRA_TRY(hra_alloc((void **)&event, count, sizeof(*event), "marks"));
+    for (int i = 0; i < count; i++) {
+        const cudaError_t error = cudaEventCreate(&event[i]);
+        if (error != cudaSuccess) {
+            event[i] = NULL;
+            cuda_drop_marks(event, count);
+            return HRA_FAIL(HRA_ERR_CUDA, "cudaEventCreate: %s", cudaGetErrorString(error));
+        }
+    }
+    *out = event;
+    return HRA_OK;
+}
+
+static hra_status cuda_set_mark(void *marks, int n, void *stream)
+{
+    const cudaEvent_t *event = marks;
+
+    HRA_TRY_CUDA(cudaEventRecord(event[n], stream));
+    return HRA_OK;
+}
+
+static hra_status cuda_read_marks(const void *marks, int count, double *out_s)
+{
+    const cudaEvent_t *event = marks;
+
+    if (cudaEventQuery(event[count - 1]) == cudaErrorNotReady) {
+        (void)cudaGetLastError(); /* which it counts as, and a later launch would be blamed */
+        return HRA_FAIL(HRA_ERR_STATE, "the stream has not come to the last of %d marks", count);
+    }
+    for (int i = 0; i < count; i++) {
+        float ms;
+        HRA_TRY_CUDA(cudaEventElapsedTime(&ms, event[0], event[i]));
+        out_s[i] = 1e-3 * ms;
+    }
+    return HRA_OK;
+}
+
 static const struct hra_bit_layout rows_of_bits = {.name = "rows", .bytes = sizeof(hra_bits)};
 
 const struct hra_backend hra_backend_cuda = {
@@ -668,6 +718,10 @@ const struct hra_backend hra_backend_cuda = {
     .from_mirror = cuda_from_mirror,
     .wait = cuda_wait,
     .records = cuda_records,
+    .make_marks = cuda_make_marks,
+    .drop_marks = cuda_drop_marks,
+    .set_mark = cuda_set_mark,
+    .read_marks = cuda_read_marks,
     .forward = cuda_forward,
     .backward = cuda_backward,
     .delta = cuda_delta,

@@ -560,6 +560,26 @@ static int sm90_records(void *stream)
     return hra_backend_cuda.records(stream);
 }
 
+static hra_status sm90_make_marks(void **out, int count)
+{
+    return hra_backend_cuda.make_marks(out, count);
+}
+
+static void sm90_drop_marks(void *marks, int count)
+{
+    hra_backend_cuda.drop_marks(marks, count);
+}
+
+static hra_status sm90_set_mark(void *marks, int n, void *stream)
+{
+    return hra_backend_cuda.set_mark(marks, n, stream);
+}
+
+static hra_status sm90_read_marks(const void *marks, int count, double *out_s)
+{
+    return hra_backend_cuda.read_marks(marks, count, out_s);
+}
+
 /* The two differ in backward. */
 #define HRA_SM90_TABLE(how, writes, bits, prefix)                                                            \
     {                                                                                                        \
@@ -568,8 +588,10 @@ static int sm90_records(void *stream)
         .close = sm90_close, .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace,                 \
         .make_mirror = sm90_make_mirror, .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror,       \
         .from_mirror = sm90_from_mirror, .wait = sm90_wait, .records = sm90_records,                         \
-        .forward = sm90_forward, .backward = prefix##_backward, .delta = prefix##_delta, .copy = sm90_copy,  \
-        .clear = sm90_clear, .add = sm90_add, .reorder = sm90_reorder,                                       \
+        .make_marks = sm90_make_marks, .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark,             \
+        .read_marks = sm90_read_marks, .forward = sm90_forward, .backward = prefix##_backward,               \
+        .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
+        .reorder = sm90_reorder,                                                                             \
     }
 
 const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);

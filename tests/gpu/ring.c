@@ -408,6 +408,67 @@ static void test_held(hra_comm *comm)
     NEED_HRA(hra_comm_destroy(own));
 }
 
+/* ---- Traces ---- */
+
+/* Steps follow one another without a gap, messages lie within them, and where there are rows some step computes. */
+static void expect_spans(hra_trace *trace, hra_pass pass, int has_rows, const char *mask)
+{
+    int64_t count;
+    double at = 0;
+    int computes = 0;
+
+    NEED_HRA(hra_trace_spans(trace, pass, NULL, 0, &count));
+    hra_span *span = calloc((size_t)count + 1, sizeof(*span));
+    NEED(span == NULL, "no memory");
+    NEED_HRA(hra_trace_spans(trace, pass, span, count, &count));
+    for (int64_t i = 0; i < count; i++) {
+        const int message = span[i].kind == HRA_SPAN_SEND || span[i].kind == HRA_SPAN_RECEIVE;
+        CHECK(span[i].end_s >= span[i].begin_s && span[i].begin_s >= 0, "%s: span %d", mask, (int)i);
+        CHECK(message ? span[i].end_s <= at : span[i].begin_s == at, "%s: span %d, %g to %g after %g", mask,
+              (int)i, span[i].begin_s, span[i].end_s, at);
+        at = message ? at : span[i].end_s;
+        computes |= span[i].kind == HRA_SPAN_COMPUTE && span[i].end_s > span[i].begin_s;
+    }
+    free(span);
+    CHECK(computes == has_rows && at < LIMIT_S, "%s: %g s, and computes %d", mask, at, computes);
+}
+
+/* A trace changes no bits, refuses what it cannot see into, and tells nothing before the stream is done. */
+static void test_trace(hra_comm *comm)
+{
+    cudaStream_t stream = device_stream();
+
+    for (int n = 0; n < PROBLEMS; n++) {
+        hra_trace *trace;
+        atomic_int released = 0;
+        cudaGraph_t graph;
+        int64_t count;
+        struct turn t;
+
+        turn_open(&t, comm, n, stream);
+        NEED_HRA(hra_trace_create(&trace, t.layer.plan));
+        NEED_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+        CHECK(layer_forward(&t.layer, stream) == HRA_ERR_UNSUPPORTED, "%s", hra_last_error());
+        NEED_CUDA(cudaStreamEndCapture(stream, &graph));
+        NEED_CUDA(cudaGraphDestroy(graph));
+        for (int i = 0; i < 2; i++) {
+            layer_forget_outputs(&t.layer);
+            const int held = i == 1 && !t.layer.info.blocking;
+            if (held)
+                hold_stream(stream, &released);
+            turn_call(&t, 0, stream, stream);
+            CHECK(!held || hra_trace_spans(trace, HRA_BACKWARD, NULL, 0, &count) == HRA_ERR_STATE,
+                  "spans of what has not begun");
+            atomic_store(&released, 1);
+            turn_expect(&t, i);
+            for (int pass = 0; pass < 2; pass++)
+                expect_spans(trace, (hra_pass)pass, t.layer.rows > 0, t.layer.problem.mask);
+        }
+        hra_trace_destroy(trace);
+        turn_close(&t);
+    }
+}
+
 /* ---- Beside NCCL of the host program ---- */
 
 static struct {
@@ -649,7 +710,7 @@ int main(int argc, char **argv)
         {"same", test_same},     {"graph", test_graph},       {"layers", test_layers},
         {"comms", test_comms},   {"hops", test_hops},         {"growth", test_growth},
         {"making", test_making}, {"held", test_held},         {"foreign", test_foreign},
-        {"ways", test_ways},     {"blocking", test_blocking},
+        {"ways", test_ways},     {"blocking", test_blocking}, {"trace", test_trace},
     };
     const int faults = argc == 6 && strcmp(argv[1], "faults") == 0,
               count = (int)(sizeof(tests) / sizeof(tests[0]));

@@ -217,6 +217,7 @@ several_ranks() {
     local count
     echo "ranks 2 \$BUILD/tests/gpu-ring blocking mpi"
     echo "ranks 2 \$BUILD/tests/gpu-ring hops mpi"
+    echo "ranks 2 \$BUILD/tests/gpu-ring trace mpi"
     for count in 2 4 8; do
         echo "ranks $count \$BUILD/examples/hra-check --backend cuda --random 40 --seed $count"
     done
@@ -267,7 +268,7 @@ transports() {
 
 rings() {
     local test
-    for test in same graph layers comms hops held; do
+    for test in same graph layers comms hops held trace; do
         echo "over peer 2 \$BUILD/tests/gpu-ring $test peer"
         echo "over peer 4 \$BUILD/tests/gpu-ring $test peer"
         echo "over nccl 2 \$BUILD/tests/gpu-ring $test nccl"

@@ -418,7 +418,8 @@ template <typename... Handle> constexpr bool only_move()
     return ((!std::is_copy_constructible_v<Handle> && !std::is_copy_assignable_v<Handle> &&
              std::is_nothrow_move_constructible_v<Handle> && std::is_nothrow_move_assignable_v<Handle>)&&...);
 }
-static_assert(only_move<hra::comm, hra::order, hra::mask, hra::plan, hra::hops, hra::forecast>(), "");
+static_assert(only_move<hra::comm, hra::order, hra::mask, hra::plan, hra::hops, hra::forecast, hra::trace>(),
+              "");
 
 void moves()
 {
@@ -526,6 +527,16 @@ void exceptions()
     const auto narrow = hra::view<float>::batch_first(x.data(), {1, 50, 2, 16});
     const auto other = hra::view<double>::batch_first(wide.data(), plan.q_shape());
     hra::host_memory workspace(plan.info().workspace_bytes), little(8);
+    {
+        const hra::trace trace = plan.trace();
+        std::vector<float> y(x.size());
+        EXPECT(thrown([&] { plan.trace(); }).status() == HRA_ERR_STATE);
+        EXPECT(thrown([&] { trace.spans(HRA_FORWARD); }).status() == HRA_ERR_STATE);
+        plan.forward(good, good, good, hra::view<float>::batch_first(y.data(), plan.q_shape()), nullptr,
+                     workspace);
+        const std::vector<hra_span> spans = trace.spans(HRA_FORWARD);
+        EXPECT(spans.size() == 1 && spans[0].kind == HRA_SPAN_COMPUTE && spans[0].end_s > 0);
+    }
     const hra_tensor bare = {x.data(), 0, 16, 8};
     EXPECT(thrown([&] { plan.forward(good, narrow, good, good, nullptr, workspace); }).sentence() ==
            std::string("hra::plan::forward: k has shape [1][50][2][16]; it must be [1][100][2][8]"));

@@ -895,6 +895,84 @@ static void test_link(const char *folder)
     _exit(1); /* MPI_Finalize would wait for those behind the cut */
 }
 
+/* ---- Traces ---- */
+
+/* What the trace says of a pass against what the plan has, and against the time that the call took. */
+static void check_trace(hra_trace *trace, struct job *j, hra_pass pass, double took_s)
+{
+    int64_t count = 0, moves = 0, runs = 0, seen = 0, computed = 0, last_round = -1;
+    double at = 0;
+
+    CHECK_OK(hra_plan_moves(j->plan, rank, pass, NULL, 0, &moves));
+    CHECK_OK(hra_trace_spans(trace, pass, NULL, 0, &count));
+    hra_plan_move *move = take(moves, sizeof(*move));
+    hra_span *span = take(count, sizeof(*span));
+    CHECK_OK(hra_plan_moves(j->plan, rank, pass, move, moves, &moves));
+    CHECK_OK(hra_trace_spans(trace, pass, span, count, &count));
+    for (int64_t i = 0; i < count; i++) {
+        const hra_span *s = &span[i];
+        if (s->kind == HRA_SPAN_SEND || s->kind == HRA_SPAN_RECEIVE) {
+            const hra_plan_move *m = &move[seen < moves ? seen++ : 0];
+            CHECK(s->begin_s >= 0 && s->begin_s <= s->end_s && s->end_s <= at, "message %d", (int)i);
+            CHECK((s->kind == HRA_SPAN_SEND) == m->sends && s->peer == m->peer && s->round == m->round &&
+                      s->gradient == m->gradient && s->bytes == m->bytes,
+                  "message %d is not the plan's", (int)i);
+            continue;
+        }
+        CHECK(seen == 0, "step %d stands behind messages", (int)i);
+        CHECK(s->begin_s == at && s->end_s >= at, "step %d: %g to %g, after %g", (int)i, s->begin_s, s->end_s,
+              at);
+        at = s->end_s;
+        if (s->kind == HRA_SPAN_COMPUTE) {
+            CHECK(s->round >= last_round && s->peer >= 0 && s->peer < ranks, "round %d, owner %d", s->round,
+                  s->peer);
+            last_round = s->round;
+            computed++;
+        }
+    }
+    runs = j->plan->pass[pass].schedule.runs;
+    CHECK(seen == moves && computed == runs, "%d of %d messages, %d of %d runs", (int)seen, (int)moves,
+          (int)computed, (int)runs);
+    CHECK(at <= took_s, "steps of %g s in a call of %g s", at, took_s);
+    CHECK(j->rows == 0 || at > 0, "nothing took any time");
+    free(move);
+    free(span);
+}
+
+/* Both passes are recorded, twice, and give the same answer; the sequence has fewer tiles than the last row has ranks. */
+static void test_trace(const char *schedule)
+{
+    struct job j = job_of(strcmp(schedule, "few") == 0 ? 300 : 900, "identity", "causal");
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    hra_trace *trace = NULL, *second = NULL;
+    int64_t count = -5;
+
+    j.options.schedule = strcmp(schedule, "halo") == 0 ? HRA_SCHEDULE_HALO : HRA_SCHEDULE_RING;
+    job_open(&j, comm, NULL);
+    CHECK_OK(hra_trace_create(&trace, j.plan));
+    CHECK(hra_trace_create(&second, j.plan) == HRA_ERR_STATE && second == NULL, "two traces");
+    CHECK(hra_trace_spans(trace, HRA_FORWARD, NULL, 0, &count) == HRA_ERR_STATE && count == -5,
+          "nothing yet");
+    for (int turn = 0; turn < 2; turn++) {
+        double then = now_s();
+        CHECK_OK(job_forward(&j));
+        check_trace(trace, &j, HRA_FORWARD, now_s() - then);
+        then = now_s();
+        CHECK_OK(job_backward(&j));
+        check_trace(trace, &j, HRA_BACKWARD, now_s() - then);
+    }
+    job_compare(&j);
+    CHECK(hra_trace_spans(trace, (hra_pass)2, NULL, 0, &count) == HRA_ERR_ARG, "no such pass");
+    CHECK(hra_trace_spans(trace, HRA_FORWARD, NULL, 1, &count) == HRA_ERR_ARG, "no room");
+    hra_trace_destroy(trace);
+    CHECK_OK(job_forward(&j));
+    CHECK_OK(hra_trace_create(&trace, j.plan));
+    job_close(&j);
+    CHECK(hra_trace_spans(trace, HRA_FORWARD, NULL, 0, &count) == HRA_ERR_STATE, "the plan is gone");
+    hra_trace_destroy(trace);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -904,7 +982,7 @@ int main(int argc, char **argv)
         {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
         {"refused", test_refused},   {"gone", test_gone},     {"link", test_link},
-        {"halo", test_halo},         {"gap", test_gap},
+        {"halo", test_halo},         {"gap", test_gap},       {"trace", test_trace},
     };
     int found = 0;
 
