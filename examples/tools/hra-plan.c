@@ -359,13 +359,15 @@ static hra_status print_rows(hra_forecast *const forecast[2], int ranks)
 /* The rows of the picture into t. */
 static hra_status list_spans(struct timeline *t, hra_forecast *const forecast[2])
 {
+    struct timeline_band *b = &t->band[0];
+
     for (int pass = 0; pass < 2; pass++)
         for (int r = 0; r < t->rows; r++) {
             int64_t count = 0;
             hra_status status = hra_forecast_spans(forecast[pass], r, NULL, 0, &count);
-            t->span[pass][r] = take((size_t)count * sizeof(*t->span[pass][r]));
+            b->span[pass][r] = take((size_t)count * sizeof(*b->span[pass][r]));
             if (status == HRA_OK)
-                status = hra_forecast_spans(forecast[pass], r, t->span[pass][r], count, &t->spans[pass][r]);
+                status = hra_forecast_spans(forecast[pass], r, b->span[pass][r], count, &b->spans[pass][r]);
             if (status != HRA_OK)
                 return status;
         }
@@ -381,7 +383,8 @@ static int draw_timeline(const struct request *q, hra_forecast *const forecast[2
                          .source = source,
                          .ranks = q->ranks,
                          .rows = q->rows < q->ranks ? q->rows : q->ranks,
-                         .info = {info[0], info[1]}};
+                         .band[0] = {.name = "modelled", .info = {info[0], info[1]}},
+                         .bands = 1};
 
     if (q->timeline == NULL)
         return 0;
@@ -400,7 +403,7 @@ static int draw_timeline(const struct request *q, hra_forecast *const forecast[2
         printf("drawn      %s\n", q->timeline);
     for (int pass = 0; pass < 2; pass++)
         for (int r = 0; r < t.rows; r++)
-            free(t.span[pass][r]);
+            free(t.band[0].span[pass][r]);
     return result;
 }
 
@@ -468,7 +471,7 @@ static int check_pictures(const struct request *q, char *why, size_t why_bytes)
     for (int kind = 0; kind < PICTURE_KINDS; kind++)
         if (q->path[kind] != NULL && picture_check(q->path[kind], why, why_bytes) != 0)
             return -1;
-    if (q->timeline != NULL && picture_check(q->timeline, why, why_bytes) != 0)
+    if (q->timeline != NULL && timeline_check(q->timeline, why, why_bytes) != 0)
         return -1;
     if (q->timeline != NULL && q->model == NULL) {
         snprintf(why, why_bytes, "--timeline draws a forecast, for which --model names the machine");

@@ -2,6 +2,11 @@
 #include "examples/tools/timeline.h"
 #include "examples/tools/page.h"
 
+int timeline_check(const char *path, char *error, size_t error_bytes)
+{
+    return page_check(path, error, error_bytes);
+}
+
 #ifndef HRA_HAVE_CAIRO
 
 int timeline_write(const char *path, const struct timeline *t, char *error, size_t error_bytes)
@@ -12,7 +17,8 @@ int timeline_write(const char *path, const struct timeline *t, char *error, size
 
 #else
 
-/* A row: the stream of the rank, below it what it receives and what it sends, K/V above dK/dV in each. */
+/* A row: the stream of the rank, below it what it receives and what it sends, K/V above dK/dV in each; one below the other
+ * for each band. */
 enum {
     WIDTH = 1100,
     LEFT = 80,
@@ -37,6 +43,12 @@ static double row_y(const struct panel *p, int row)
     return p->y + row * ROW;
 }
 
+/* The height above the rows of a pass. */
+static double head_height(const struct timeline *t)
+{
+    return HEAD + (t->bands - 1) * LINE;
+}
+
 /* 1, 2 or 5 times a power of ten, so that there are 5 to 12 of it in `seconds`. */
 static double tick(double seconds)
 {
@@ -51,7 +63,7 @@ static double tick(double seconds)
 
 static void draw_axis(cairo_t *c, const struct panel *p, const struct timeline *t, double seconds)
 {
-    const double step = tick(seconds), bottom = row_y(p, t->rows);
+    const double step = tick(seconds), bottom = row_y(p, t->rows * t->bands);
     char number[32];
 
     font(c, 11, 0);
@@ -102,17 +114,25 @@ static void draw_message(cairo_t *c, const hra_span *s, double x, double y, doub
     fill(c, x, y + BAR + 1 + strip * STRIP, width, STRIP - 1);
 }
 
-static void draw_row(cairo_t *c, const struct panel *p, const struct timeline *t, int pass, int row)
+static void draw_row(cairo_t *c, const struct panel *p, const struct timeline *t, int pass, int rank,
+                     int number)
 {
-    const double y = row_y(p, row);
+    const struct timeline_band *band = &t->band[number];
+    const double y = row_y(p, rank * t->bands + number);
     char name[32];
 
     font(c, 12, 0);
     set(c, INK, 1);
-    snprintf(name, sizeof(name), "rank %d", row);
-    text(c, p->x - 8, y + BAR / 2.0 + 4, 1, name);
-    for (int64_t i = 0; i < t->spans[pass][row]; i++) {
-        const hra_span *s = &t->span[pass][row][i];
+    snprintf(name, sizeof(name), "rank %d", rank);
+    if (number == 0)
+        text(c, p->x - 8, y + BAR / 2.0 + 4, 1, name);
+    if (t->bands > 1) {
+        font(c, 10, 0);
+        set(c, FAINT, 1);
+        text(c, p->x - 8, y + BAR / 2.0 + (number == 0 ? 17 : 4), 1, band->name);
+    }
+    for (int64_t i = 0; i < band->spans[pass][rank]; i++) {
+        const hra_span *s = &band->span[pass][rank][i];
         const double x = p->x + s->begin_s * p->scale, width = fmax((s->end_s - s->begin_s) * p->scale, 0.3);
         if (s->kind == HRA_SPAN_SEND || s->kind == HRA_SPAN_RECEIVE)
             draw_message(c, s, x, y, width);
@@ -121,23 +141,36 @@ static void draw_row(cairo_t *c, const struct panel *p, const struct timeline *t
     }
 }
 
+static void draw_head(struct lines *at, const struct timeline *t, int pass, int number)
+{
+    const hra_forecast_info *info = &t->band[number].info[pass];
+    char efficiency[32] = "";
+
+    if (info->efficiency > 0)
+        snprintf(efficiency, sizeof(efficiency), ", efficiency %.3f", info->efficiency);
+    put_line(at, "%s%s%s: %.4g ms%s, exposed %.4g ms; a rank computes %.4g ms and waits %.4g ms on average",
+             pass == HRA_FORWARD ? "forward" : "backward", t->bands > 1 ? " " : "",
+             t->bands > 1 ? t->band[number].name : "", 1e3 * info->seconds, efficiency, 1e3 * info->exposed_s,
+             1e3 * info->compute_s, 1e3 * info->waiting_s);
+}
+
 static void draw_pass(cairo_t *c, double y, const struct timeline *t, int pass)
 {
-    const hra_forecast_info *info = &t->info[pass];
-    const double seconds = fmax(info->seconds, 1e-9);
-    const struct panel p = {.x = MARGIN + LEFT, .y = y + HEAD, .scale = (WIDTH - LEFT) / seconds};
+    double seconds = 1e-9;
+
+    for (int number = 0; number < t->bands; number++)
+        seconds = fmax(seconds, t->band[number].info[pass].seconds);
+    const struct panel p = {.x = MARGIN + LEFT, .y = y + head_height(t), .scale = (WIDTH - LEFT) / seconds};
     struct lines at = {c, MARGIN, y + 14, WIDTH};
 
     font(c, 13, 1);
     set(c, INK, 1);
-    put_line(
-        &at,
-        "%s: %.4g ms, efficiency %.3f, exposed %.4g ms; a rank computes %.4g ms and waits %.4g ms on average",
-        pass == HRA_FORWARD ? "forward" : "backward", 1e3 * info->seconds, info->efficiency,
-        1e3 * info->exposed_s, 1e3 * info->compute_s, 1e3 * info->waiting_s);
+    for (int number = 0; number < t->bands; number++)
+        draw_head(&at, t, pass, number);
     draw_axis(c, &p, t, seconds);
-    for (int row = 0; row < t->rows; row++)
-        draw_row(c, &p, t, pass, row);
+    for (int rank = 0; rank < t->rows; rank++)
+        for (int number = 0; number < t->bands; number++)
+            draw_row(c, &p, t, pass, rank, number);
 }
 
 static double put_key(cairo_t *c, double x, double y, struct colour k, double alpha, int height,
@@ -162,18 +195,25 @@ static void draw_keys(cairo_t *c, double y, const struct timeline *t)
     x = put_key(c, x, y + LINE, DKV, 1, STRIP, "dK/dV arrive");
     x = put_key(c, x, y + LINE, KV, 0.55, STRIP, "K/V leave");
     put_key(c, x, y + LINE, DKV, 0.55, STRIP, "dK/dV leave");
+    y += 2 * LINE;
+    if (t->bands > 1) {
+        text(c, MARGIN, y, 0,
+             "measured messages: from when they were started to when the rank had waited for them");
+        y += LINE;
+    }
     if (t->rows < t->ranks) {
         char words[64];
         snprintf(words, sizeof(words), "the first %d of %d ranks", t->rows, t->ranks);
-        text(c, MARGIN, y + 2 * LINE, 0, words);
+        text(c, MARGIN, y, 0, words);
     }
 }
 
 static int draw(struct page *page, const void *what)
 {
     const struct timeline *t = what;
-    const double panel = HEAD + (double)t->rows * ROW + AXIS + GAP, top = MARGIN + 2 * LINE + 14;
-    cairo_t *c = open_page(page, WIDTH + 2.0 * MARGIN, top + 2 * panel + 3 * LINE + MARGIN);
+    const double panel = head_height(t) + (double)(t->rows * t->bands) * ROW + AXIS + GAP,
+                 top = MARGIN + 2 * LINE + 14;
+    cairo_t *c = open_page(page, WIDTH + 2.0 * MARGIN, top + 2 * panel + (2 + t->bands) * LINE + MARGIN);
     struct lines head = {c, MARGIN, MARGIN + 12, WIDTH};
 
     font(c, 15, 1);
