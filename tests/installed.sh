@@ -204,6 +204,10 @@ hra-plan --timeline t.svg|--timeline draws a forecast
 hra-plan --heads 1 --schedule heads|options.schedule is heads
 hra-bench --hops|--hops: here is one rank
 hra-bench --reorder --plan|--reorder: --plan is given too
+hra-bench --timeline t.svg|--timeline: it draws a forecast, too
+hra-bench --model two-h100.model|--model: it is for --timeline
+hra-bench --timeline t.svg --model nowhere|nowhere: cannot be opened
+hra-bench --timeline t.gif --model nowhere|t.gif: the name of a picture ends in .png or .svg
 hra-bench --packed 9|--packed: documents are for --plan
 hra-bench --backend sm90|HRA_ERR_UNSUPPORTED
 hra-train|give either --text FILE or --image FILE

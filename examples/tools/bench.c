@@ -209,6 +209,30 @@ int layer_open(struct layer *l, hra_comm *comm, const struct setup *s, uint64_t 
     return lacks ? -1 : 0;
 }
 
+void open_gate(hra_hops **out, hra_comm *comm)
+{
+    demand(hra_hops_create(out, comm, 1, world.ranks - 1));
+}
+
+void fall_in(hra_hops *gate)
+{
+    if (world.ranks == 1)
+        return;
+    if (gate != NULL) {
+        demand(hra_hops_run(gate, device_stream()));
+        return;
+    }
+    need(device_wait());
+    world_meet();
+}
+
+void finish(hra_comm *comm)
+{
+    if (world.ranks > 1)
+        demand(hra_comm_wait(comm, device_stream()));
+    need(device_wait());
+}
+
 void layer_forward(struct layer *l)
 {
     demand(hra_forward(l->plan, &l->q, &l->k, &l->v, &l->o, l->lse, l->workspace, l->saved, device_stream()));

@@ -73,6 +73,31 @@ void layer_forward(struct layer *l);
 void layer_backward(struct layer *l);
 void layer_close(struct layer *l);
 
+/* Between GPUs: once a stream has passed the gate, all ranks have come. Collective; the caller's, to be given to
+ * hra_hops_destroy. */
+void open_gate(hra_hops **out, hra_comm *comm);
+
+/* What the stream gets next is done by all ranks at once: else one that is ahead would have its waiting timed. gate NULL:
+ * the ranks meet on the host. */
+void fall_in(hra_hops *gate);
+
+/* All that was enqueued is done, on every rank or with a failure's sentence. */
+void finish(hra_comm *comm);
+
+/* ---- Timelines ---- */
+
+/* What trace.c is asked for. */
+struct timeline_wanted {
+    const struct connection *connection;
+    const struct problem *problem;
+    const char *path;  /* of the picture */
+    const char *model; /* of the file that describes the machine */
+    int repeat, json;
+};
+
+/* Records both passes and draws them below their forecast. The setup's machine becomes the model's. */
+void bench_timeline(struct setup *s, const struct timeline_wanted *w);
+
 /* ---- Hops ---- */
 
 /* What hops.c is asked for. */

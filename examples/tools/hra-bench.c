@@ -1,9 +1,10 @@
 /* hra-bench.c - times forward and backward, beside a matrix product in the same run: of the same BLAS with the
  * same threads, or of cuBLAS on the same GPU; on several ranks also beside the whole problem on each rank alone, and
- * hops of what travels. With --hops, the transport alone and beside compute (hops.c); with --reorder, the way into the
+ * hops of what travels. With --timeline, a picture of both passes as they went (trace.c). With --hops, the transport alone and beside compute (hops.c); with --reorder, the way into the
  * plan's order and back beside a copy; with --plan, the making of orders, masks and plans on any number of ranks. */
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
+#include "examples/tools/timeline.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -29,7 +30,7 @@ struct attention {
     struct layer layer;  /* the problem over the ranks */
     struct layer alone;  /* the whole problem on this rank; no plan where a rank lacks memory, or unwanted */
     struct trip trip[2]; /* of forward and backward */
-    hra_hops *gate; /* once a stream has passed it, all ranks have come; NULL: between hosts, or one rank */
+    hra_hops *gate;      /* for fall_in; NULL: between hosts, or one rank */
     struct product product;
     struct times time[PASSES]; /* the largest over the ranks; count 0: not timed */
     struct times
@@ -84,7 +85,7 @@ static void open_comparison(struct attention *a, const struct setup *s, int alon
     open_trip(&a->trip[0], a, HRA_FORWARD);
     open_trip(&a->trip[1], a, HRA_BACKWARD);
     if (of_gpus)
-        demand(hra_hops_create(&a->gate, a->comm, 1, world.ranks - 1));
+        open_gate(&a->gate, a->comm);
 }
 
 static void open_attention(struct attention *a, const struct setup *s, const struct connection *c, int alone,
@@ -124,19 +125,6 @@ static int is_timed(const struct attention *a, int pass)
     return pass < HOPS_FORWARD || a->trip[pass - HOPS_FORWARD].hops != NULL;
 }
 
-/* What the stream gets next is done by all ranks at once: else one that is ahead would have its waiting timed. */
-static void fall_in(const struct attention *a)
-{
-    if (world.ranks == 1)
-        return;
-    if (a->gate != NULL) {
-        demand(hra_hops_run(a->gate, device_stream()));
-        return;
-    }
-    need(device_wait());
-    world_meet();
-}
-
 static void carry_out(struct attention *a, int pass)
 {
     switch (pass) {
@@ -158,14 +146,6 @@ static void carry_out(struct attention *a, int pass)
     default:
         demand(hra_hops_run(a->trip[pass - HOPS_FORWARD].hops, a->gate != NULL ? device_stream() : NULL));
     }
-}
-
-/* All that was enqueued is done, on every rank or with a failure's sentence. */
-static void finish(const struct attention *a)
-{
-    if (world.ranks > 1)
-        demand(hra_comm_wait(a->comm, device_stream()));
-    need(device_wait());
 }
 
 /* The times of a turn that is done. */
@@ -200,7 +180,7 @@ static void measure(struct attention *a, int repeat)
         for (int pass = 0; pass < PASSES; pass++) {
             if (!is_timed(a, pass))
                 continue;
-            fall_in(a);
+            fall_in(a->gate);
             need(device_mark(2 * pass));
             carry_out(a, pass);
             need(device_mark(2 * pass + 1));
@@ -208,7 +188,7 @@ static void measure(struct attention *a, int repeat)
             if (!on_gpu && pass == PRODUCT)
                 nanosleep(&(struct timespec){0, 100000000}, NULL);
         }
-        finish(a);
+        finish(a->comm);
         keep(a);
     }
     for (int pass = 0; pass < PASSES; pass++)
@@ -230,7 +210,7 @@ static int clock_at_work(struct attention *a)
         layer_backward(&a->layer);
     }
     const int clock = device_clock_mhz();
-    finish(a);
+    finish(a->comm);
     return clock;
 }
 
@@ -702,10 +682,12 @@ struct arguments {
     int64_t packed; /* tokens of a document in the mean; 0 without documents */
     int64_t bytes;  /* of a hop; 0: the usual ones */
     int repeat, json, plan, reorder, hops, no_alone;
+    char *timeline; /* where its picture goes; NULL: none is wanted */
+    char *model;    /* the machine of its forecast */
 };
 
 /* Options beside those of a problem. */
-enum { OWN_OPTIONS = 8 + CONNECTION_OPTIONS };
+enum { OWN_OPTIONS = 10 + CONNECTION_OPTIONS };
 
 static int usage(const char *why)
 {
@@ -718,6 +700,7 @@ static void help(const struct option *options, int count)
 {
     printf(
         "usage: [mpirun -n RANKS] hra-bench [--hops | --plan] [OPTION VALUE]...\n"
+        "       [mpirun -n RANKS] hra-bench --timeline FILE --model FILE [OPTION VALUE]...\n"
         "       hra-bench --reorder [OPTION VALUE]...\n"
         "Times forward and backward, beside a product of two 2048 x 2048 f32 matrices, or with --backend "
         "cuda\n"
@@ -747,6 +730,12 @@ static void help(const struct option *options, int count)
         "time\n"
         "of the hops; and in turn the same of bare copies into mapped memory with a flag for each, which\n"
         "ask nothing of the receiver. All bytes are looked at in the end.\n"
+        "With --timeline: draws when each rank computes, waits and sends, in the run with the median time "
+        "of\n"
+        "--repeat, each pass by itself, below the forecast for the machine of --model, for which the plan "
+        "is\n"
+        "made; and prints a line for each rank. Ranks begin each pass together, as exactly as they leave a\n"
+        "barrier or, between GPUs, get a message from one another.\n"
         "With --reorder: q from token order to the plan's and back, beside a copy of as many bytes.\n"
         "With --plan: the making of the order (once only where it takes a second), of the mask, and of a\n"
         "plan on a communicator that has had one. Times are those of the slowest rank, CPU of the one that\n"
@@ -766,7 +755,14 @@ static void bench(const struct arguments *a)
     const char *shown = text == NULL ? "" : text;
 
     demand(setup_create(&s, &a->problem));
-    if (a->reorder)
+    if (a->timeline != NULL)
+        bench_timeline(&s, &(struct timeline_wanted){.connection = &a->connection,
+                                                     .problem = &a->problem,
+                                                     .path = a->timeline,
+                                                     .model = a->model,
+                                                     .repeat = a->repeat,
+                                                     .json = a->json});
+    else if (a->reorder)
         bench_reorder(&s, a->problem.seed, a->repeat, a->json, shown);
     else if (!a->plan)
         bench_attention(&s, &a->connection, !a->no_alone, a->problem.seed, a->repeat, a->json, shown);
@@ -805,6 +801,17 @@ static int check_modes(const struct arguments *a, const struct option *options, 
         snprintf(why, bytes, "--no-alone: it is for forward and backward, which are not timed");
     else if (a->reorder && a->plan)
         snprintf(why, bytes, "--reorder: --plan is given too, and only one of them can be timed");
+    else if (a->timeline != NULL && (a->plan || a->reorder))
+        snprintf(why, bytes, "--timeline: --%s is given too, and only one of them can be timed",
+                 a->plan ? "plan" : "reorder");
+    else if (a->timeline != NULL && a->no_alone)
+        snprintf(why, bytes, "--no-alone: --timeline times no rank alone");
+    else if (a->timeline != NULL && a->model == NULL)
+        snprintf(why, bytes, "--timeline: it draws a forecast, too, for which --model names the machine");
+    else if (a->model != NULL && a->timeline == NULL)
+        snprintf(why, bytes, "--model: it is for --timeline, which is not given");
+    else if (a->timeline != NULL)
+        (void)timeline_check(a->timeline, why, bytes);
     else if (a->reorder && world.ranks > 1)
         snprintf(why, bytes, "--reorder: here are %d ranks, and it is timed on one", world.ranks);
     else if (a->hops && world.ranks == 1)
@@ -827,6 +834,10 @@ static int run(int argc, char **argv, struct arguments *a)
          NULL, 0},
         {"no-alone", NULL, "on several ranks leave out the whole problem on each rank alone", OPTION_FLAG,
          &a->no_alone, 0, 0, NULL, 0},
+        {"timeline", "FILE", "draw when each rank did what, below a forecast: a .png or .svg", OPTION_TEXT,
+         &a->timeline, 0, 0, NULL, 0},
+        {"model", "FILE", "with --timeline: the machine of the forecast", OPTION_TEXT, &a->model, 0, 0, NULL,
+         0},
         {"hops", NULL, "time the transport alone, on several ranks", OPTION_FLAG, &a->hops, 0, 0, NULL, 0},
         {"bytes", "N", "with --hops: of one hop (default 1, 4, 16, 64 and 256 MiB)", OPTION_INT64, &a->bytes,
          1, INT64_C(1) << 40, NULL, 0},
@@ -880,5 +891,7 @@ int main(int argc, char **argv)
     world_start("hra-bench", &argc, &argv);
     const int result = run(argc, argv, &a);
     problem_free(&a.problem);
+    free(a.timeline);
+    free(a.model);
     return world_end(result);
 }
