@@ -939,6 +939,32 @@ static void check_trace(hra_trace *trace, struct job *j, hra_pass pass, double t
     free(span);
 }
 
+/* Rank 1 comes late: those that receive from it are seen to wait for it, and nobody computes for so long. */
+static void check_late(hra_trace *trace, struct job *j)
+{
+    const double late_s = 0.6;
+    int64_t count = 0;
+    double waits = 0;
+    int receives = 0;
+
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank == 1)
+        usleep((useconds_t)(1e6 * late_s));
+    CHECK_OK(job_forward(j));
+    CHECK_OK(hra_trace_spans(trace, HRA_FORWARD, NULL, 0, &count));
+    hra_span *span = take(count, sizeof(*span));
+    CHECK_OK(hra_trace_spans(trace, HRA_FORWARD, span, count, &count));
+    for (int64_t i = 0; i < count; i++) {
+        const double took = span[i].end_s - span[i].begin_s;
+        waits += span[i].kind == HRA_SPAN_WAIT && span[i].peer == 1 ? took : 0;
+        receives |= span[i].kind == HRA_SPAN_RECEIVE && span[i].peer == 1;
+        CHECK(span[i].kind != HRA_SPAN_COMPUTE || took < late_s / 2, "step %d computes %g s", (int)i, took);
+    }
+    free(span);
+    CHECK(!receives || waits > late_s / 2, "waited %g s", waits);
+    CHECK(rank != 2 || receives, "nothing comes from rank 1");
+}
+
 /* Both passes are recorded, twice, and give the same answer; the sequence has fewer tiles than the last row has ranks. */
 static void test_trace(const char *schedule)
 {
@@ -962,6 +988,8 @@ static void test_trace(const char *schedule)
         check_trace(trace, &j, HRA_BACKWARD, now_s() - then);
     }
     job_compare(&j);
+    if (strcmp(schedule, "ring") == 0)
+        check_late(trace, &j);
     CHECK(hra_trace_spans(trace, (hra_pass)2, NULL, 0, &count) == HRA_ERR_ARG, "no such pass");
     CHECK(hra_trace_spans(trace, HRA_FORWARD, NULL, 1, &count) == HRA_ERR_ARG, "no room");
     hra_trace_destroy(trace);
