@@ -32,8 +32,7 @@ struct hra_pass_plan {
     int buffers[HRA_PAYLOADS];
     int (*busy[HRA_PAYLOADS])[2]; /* [buffers] scratch: moves under way on each that receive, and that send */
     int *next;                    /* [moves] scratch: the one under way that was started after it; -1: none */
-    int *
-        straight; /* [moves] the load whose part a send can also take from the caller's own tensors; -1: none */
+    int *straight; /* [moves] the load whose part a send can take from the caller's tensors; -1: none */
     unsigned char *wanted; /* [loads] 1: something else reads it, too */
     int enlisted;          /* 1: the transport knows the transfers */
     char what[48];         /* "forward of plan 3" */

@@ -297,7 +297,6 @@ static hra_status load(struct execution *x)
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const struct hra_schedule *s = &x->pass->schedule;
-
     int copied = 0;
 
     for (int i = 0; i < s->loads; i++) {

@@ -1,7 +1,8 @@
 /* hra-bench.c - times forward and backward, beside a matrix product in the same run: of the same BLAS with the
  * same threads, or of cuBLAS on the same GPU; on several ranks also beside the whole problem on each rank alone, and
- * hops of what travels. With --timeline, a picture of both passes as they went (trace.c). With --hops, the transport alone and beside compute (hops.c); with --reorder, the way into the
- * plan's order and back beside a copy; with --plan, the making of orders, masks and plans on any number of ranks. */
+ * hops of what travels. With --timeline, a picture of both passes as they went (trace.c). With --hops, the transport alone
+ * and beside compute (hops.c); with --reorder, the way into the plan's order and back beside a copy; with --plan, the
+ * making of orders, masks and plans on any number of ranks. */
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
 #include "examples/tools/timeline.h"
