@@ -716,6 +716,79 @@ Test(plan, heads_move_what_the_halo_moves)
     end(&m);
 }
 
+/* Does a message that carries several parts, or a run, take this part from its buffer? */
+static int is_taken_from_buffer(const struct hra_schedule *s, int part)
+{
+    int taken = 0;
+
+    for (int i = 0; i < s->moves; i++) {
+        const struct hra_move *m = &s->move[i];
+        taken |=
+            m->payload == HRA_KV && m->sends && m->more > 0 && part >= m->part && part <= m->part + m->more;
+    }
+    for (int c = 0; c < s->sources; c++)
+        taken |= s->source[c].buffer != HRA_OWN && s->source[c].part == part;
+    return taken;
+}
+
+/* Own K/V go from where the caller has them, others' from buffers. Returns how many do the first. */
+static int expect_straight(const struct model *m, int rank, hra_pass which, int can)
+{
+    const struct hra_pass_plan *pass = &m->plan->pass[which];
+    const struct hra_schedule *s = &pass->schedule;
+    int straight = 0;
+
+    for (int i = 0; i < s->moves; i++) {
+        const struct hra_move *move = &s->move[i];
+        const int own = move->payload == HRA_KV && move->sends && s->part[move->part].owner == rank;
+        if (can && own && move->more == 0) {
+            cr_assert(pass->straight[i] >= 0 && pass->straight[i] < s->loads, "move %d waits for a copy", i);
+            cr_expect(eq(int, s->load[pass->straight[i]].part, move->part));
+            straight++;
+        } else {
+            cr_expect(eq(int, pass->straight[i], -1), "move %d", i);
+        }
+    }
+    for (int l = 0; can && l < s->loads; l++)
+        cr_expect(eq(int, pass->wanted[l], is_taken_from_buffer(s, s->load[l].part)), "load %d", l);
+    return straight;
+}
+
+/* Where the transport can send from the caller's lines, what is our own goes so, and only what else wants it is copied; a
+ * buffer in which something has arrived since holds it no longer. Of several batches the lines are no one message's. */
+Test(plan, own_keys_are_sent_from_where_they_are)
+{
+    static const struct shape shapes[] = {
+        {3, 1, 4, 0, 3000, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
+        {4, 1, 4, 0, 2048, {0}, HRA_SHARD_ZIGZAG, "identity", "causal"},
+        {5, 1, 5, 0, 5120, {0}, HRA_SHARD_CONTIGUOUS, "morton", "blocks(64; 0:79 3 9; 40:1; 79:0 39)"},
+        {3, 2, 4, 0, 3000, {0}, HRA_SHARD_CONTIGUOUS, "identity", "full"},
+    };
+
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
+        for (int schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HEADS; schedule++)
+            for (int lines = 0; lines < 2; lines++) {
+                const struct shape *s = &shapes[i];
+                struct model m = begin_scheduled(s, 1, (hra_schedule_kind)schedule);
+                struct hra_transport transport = *m.comm->transport;
+                const hra_problem p = problem_of(s);
+                const hra_options options = {
+                    .size = sizeof(options), .shard = s->shard, .schedule = (hra_schedule_kind)schedule};
+                int straight = 0;
+
+                hra_plan_destroy(m.plan);
+                transport.sends_lines = lines;
+                m.comm->transport = &transport;
+                cr_assert(eq(int, hra_plan_create(&m.plan, m.comm, &p, m.order, m.mask, &options), HRA_OK));
+                for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++)
+                    straight += expect_straight(&m, 1, (hra_pass)pass, lines && s->batch == 1);
+                const int as_told =
+                    schedule != HRA_SCHEDULE_RING || (straight > 0) == (lines && s->batch == 1);
+                cr_expect(as_told, "%s: %d straight", s->mask, straight);
+                end(&m);
+            }
+}
+
 /* Two parts in one message, into buffers of which the first is made larger by another part. */
 static hra_status write_holes(struct hra_schedule *s, const struct hra_work *work, int rank, hra_pass pass)
 {
