@@ -261,9 +261,8 @@ static int report(const struct taken taken[2], const struct timeline_wanted *w, 
     if (w->json)
         print_lines(taken, shown);
     else {
-        printf("--timeline %s --model %s %s\n%d rank%s, transport %s, schedule %s, balance %.3f; the median "
-               "of %d "
-               "runs\n\n",
+        printf("--timeline %s --model %s %s\n"
+               "%d rank%s, transport %s, schedule %s, balance %.3f; the median of %d runs\n\n",
                w->path, w->model, shown, world.ranks, world.ranks == 1 ? "" : "s", info->transport,
                info->schedule, info->balance, w->repeat);
         print_table(taken);
