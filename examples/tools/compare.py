@@ -89,6 +89,7 @@ class Case:
     order: str = "identity"  # of HRA and of the peers
     second: str = ""         # another order, in which HRA is timed too
     natural: bool = False    # HRA takes and gives natural order, and the reordering counts
+    methods: bool = False    # HRA with backward by cuBLAS is timed too
     flex: tuple = ()         # mask for FlexAttention: a function below and its numbers
     segment: tuple = ()      # mask of dilated segments for peers that gather: S, r, mode; as
                              # `hra natural` HRA reorders into the second order and back, too
@@ -103,9 +104,10 @@ SPLIT = ("cp-cudnn-ring", "cp-cudnn-gather", "cp-flash-ring")
 
 
 def dense(dim, thousands, causal, forward, backward):
-    heads = 2048 // dim
-    return Case("causal" if causal else "full", thousands * 1024, heads, dim, DENSE,
-                ("x cudnn", forward, backward))
+    heads, fits = 2048 // dim, thousands <= 8  # its scores in memory, several times
+    return Case("causal" if causal else "full", thousands * 1024, heads, dim,
+                (*DENSE, "written-out") if fits else DENSE, ("x cudnn", forward, backward),
+                methods=fits)
 
 
 def sparse(mask, tokens, flex, goal=(), **more):
@@ -303,8 +305,14 @@ def fused(kind, **options):
     return attend
 
 
-def written_out(q, k, v):
-    return torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[3]), -1) @ v
+def written_out(q, k, v, is_causal=False):
+    """By matrix products and softmax, differentiated by autograd."""
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
+    if is_causal:
+        shape = scores.shape[2:]
+        later = torch.ones(shape, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    return torch.softmax(scores, -1) @ v
 
 
 KERNEL_KINDS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
@@ -312,11 +320,12 @@ KERNELS = {name: fused(kind) for name, kind in KERNEL_KINDS.items()}
 
 
 def make_dense(name, case, inputs, tokens):
-    kind = KERNEL_KINDS[name.partition("-")[0]]
+    causal = case.mask == "causal"
+    attend = (functools.partial(written_out, is_causal=causal) if name == "written-out" else
+              fused(KERNEL_KINDS[name.partition("-")[0]], is_causal=causal))
     *qkv, gradient = inputs.along(case.order, tokens)
     around = deterministic if name.endswith("-det") else contextlib.nullcontext
-    return Contestant(name, fused(kind, is_causal=case.mask == "causal"), qkv, gradient,
-                      homeward(tokens), around=around)
+    return Contestant(name, attend, qkv, gradient, homeward(tokens), around=around)
 
 
 def make_flex(name, case, inputs, tokens):
@@ -366,21 +375,29 @@ def make_hra(name, case, inputs, tokens):
         *qkv, gradient = inputs.along("identity", None)
         return Contestant(name, lambda *t: turned(module(*map(turned, t))), qkv, gradient,
                           lambda t: t)
-    plan = plan_of(case, order, BACKEND)
+    if order == "cublas":
+        order, plan = case.order, plan_of(case, case.order, BACKEND, backward="cublas")
+    else:
+        plan = plan_of(case, order, BACKEND)
     tokens = plan.row_index()[1]
     *qkv, gradient = inputs.along(order, tokens)
     return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)), qkv,
                       gradient, homeward(tokens), plan=plan)
 
 
-def plan_of(case, order, backend=None, comm=None):
+def plan_of(case, order, backend=None, comm=None, backward="auto"):
     return hra_torch.Plan(case.mask, tokens=case.tokens, heads=case.heads, dim=case.dim,
                           order=order, grid=case.grid or None, dtype=torch.bfloat16,
-                          backend=backend, comm=comm)
+                          backend=backend, comm=comm, backward=backward)
+
+
+def make_written_out(name, case, inputs, tokens):
+    maker = make_gathered if case.segment else make_dense
+    return maker(name, case, inputs, tokens)
 
 
 MAKERS = {**{name: make_dense for name in DENSE}, "flex": make_flex,
-          **{name: make_gathered for name in (*GATHERED, "written-out")}}
+          **{name: make_gathered for name in GATHERED}, "written-out": make_written_out}
 
 
 # ---- Contestants on several ranks ---------------------------------------------------------------
@@ -642,7 +659,7 @@ def report(name, about, file, **line):
 def run(name, case, options, say):
     """One case. Returns whether HRA did all that it should."""
     variants = ["hra"] + [f"hra {case.second}"] * bool(case.second)
-    variants += ["hra natural"] * bool(case.segment)
+    variants += ["hra natural"] * bool(case.segment) + ["hra cublas"] * case.methods
     names = [peer for peer in case.peers if peer in options.peers] + variants
     plan = plan_of(case, case.order, "cpu")  # knows the pairs and the order, and computes nothing
     tokens = plan.row_index()[1].to(DEVICE)

@@ -325,11 +325,11 @@ static hra_status cuda_prepare(void *state, const struct hra_shapes shapes[2])
 {
     struct cuda *c = state;
 
+    /* Of heads they may, but what pads some of the tiles would lie over others. */
     for (int i = 0; c->plan->saves && i < shapes[HRA_FORWARD].count; i++) {
         const struct hra_shape *s = &shapes[HRA_FORWARD].shape[i];
         if (is_own(c->plan, s->key_tile0, s->key_tile1) &&
-            (s->key_tile0 != c->plan->own_key0 || s->key_tile1 != c->plan->own_key1 ||
-             s->head1 - s->head0 != c->plan->heads_kv))
+            (s->key_tile0 != c->plan->own_key0 || s->key_tile1 != c->plan->own_key1))
             return HRA_FAIL(HRA_ERR_UNSUPPORTED,
                             "cuda: options.saved is qkv, and the schedule takes own keys in parts");
     }
@@ -416,8 +416,8 @@ static hra_status gather_queries(const struct cuda *c, void *out, const hra_tens
                                  cudaStream_t stream)
 {
     const struct hra_kernel_plan *p = c->plan;
-    HRA_TRY_CUDA(hra_hybrid_gather(out, &c->device, c->device.query, 0, p->queries, c->device.query_tiles,
-                                   from, 0, p->heads, dim, wide, stream));
+    HRA_TRY_CUDA(hra_hybrid_gather(out, p->heads, &c->device, c->device.query, 0, p->queries,
+                                   c->device.query_tiles, from, 0, p->heads, dim, wide, stream));
     return HRA_OK;
 }
 
@@ -446,10 +446,14 @@ static hra_status gather_keys(struct operands *out, const struct cuda *c, const 
     }
     if (saved && pass == HRA_BACKWARD)
         return HRA_OK;
-    HRA_TRY_CUDA(hra_hybrid_gather(out->k, &c->device, c->device.key, chunk->key_tile0, tiles, out->tiles,
-                                   &chunk->k, base, heads, p->dim, c->device.wide, run->stream));
-    HRA_TRY_CUDA(hra_hybrid_gather(out->v, &c->device, c->device.key, chunk->key_tile0, tiles, out->tiles,
-                                   &chunk->v, base, heads, p->dim_v, c->device.wide_v, run->stream));
+    const size_t ahead =
+        (size_t)(chunk->head0 - out->head0) * (size_t)out->tiles * HRA_TILE * hra_type_bytes(p->type);
+    HRA_TRY_CUDA(hra_hybrid_gather((char *)out->k + ahead * (size_t)c->device.wide, out->heads, &c->device,
+                                   c->device.key, chunk->key_tile0, tiles, out->tiles, &chunk->k, base, heads,
+                                   p->dim, c->device.wide, run->stream));
+    HRA_TRY_CUDA(hra_hybrid_gather((char *)out->v + ahead * (size_t)c->device.wide_v, out->heads, &c->device,
+                                   c->device.key, chunk->key_tile0, tiles, out->tiles, &chunk->v, base, heads,
+                                   p->dim_v, c->device.wide_v, run->stream));
     return HRA_OK;
 }
 

@@ -71,12 +71,12 @@ template <typename X> __device__ X *at(const hra_tensor &t, int64_t b, int64_t r
 /* ---- Gathering ---- */
 
 template <typename X>
-__global__ void gather(X *out, const hra_tile_rows *tile_rows, int tile0, int tiles, int padded,
-                       hra_tensor from, int64_t row_base, int dim, int wide)
+__global__ void gather(X *out, int out_heads, const hra_tile_rows *tile_rows, int tile0, int tiles,
+                       int padded, hra_tensor from, int64_t row_base, int dim, int wide)
 {
-    const int tile = blockIdx.x, h = blockIdx.y, heads = gridDim.y, b = blockIdx.z;
+    const int tile = blockIdx.x, h = blockIdx.y, b = blockIdx.z;
     const hra_tile_rows rows = tile < tiles ? tile_rows[tile0 + tile] : hra_tile_rows{0, 0};
-    X *to = out + (((int64_t)b * heads + h) * padded + tile) * T * wide;
+    X *to = out + (((int64_t)b * out_heads + h) * padded + tile) * T * wide;
 
     constexpr int piece = 16 / sizeof(X);
     if (dim % piece == 0) { /* whole pieces: the padding is none, since wide = dim */
@@ -547,7 +547,7 @@ template <typename Run> cudaError_t for_type(hra_type type, Run run)
 
 } // namespace
 
-extern "C" cudaError_t hra_hybrid_gather(void *out, const hra_device_plan *plan,
+extern "C" cudaError_t hra_hybrid_gather(void *out, int out_heads, const hra_device_plan *plan,
                                          const hra_tile_rows *tile_rows, int tile0, int tiles, int padded,
                                          const hra_tensor *from, int64_t row_base, int heads, int dim,
                                          int wide, cudaStream_t stream)
@@ -555,8 +555,8 @@ extern "C" cudaError_t hra_hybrid_gather(void *out, const hra_device_plan *plan,
     const dim3 grid((unsigned)padded, (unsigned)heads, (unsigned)plan->batch);
     return for_type(plan->type, [&](auto x) {
         using X = decltype(x);
-        gather<X><<<grid, THREADS, 0, stream>>>((X *)out, tile_rows, tile0, tiles, padded, *from, row_base,
-                                                dim, wide);
+        gather<X><<<grid, THREADS, 0, stream>>>((X *)out, out_heads, tile_rows, tile0, tiles, padded, *from,
+                                                row_base, dim, wide);
     });
 }
 

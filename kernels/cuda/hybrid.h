@@ -67,8 +67,9 @@ enum {
     HRA_POINTERS
 };
 
-/* out = the rows of tiles tile0 .. tile0 + tiles - 1 (of tile_rows) of `from`, whose row 0 is the first row of tile0. */
-cudaError_t hra_hybrid_gather(void *out, const struct hra_device_plan *plan,
+/* out = the rows of tiles tile0 .. tile0 + tiles - 1 (of tile_rows) of `from`, whose row 0 is the first row of tile0. A
+ * sequence of the batch has out_heads heads there, of which these are the first. */
+cudaError_t hra_hybrid_gather(void *out, int out_heads, const struct hra_device_plan *plan,
                               const struct hra_tile_rows *tile_rows, int tile0, int tiles, int padded,
                               const hra_tensor *from, int64_t row_base, int heads, int dim, int wide,
                               cudaStream_t stream);
