@@ -14,10 +14,15 @@
  * are added when the item ends. So the order of all sums is that of the list.
  *
  * Grid     one block a multiprocessor, each takes items from the list until none is left
- * Block    3 warpgroups
- *   0      one thread copies tiles of Q, K and V into shared memory; the other threads leave
- *   1, 2   consumers, 64 query rows each, with their Q in registers
- * Tile     128 query rows, 128 key rows, D = 64 or 128 channels
+ * Block    1 + G warpgroups
+ *   0      one thread copies Q and tiles of K and V into shared memory; the other threads leave
+ *   1 .. G consumers, 64 query rows each: G = 2 with their Q in registers, or G = 3 with Q in shared memory,
+ *          since they have 160 registers instead of 240
+ * Tile     128 key rows, D = 64 or 128 channels
+ *
+ * Of 64 channels three groups compute a tenth more than two, since one has less to do in products that another could hide. Their
+ * items are halves of two neighbouring query tiles, whose lists are joined; a tile that only one of the two
+ * has is masked for the other, and a group without rows computes with the others and writes nothing.
  *
  * The list of all tiles of all items of a block is one pipeline. Its step g issues S(g) = Q K(g)^T and then
  * O += P(g - 1) V(g - 1), and while the second runs computes P(g); at the first tile of an item, the second
@@ -28,19 +33,22 @@
  * exponentials; O is scaled and P packed while exponentials still run. O is scaled always: where all factors
  * are 1 that costs less than to find out.
  *
- * Shared memory                              D = 128   D = 64
- *   ring  [SLOTS][D / 64][128][64]         7 * 32768 14 * 16384 Q(0) K(0) K(1) V(0) K(2) V(1) ...
- *   items, barriers, tiles                       428      568   limit 232448 with 1023 for alignment
- * The Q of an item lies before its first K, which lies before the last V of the item before.
+ * Shared memory                         D, G = 128, 2     64, 2     64, 3
+ *   ring  [SLOTS][D / 64][128][64]          6 * 32768 13 * 16384 11 * 16384  K(0) K(1) V(0) K(2) V(1) ...
+ *   queries  [BUFFERS][G][D / 64][64][64]       32768      16384  2 * 24576
+ *   items, barriers, tiles                                                   limit 232448 with 1023 for alignment
+ * The first K of an item lies before the last V of the item before. Q in registers is wanted for a moment; Q in
+ * shared memory until the item's last S, so the next one has another buffer.
  *
- * Barriers         arrivals                              waited on by      first wait
- *   full[slot]     1, plus the bytes of the tile         256 consumers     parity 0
- *   empty[slot]    8, a lane of each consumer warp when  the producer      parity 1: passes at once
- *                  it, or its products, have read the slot
+ * Barriers             arrivals                              waited on by      first wait
+ *   full[slot]         1, plus the bytes of the tile         all consumers     parity 0
+ *   empty[slot]        4 G, a lane of each consumer warp     the producer      parity 1: passes at once
+ *                      when its products have read the slot
+ *   full_q, empty_q    the same of the buffers for Q
  *
- * Nobody waits in a circle: a slot is filled when the one SLOTS before it is empty, and consumers empty slots
- * in the order of the ring, waiting for no later one but the very next; so any number of slots from 2 on will
- * do. */
+ * Nobody waits in a circle: the producer fills slots and buffers in the order in which consumers wait for them,
+ * each when its last use is over, and consumers end that use before they wait for what comes after it; so
+ * any number of slots from 2 on will do. */
 #include "kernels/sm90/forward.h"
 
 #include "kernels/sm90/ptx.h"
@@ -52,74 +60,121 @@
 namespace
 {
 
-constexpr int T = HRA_TILE, THREADS = 128 + HRA_SM90_CONSUMERS, WARPS = HRA_SM90_CONSUMERS / 32;
-constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240; /* 128 (24 + 2 * 240) = 64512 of 65536 */
-constexpr int ITEMS = 8; /* one is read until the sixth after it has come */
+constexpr int T = HRA_TILE, HALF = T / 2;
+constexpr int ITEMS = 8; /* one is read until the third after it has come */
 constexpr float NOTHING = -INFINITY;
 
-/* What stands with a slot of the ring: the bitmap as in hra_sm90_entry, QUERIES for a Q, END for the V of
- * the last tile of all. */
+/* What stands with a slot of the ring: the bitmap as in hra_sm90_entry, FIRST for the first K of an item, END
+ * for the V of the last tile of all. */
 constexpr uint32_t TILE_BITMAP = (UINT32_C(1) << HRA_SM90_CHUNK_BIT) - 1;
-constexpr uint32_t TILE_QUERIES = UINT32_C(1) << 31, TILE_END = UINT32_C(1) << 30;
+constexpr uint32_t TILE_FIRST = UINT32_C(1) << 31, TILE_END = UINT32_C(1) << 30;
 
-template <int D> struct alignas(1024) shared {
-    static constexpr int SLOTS = D == 128 ? 7 : 14;
-    static constexpr uint32_t TILE_BYTES = T * D * 2;
+/* Registers of a block: 128 (24 + 2 * 240) = 128 (24 + 3 * 160) = 64512 of 65536. */
+constexpr int PRODUCER_REGISTERS = 24;
+template <int G> constexpr int CONSUMER_REGISTERS = G == 2 ? 240 : 160;
+template <int G> constexpr int THREADS = 128 * (1 + G);
+
+template <int D, int G> struct alignas(1024) shared {
+    static constexpr int SLOTS = D == 128 ? 6 : G == 2 ? 13 : 11;
+    static constexpr int BUFFERS = G == 2 ? 1 : 2;
+    static constexpr uint32_t TILE_BYTES = T * D * 2, HALF_BYTES = HALF * D * 2;
 
     uint16_t ring[SLOTS][D / 64][T][64];
+    uint16_t queries[BUFFERS][G][D / 64][HALF][64];
     hra_sm90_item item[ITEMS];
-    uint64_t full[SLOTS], empty[SLOTS];
-    uint32_t tile[SLOTS];
+    uint64_t full[SLOTS], empty[SLOTS], full_q[BUFFERS], empty_q[BUFFERS];
+    uint32_t tile[SLOTS], second[SLOTS];
 };
 
 /* The block's dynamic shared memory begins anywhere. */
-template <int D> constexpr size_t SHARED_BYTES = sizeof(shared<D>) + 1023;
-static_assert(offsetof(shared<128>, item) == 229376 && SHARED_BYTES<128> <= 232448, "the table is stale");
-static_assert(offsetof(shared<64>, item) == 229376 && SHARED_BYTES<64> <= 232448, "the table is stale");
+template <int D, int G> constexpr size_t SHARED_BYTES = sizeof(shared<D, G>) + 1023;
+template <int D, int G> constexpr bool is_as_above()
+{
+    using memory = shared<D, G>;
+    return offsetof(memory, item) == 229376 && SHARED_BYTES<D, G> <= 232448;
+}
+static_assert(is_as_above<128, 2>() && is_as_above<64, 2>() && is_as_above<64, 3>(), "the table is stale");
 
 /* A slot of the ring, and the parity of its present use. */
-template <int D> struct cursor {
+template <int D, int G> struct cursor {
     int slot = 0;
     uint32_t parity = 0;
 
     __device__ __forceinline__ cursor next() const
     {
-        const bool wraps = slot + 1 == shared<D>::SLOTS;
+        const bool wraps = slot + 1 == shared<D, G>::SLOTS;
         return {wraps ? 0 : slot + 1, parity ^ (uint32_t)wraps};
     }
 };
 
-/* ---- The producer ---- */
-
-/* Copy the tile at `row` into the next slot of the ring. */
-template <int D>
-__device__ __forceinline__ void fill(shared<D> &s, cursor<D> &at, const CUtensorMap *map, int row, int head,
-                                     int batch, uint32_t tile)
+/* The buffer for the Q of an item, and the parity of its present use. */
+template <int D, int G> __device__ __forceinline__ int buffer_of(uint32_t turn)
 {
-    barrier_wait(shared_address(&s.empty[at.slot]), at.parity ^ 1);
-    s.tile[at.slot] = tile;
-    barrier_expect(shared_address(&s.full[at.slot]), shared<D>::TILE_BYTES);
-    load_box(shared_address(s.ring[at.slot]), map, shared_address(&s.full[at.slot]), row, head, batch);
-    at = at.next();
+    return turn % shared<D, G>::BUFFERS;
 }
 
-/* The K or V, whose maps these are, of one of an item's tiles. */
-template <int D>
-__device__ __forceinline__ void fill_keys(shared<D> &s, cursor<D> &at, const hra_sm90_forward &a,
+template <int D, int G> __device__ __forceinline__ uint32_t parity_of(uint32_t turn)
+{
+    return turn / shared<D, G>::BUFFERS % 2;
+}
+
+/* A consumer's thread has one of the places of an item's two tiles: HRA_SM90_CONSUMERS each. */
+template <int G> __device__ __forceinline__ int place_of(const hra_sm90_item &item, int thread)
+{
+    return G == 2 ? thread : item.half0 * 128 + thread;
+}
+
+__device__ __forceinline__ int tile_of(int place)
+{
+    return place / HRA_SM90_CONSUMERS;
+}
+
+/* ---- The producer ---- */
+
+/* Copy the K or V, whose maps these are, of one of an item's tiles into the next slot of the ring. */
+template <int D, int G>
+__device__ __forceinline__ void fill_keys(shared<D, G> &s, cursor<D, G> &at, const hra_sm90_forward &a,
                                           const CUtensorMap *map, const hra_sm90_item &item, uint32_t number,
-                                          uint32_t end)
+                                          uint32_t flags)
 {
     const hra_sm90_entry entry = a.entry[item.entry0 + number];
     const int chunk = entry.tile >> HRA_SM90_CHUNK_BIT;
+    const uint32_t full = shared_address(&s.full[at.slot]);
 
-    fill<D>(s, at, &map[chunk], entry.row, item.head_kv - a.head0[chunk], item.batch,
-            (entry.tile & TILE_BITMAP) | end);
+    barrier_wait(shared_address(&s.empty[at.slot]), at.parity ^ 1);
+    s.tile[at.slot] = (entry.tile & TILE_BITMAP) | flags;
+    if (G == 3)
+        s.second[at.slot] = a.second[item.entry0 + number];
+    barrier_expect(full, shared<D, G>::TILE_BYTES);
+    load_box(shared_address(s.ring[at.slot]), &map[chunk], full, entry.row, item.head_kv - a.head0[chunk],
+             item.batch);
+    at = at.next();
+}
+
+/* Copy the Q of an item, those halves that have rows. */
+template <int D, int G>
+__device__ __forceinline__ void fill_queries(shared<D, G> &s, const hra_sm90_forward &a,
+                                             const hra_sm90_item &item, uint32_t turn)
+{
+    const int buffer = buffer_of<D, G>(turn);
+    const uint32_t full = shared_address(&s.full_q[buffer]);
+    uint32_t halves = 0;
+
+    for (int i = 0; i < G; i++)
+        halves += (item.half0 + i) % 2 * HALF < item.rows[(item.half0 + i) / 2];
+    barrier_expect(full, halves * shared<D, G>::HALF_BYTES);
+    for (int i = 0; i < G; i++) {
+        const int tile = (item.half0 + i) / 2, row = (item.half0 + i) % 2 * HALF;
+        if (row < item.rows[tile])
+            load_box(shared_address(s.queries[buffer][i]), &a.q, full, item.row0[tile] + row, item.head,
+                     item.batch);
+    }
 }
 
 /* Everything is read where it is needed, from the caches: there are few registers. */
-template <int D> __device__ void produce(const hra_sm90_forward &a, shared<D> &s)
+template <int D, int G> __device__ void produce(const hra_sm90_forward &a, shared<D, G> &s)
 {
-    cursor<D> at;
+    cursor<D, G> at;
     uint32_t turn = 0;
 
     prefetch_map(&a.q);
@@ -128,19 +183,19 @@ template <int D> __device__ void produce(const hra_sm90_forward &a, shared<D> &s
     for (int index = blockIdx.x; index < a.items; turn++) {
         hra_sm90_item &item = s.item[turn % ITEMS];
 
-        barrier_wait(shared_address(&s.empty[at.slot]), at.parity ^ 1);
+        barrier_wait(shared_address(&s.empty_q[buffer_of<D, G>(turn)]), parity_of<D, G>(turn) ^ 1);
         item = a.item[index];
-        fill<D>(s, at, &a.q, item.row0, item.head, item.batch, TILE_QUERIES);
+        fill_queries<D, G>(s, a, item, turn);
         for (uint32_t n = 0; n < item.entries; n++) {
-            fill_keys<D>(s, at, a, a.k, item, n, 0);
+            fill_keys<D, G>(s, at, a, a.k, item, n, n == 0 ? TILE_FIRST : 0);
             const hra_sm90_item &of = s.item[(n > 0 ? turn : turn - 1) % ITEMS]; /* the V that is next */
             if (n > 0 || turn > 0)
-                fill_keys<D>(s, at, a, a.v, of, (n > 0 ? n : of.entries) - 1, 0);
+                fill_keys<D, G>(s, at, a, a.v, of, (n > 0 ? n : of.entries) - 1, 0);
         }
         index = gridDim.x + atomicAdd(a.next, 1);
     }
     const hra_sm90_item &item = s.item[(turn - 1) % ITEMS];
-    fill_keys<D>(s, at, a, a.v, item, item.entries - 1, TILE_END);
+    fill_keys<D, G>(s, at, a, a.v, item, item.entries - 1, TILE_END);
 }
 
 /* ---- The consumers ---- */
@@ -151,12 +206,12 @@ struct rows_state {
     float sum[2];  /* of this thread's columns */
 };
 
-/* The 64 rows of a consumer, of a tile of queries that has come. */
-template <int D> __device__ __forceinline__ void load_queries(uint32_t (&q)[D / 4], uint32_t tile, int thread)
+/* The 64 rows of a consumer, which have come. */
+template <int D> __device__ __forceinline__ void load_queries(uint32_t (&q)[D / 4], uint32_t half, int thread)
 {
 #pragma unroll
     for (int step = 0; step < D / 16; step++)
-        load_fragment(q + 4 * step, fragment_piece(tile, T, thread / 32 * 16, step, thread % 32));
+        load_fragment(q + 4 * step, fragment_piece(half, HALF, thread / 32 % 4 * 16, step, thread % 32));
 }
 
 /* Of each load's numbers one. */
@@ -187,6 +242,21 @@ __device__ __forceinline__ void begin_scores(float (&scores)[64], uint32_t (&q)[
     products_commit();
 }
 
+/* The same of a Q in shared memory, of 64 channels. */
+template <typename X>
+__device__ __forceinline__ void begin_scores(float (&scores)[64], uint64_t q, uint32_t k_address)
+{
+    const uint64_t k = matrix_by_columns(k_address);
+
+    pin(scores);
+    products_begin();
+    multiply_shared<X, 0>(scores, q, k);
+#pragma unroll
+    for (int step = 1; step < 64 / 16; step++)
+        multiply_shared<X, 1>(scores, q + step * 2, k + step * 2);
+    products_commit();
+}
+
 /* O += P V is under way. */
 template <typename X, int D>
 __device__ __forceinline__ void begin_output(float (&out)[D / 2], uint32_t (&p)[32], uint32_t v_address)
@@ -202,10 +272,13 @@ __device__ __forceinline__ void begin_output(float (&out)[D / 2], uint32_t (&p)[
     products_commit();
 }
 
-/* This thread's bits of a partial tile. */
-__device__ __forceinline__ uint2 load_bits(const hra_sm90_forward &a, uint32_t tile, int thread)
+/* This thread's bits of a tile that is not full. */
+template <int G>
+__device__ __forceinline__ uint2 load_bits(const hra_sm90_forward &a, uint32_t tile, int place)
 {
-    return ((const uint2 *)a.bits[(tile & TILE_BITMAP) - 1].word)[thread];
+    if (G == 3 && (tile & TILE_BITMAP) == HRA_SM90_ABSENT)
+        return {0, 0};
+    return ((const uint2 *)a.bits[(tile & TILE_BITMAP) - 1].word)[place % HRA_SM90_CONSUMERS];
 }
 
 /* -inf where no bit is. Word by word, ptxas moves seven bits at once to predicates (R2P); with the words in
@@ -349,34 +422,35 @@ __device__ __forceinline__ void multiply_rows(float (&out)[COUNT], const float (
 
 /* ---- Where items begin and end ---- */
 
-/* This thread's part of an item's state: [D / 8 + 1][256] float4, O and then references and sums. */
+/* This thread's part of the state of a tile: [D / 8 + 1][256] float4, O and then references and sums. */
 template <int D>
-__device__ __forceinline__ float4 *state_of(const hra_sm90_forward &a, uint32_t place, int thread)
+__device__ __forceinline__ float4 *state_of(const hra_sm90_forward &a, const hra_sm90_item &item, int place)
 {
-    return (float4 *)a.state + (size_t)place * (D / 8 + 1) * HRA_SM90_CONSUMERS + thread;
+    return (float4 *)a.state + (size_t)(item.state + tile_of(place)) * (D / 8 + 1) * HRA_SM90_CONSUMERS +
+           place % HRA_SM90_CONSUMERS;
 }
 
 template <int D>
 __device__ __forceinline__ rows_state begin_rows(const hra_sm90_forward &a, const hra_sm90_item &item,
-                                                 int thread)
+                                                 int place)
 {
-    if (item.flags & HRA_SM90_BEGINS)
+    if (item.flags[tile_of(place)] & HRA_SM90_BEGINS)
         return {{-FLT_MAX, -FLT_MAX}, {0, 0}};
-    const float4 x = state_of<D>(a, item.state, thread)[D / 8 * HRA_SM90_CONSUMERS];
+    const float4 x = state_of<D>(a, item, place)[D / 8 * HRA_SM90_CONSUMERS];
     return {{x.x, x.y}, {x.z, x.w}};
 }
 
 template <int D>
 __device__ __forceinline__ void begin_sums(float (&out)[D / 2], const hra_sm90_forward &a,
-                                           const hra_sm90_item &item, int thread)
+                                           const hra_sm90_item &item, int place)
 {
-    if (item.flags & HRA_SM90_BEGINS) {
+    if (item.flags[tile_of(place)] & HRA_SM90_BEGINS) {
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             out[i] = 0;
         return;
     }
-    const float4 *state = state_of<D>(a, item.state, thread);
+    const float4 *state = state_of<D>(a, item, place);
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
         const float4 x = state[i * HRA_SM90_CONSUMERS];
@@ -389,9 +463,9 @@ __device__ __forceinline__ void begin_sums(float (&out)[D / 2], const hra_sm90_f
 
 template <int D>
 __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows_state &rows,
-                                           const hra_sm90_forward &a, const hra_sm90_item &item, int thread)
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, int place)
 {
-    float4 *state = state_of<D>(a, item.state, thread);
+    float4 *state = state_of<D>(a, item, place);
 
 #pragma unroll
     for (int i = 0; i < D / 8; i++)
@@ -402,18 +476,18 @@ __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows
 /* Write the rows of an item that exist: O / sum, in pieces of 16 bytes, and the log-sum. */
 template <typename X, int D>
 __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows_state &rows,
-                                           const hra_sm90_forward &a, const hra_sm90_item &item, int thread)
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, int place)
 {
-    const int lane = thread % 32, quarter = lane % 4;
+    const int lane = place % 32, quarter = lane % 4, tile = tile_of(place);
 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int row = thread / 32 * 16 + lane / 4 + 8 * r;
-        const bool exists = row < item.rows;
+        const int row = place % HRA_SM90_CONSUMERS / 32 * 16 + lane / 4 + 8 * r;
+        const bool exists = row < item.rows[tile];
         const float sum = row_sum(rows.sum[r]);
         const float factor = sum > 0 ? 1 / sum : sum; /* 0 without keys; a NaN goes through */
         X *to = (X *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
-                (item.row0 + (int64_t)row) * a.o.stride_row + 8 * quarter;
+                (item.row0[tile] + (int64_t)row) * a.o.stride_row + 8 * quarter;
 
 #pragma unroll
         for (int i = 0; i < D / 32; i++) {
@@ -428,27 +502,37 @@ __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows
                 *(uint4 *)(to + 32 * i) = {x[0], x[1], x[2], x[3]};
         }
         if (exists && quarter == 0 && a.lse != nullptr)
-            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0 + row] =
+            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0[tile] + row] =
                 (float)fma((double)rows.high[r], 0.69314718055994531, (double)logf(sum));
     }
 }
 
 template <typename X, int D>
 __device__ __forceinline__ void end_item(const float (&out)[D / 2], const rows_state &rows,
-                                         const hra_sm90_forward &a, const hra_sm90_item &item, int thread)
+                                         const hra_sm90_forward &a, const hra_sm90_item &item, int place)
 {
-    if (item.flags & HRA_SM90_ENDS)
-        write_rows<X, D>(out, rows, a, item, thread);
+    if (item.flags[tile_of(place)] & HRA_SM90_ENDS)
+        write_rows<X, D>(out, rows, a, item, place);
     else
-        keep_state<D>(out, rows, a, item, thread);
+        keep_state<D>(out, rows, a, item, place);
 }
 
 /* ---- The pipeline ---- */
 
-template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, shared<D> &s)
+/* What a consumer has of the Q of its item: registers, or where it lies. */
+template <int D, int G> struct own_queries {
+    uint32_t piece[D / 4];
+};
+
+template <int D> struct own_queries<D, 3> {
+    uint64_t matrix;
+};
+
+template <typename X, int D, int G> __device__ void consume(const hra_sm90_forward &a, shared<D, G> &s)
 {
-    constexpr uint32_t BYTES = shared<D>::TILE_BYTES;
-    constexpr int EARLY = D == 128 ? 4 : 8; /* of 16: exponentials before the product is waited for */
+    constexpr uint32_t BYTES = shared<D, G>::TILE_BYTES;
+    constexpr int EARLY =
+        D == 128 || G == 3 ? 4 : 8; /* of 16: exponentials before the product is waited for */
     const int thread = threadIdx.x - 128;
     const bool signals = thread % 32 == 0;
     const uint32_t ring = shared_address(s.ring);
@@ -456,29 +540,57 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     const uint32_t zero = (uint32_t)a.items >> 31;
 
     float out[D / 2], scores[64], gap[2], factor[2], part[2];
-    uint32_t q[D / 4], p[32], turn = 0;
+    uint32_t p[32], turn = 0;
+    own_queries<D, G> q;
     rows_state rows;
-    cursor<D> at;
+    cursor<D, G> at;
+
+    /* The Q of item `turn`. In registers it leaves its buffer at once. */
+    const auto take_queries = [&] {
+        const int buffer = buffer_of<D, G>(turn);
+        const uint32_t half = shared_address(s.queries[buffer][thread / 128]);
+
+        barrier_wait(shared_address(&s.full_q[buffer]), parity_of<D, G>(turn));
+        if constexpr (G == 3) {
+            q.matrix = matrix_by_columns(half);
+        } else {
+            load_queries<D>(q.piece, half, thread);
+            publish_shared();
+            __syncwarp();
+            if (signals)
+                barrier_arrive_after(shared_address(&s.empty_q[buffer]), last_of(q.piece), zero);
+        }
+    };
+    /* In shared memory it does when the last S is there: the tile that is next is another item's. */
+    const auto leave_queries = [&](uint32_t next) {
+        if (G == 3 && next & (TILE_FIRST | TILE_END) && signals)
+            barrier_arrive(shared_address(&s.empty_q[buffer_of<D, G>(turn)]));
+    };
+    const auto scores_of = [&](int slot) {
+        if constexpr (G == 3)
+            begin_scores<X>(scores, q.matrix, ring + slot * BYTES);
+        else
+            begin_scores<X, D>(scores, q.piece, ring + slot * BYTES);
+    };
+    /* What this thread's query tile has in the key tile of a slot. */
+    const auto tile_at = [&](int slot, uint32_t tile, int place) {
+        return G == 3 && tile_of(place) > 0 ? s.second[slot] : tile;
+    };
 
     /* The first tile has no product beside it. */
-    barrier_wait(shared_address(&s.full[0]), 0);
-    rows = begin_rows<D>(a, s.item[0], thread);
-    begin_sums<D>(out, a, s.item[0], thread);
-    load_queries<D>(q, ring, thread);
-    publish_shared();
-    __syncwarp();
-    if (signals)
-        barrier_arrive_after(shared_address(&s.empty[0]), last_of(q), zero);
-    at = at.next();
+    take_queries();
+    int place = place_of<G>(s.item[0], thread);
+    rows = begin_rows<D>(a, s.item[0], place);
+    begin_sums<D>(out, a, s.item[0], place);
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
-    uint32_t tile = s.tile[at.slot];
-    begin_scores<X, D>(scores, q, ring + at.slot * BYTES);
+    uint32_t tile = tile_at(at.slot, s.tile[at.slot], place);
+    scores_of(at.slot);
     products_wait<0>();
     pin(scores);
     if (signals)
         barrier_arrive(shared_address(&s.empty[at.slot]));
     if (tile & TILE_BITMAP)
-        apply_bits(scores, load_bits(a, tile, thread));
+        apply_bits(scores, load_bits<G>(a, tile, place));
     bool low = find_low(rows);
     raise_references(rows, gap, low, scores, scale);
     find_factors(factor, gap);
@@ -489,34 +601,30 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     at = at.next();
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
     tile = s.tile[at.slot];
+    leave_queries(tile);
 
     while (!(tile & TILE_END)) {
-        /* P of the tile before is in p; at `at` is K of this one, before it Q if this is the first of an item,
-         * and behind it V of the one before. */
-        const bool first = tile & TILE_QUERIES;
+        /* P of the tile before is in p; at `at` is K of this one, behind it V of the one before. */
+        const bool first = tile & TILE_FIRST;
+        const int before_place = place;
         uint2 bits = {0, 0};
         rows_state before;
 
         if (first) {
-            load_queries<D>(q, ring + at.slot * BYTES, thread);
-            publish_shared();
-            __syncwarp();
-            if (signals)
-                barrier_arrive_after(shared_address(&s.empty[at.slot]), last_of(q), zero);
-            at = at.next();
             turn++;
+            take_queries();
             before = rows;
-            rows = begin_rows<D>(a, s.item[turn % ITEMS], thread);
+            place = place_of<G>(s.item[turn % ITEMS], thread);
+            rows = begin_rows<D>(a, s.item[turn % ITEMS], place);
             low = find_low(rows);
-            barrier_wait(shared_address(&s.full[at.slot]), at.parity);
-            tile = s.tile[at.slot];
         }
-        const cursor<D> value = at.next();
+        const cursor<D, G> value = at.next();
+        tile = tile_at(at.slot, tile, place);
         const bool partial = tile & TILE_BITMAP;
         if (partial)
-            bits = load_bits(a, tile, thread);
+            bits = load_bits<G>(a, tile, place);
 
-        begin_scores<X, D>(scores, q, ring + at.slot * BYTES);
+        scores_of(at.slot);
         barrier_wait(shared_address(&s.full[value.slot]), value.parity);
         begin_output<X, D>(out, p, ring + value.slot * BYTES);
 
@@ -536,14 +644,15 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
         at = value.next();
         barrier_wait_after(shared_address(&s.full[at.slot]), at.parity, part[0] + part[1]);
         tile = s.tile[at.slot];
+        leave_queries(tile);
 
         products_wait<0>();
         pin(out);
         if (signals)
             barrier_arrive(shared_address(&s.empty[value.slot]));
         if (first) {
-            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], thread);
-            begin_sums<D>(out, a, s.item[turn % ITEMS], thread);
+            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], before_place);
+            begin_sums<D>(out, a, s.item[turn % ITEMS], place);
         }
         multiply_rows(out, factor);
         exponentiate<EARLY, 16>(scores, part, rows, scale);
@@ -554,19 +663,23 @@ template <typename X, int D> __device__ void consume(const hra_sm90_forward &a, 
     begin_output<X, D>(out, p, ring + at.slot * BYTES);
     products_wait<0>();
     pin(out);
-    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], thread);
+    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], place);
 }
 
-template <typename X, int D>
-__global__ void __launch_bounds__(THREADS, 1) attend(const __grid_constant__ hra_sm90_forward a)
+template <typename X, int D, int G>
+__global__ void __launch_bounds__(THREADS<G>, 1) attend(const __grid_constant__ hra_sm90_forward a)
 {
     HRA_DYNAMIC_SHARED(memory);
-    shared<D> &s = *(shared<D> *)(memory + (-shared_address(memory) & 1023));
+    shared<D, G> &s = *(shared<D, G> *)(memory + (-shared_address(memory) & 1023));
 
     if (threadIdx.x == 0) {
-        for (int i = 0; i < shared<D>::SLOTS; i++) {
+        for (int i = 0; i < shared<D, G>::SLOTS; i++) {
             barrier_init(shared_address(&s.full[i]), 1);
-            barrier_init(shared_address(&s.empty[i]), WARPS);
+            barrier_init(shared_address(&s.empty[i]), 4 * G);
+        }
+        for (int i = 0; i < shared<D, G>::BUFFERS; i++) {
+            barrier_init(shared_address(&s.full_q[i]), 1);
+            barrier_init(shared_address(&s.empty_q[i]), 4 * G);
         }
         barrier_publish();
     }
@@ -574,10 +687,10 @@ __global__ void __launch_bounds__(THREADS, 1) attend(const __grid_constant__ hra
     if (threadIdx.x < 128) {
         give_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0)
-            produce<D>(a, s);
+            produce<D, G>(a, s);
     } else {
-        take_registers<CONSUMER_REGISTERS>();
-        consume<X, D>(a, s);
+        take_registers<CONSUMER_REGISTERS<G>>();
+        consume<X, D, G>(a, s);
     }
 }
 
@@ -587,12 +700,12 @@ __global__ void nothing(const __grid_constant__ hra_sm90_forward a, int dim)
     const hra_sm90_item item = a.item[blockIdx.x];
     const int pieces = dim / 8;
     uint16_t *const to = (uint16_t *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
-                         item.row0 * a.o.stride_row;
-    const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0;
+                         item.row0[0] * a.o.stride_row;
+    const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0[0];
 
-    for (int i = threadIdx.x; i < item.rows * pieces; i += blockDim.x)
+    for (int i = threadIdx.x; i < item.rows[0] * pieces; i += blockDim.x)
         *(uint4 *)(to + i / pieces * a.o.stride_row + i % pieces * 8) = {0, 0, 0, 0};
-    for (int i = threadIdx.x; i < item.rows && a.lse != nullptr; i += blockDim.x)
+    for (int i = threadIdx.x; i < item.rows[0] && a.lse != nullptr; i += blockDim.x)
         a.lse[first + i] = NOTHING;
 }
 
@@ -607,51 +720,53 @@ __global__ void clear(uint32_t *words, size_t count)
 /* Every kernel that is compiled. */
 const struct variant {
     hra_type type;
-    int dim;
+    int dim, groups;
     const void *kernel;
+    int threads;
     size_t shared_bytes;
 } variants[] = {
-    {HRA_BF16, 64, (const void *)attend<__nv_bfloat16, 64>, SHARED_BYTES<64>},
-    {HRA_BF16, 128, (const void *)attend<__nv_bfloat16, 128>, SHARED_BYTES<128>},
-    {HRA_F16, 64, (const void *)attend<__half, 64>, SHARED_BYTES<64>},
-    {HRA_F16, 128, (const void *)attend<__half, 128>, SHARED_BYTES<128>},
+#define HRA_VARIANT(name, type, dim, groups)                                                                 \
+    {                                                                                                        \
+        name, dim, groups, (const void *)attend<type, dim, groups>, THREADS<groups>,                         \
+            SHARED_BYTES<dim, groups>                                                                        \
+    }
+    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 2),  HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 3),
+    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 128, 2), HRA_VARIANT(HRA_F16, __half, 64, 2),
+    HRA_VARIANT(HRA_F16, __half, 64, 3),          HRA_VARIANT(HRA_F16, __half, 128, 2),
+#undef HRA_VARIANT
 };
-
-const variant *find_variant(hra_type type, int dim)
-{
-    for (const variant &v : variants)
-        if (v.type == type && v.dim == dim)
-            return &v;
-    return nullptr;
-}
 
 } // namespace
 
 extern "C" cudaError_t hra_sm90_forward_open(hra_type type, int dim)
 {
-    const variant *v = find_variant(type, dim);
     cudaFuncAttributes attributes;
+    cudaError_t error = cudaErrorInvalidValue;
 
-    if (v == nullptr)
-        return cudaErrorInvalidValue;
+    for (const variant &v : variants)
+        if (v.type == type && v.dim == dim) {
+            error = cudaFuncSetAttribute(v.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         (int)v.shared_bytes);
+            if (error != cudaSuccess)
+                return error;
+        }
     /* Asking loads the kernel, which could not be done while a stream records a graph. */
-    for (const void *const kernel : {(const void *)nothing, (const void *)clear}) {
-        const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-        if (error != cudaSuccess)
-            return error;
-    }
-    return cudaFuncSetAttribute(v->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)v->shared_bytes);
+    for (const void *const kernel : {(const void *)nothing, (const void *)clear})
+        if (error == cudaSuccess)
+            error = cudaFuncGetAttributes(&attributes, kernel);
+    return error;
 }
 
 extern "C" cudaError_t hra_sm90_forward_launch(const hra_sm90_forward *launch, hra_type type, int dim,
-                                               int blocks, cudaStream_t stream)
+                                               int groups, int blocks, cudaStream_t stream)
 {
-    const variant *v = find_variant(type, dim);
-    if (v == nullptr)
-        return cudaErrorInvalidValue;
     void *arguments[] = {const_cast<hra_sm90_forward *>(launch)};
-    return cudaLaunchKernel(v->kernel, dim3((unsigned)blocks), dim3(THREADS), arguments, v->shared_bytes,
-                            stream);
+
+    for (const variant &v : variants)
+        if (v.type == type && v.dim == dim && v.groups == groups)
+            return cudaLaunchKernel(v.kernel, dim3((unsigned)blocks), dim3((unsigned)v.threads), arguments,
+                                    v.shared_bytes, stream);
+    return cudaErrorInvalidValue;
 }
 
 extern "C" cudaError_t hra_sm90_clear(uint32_t *words, size_t count, cudaStream_t stream)

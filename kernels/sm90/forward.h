@@ -17,27 +17,29 @@ extern "C" {
 #endif
 
 /* Chunks of one launch at most, and threads that compute. */
-enum { HRA_SM90_CHUNKS = 8, HRA_SM90_CONSUMERS = 256 };
+enum { HRA_SM90_CHUNKS = 8, HRA_SM90_CONSUMERS = 256 }; /* threads that have a tile of queries */
 
 /* What a launch does of an item beside its tiles: its state begins here; its outputs are written here. */
 enum { HRA_SM90_BEGINS = 1, HRA_SM90_ENDS = 2 };
 
+/* The query rows of an item are a tile, or three halves of it and of the tile after it. */
 struct hra_sm90_item {
-    int32_t row0;                 /* of the query tile, among the rows of the rank */
-    int16_t rows;                 /* 1 to HRA_TILE */
-    int16_t flags;                /* HRA_SM90_BEGINS, HRA_SM90_ENDS */
+    int32_t row0[2];              /* of the two tiles, among the rows of the rank */
+    uint8_t rows[2];              /* 1 to HRA_TILE; of the second also 0: the item has none of it */
+    uint8_t flags[2];             /* HRA_SM90_BEGINS, HRA_SM90_ENDS; of no second tile both */
+    int32_t half0;                /* 1: the first half of the first tile is another item's */
     int32_t batch, head, head_kv; /* head and K/V head of the rank */
     uint32_t entry0, entries;
-    uint32_t state; /* its place in the workspace */
+    uint32_t state; /* the first tile's place in the workspace; the second has the next one */
 };
 
 /* A key tile: its first row in its chunk; the chunk, from bit HRA_SM90_CHUNK_BIT on; below it 0 for a full
- * tile, or 1 + its bitmap. */
+ * tile, 1 + its bitmap, or HRA_SM90_ABSENT. The second tile of an item has a number of its own for that. */
 struct hra_sm90_entry {
     uint32_t row, tile;
 };
 
-enum { HRA_SM90_CHUNK_BIT = 28 };
+enum { HRA_SM90_CHUNK_BIT = 28, HRA_SM90_ABSENT = (1 << HRA_SM90_CHUNK_BIT) - 1 };
 
 /* Bits of a tile as threads hold its scores: thread t of the consumers has rows 16 (t / 32) + (t % 32) / 4
  * and 8 further, a word each; bit 2 j + e is column 8 j + 2 (t % 4) + e. */
@@ -45,8 +47,8 @@ struct hra_sm90_bits {
     uint32_t word[HRA_SM90_CONSUMERS][2];
 };
 
-/* One launch. Maps are of tensors [batch][head][dim / 64][row][64], boxes of a tile, swizzled by 128
- * bytes. */
+/* One launch. Maps are of tensors [batch][head][dim / 64][row][64], boxes of a tile, of q of half a tile,
+ * swizzled by 128 bytes. */
 struct hra_sm90_forward {
     CUtensorMap q, k[HRA_SM90_CHUNKS], v[HRA_SM90_CHUNKS];
     int head0[HRA_SM90_CHUNKS]; /* first K/V head of each chunk */
@@ -55,6 +57,8 @@ struct hra_sm90_forward {
     const struct hra_sm90_item *item; /* [items] in the order in which they are begun */
     int items;
     const struct hra_sm90_entry *entry;
+    const uint32_t
+        *second; /* of each entry, what the second tile of its item has there; NULL with two groups */
     const struct hra_sm90_bits *bits;
     int *next;    /* counts items that were taken beyond each block's first; 0 before the launch */
     float *state; /* hra_sm90_state_bytes for each place */
@@ -72,9 +76,10 @@ static inline size_t hra_sm90_state_bytes(int dim)
 /* Before the first launches on a device; dim is 64 or 128, type bf16 or f16. */
 cudaError_t hra_sm90_forward_open(hra_type type, int dim);
 
-/* Compute on `blocks` multiprocessors, no more than items. Every item has entries. */
-cudaError_t hra_sm90_forward_launch(const struct hra_sm90_forward *launch, hra_type type, int dim, int blocks,
-                                    cudaStream_t stream);
+/* Compute on `blocks` multiprocessors, no more than items, by `groups` warpgroups: 2, whose items are tiles, or
+ * with dim 64 3. Every item has entries. */
+cudaError_t hra_sm90_forward_launch(const struct hra_sm90_forward *launch, hra_type type, int dim, int groups,
+                                    int blocks, cudaStream_t stream);
 
 /* Set `count` words to 0. By a kernel: the driver may give cudaMemsetAsync to the copy engine, where it would wait for
  * whatever the transport copies. */

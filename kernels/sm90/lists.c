@@ -4,6 +4,10 @@
  * the order of the chunks and of key tiles within one. (batch, head) pairs with the same pattern and the same
  * chunks share it.
  *
+ * With 64 channels a launch is by the kernel of three groups where that is expected to take less time. Three
+ * query tiles then become two items, of the first and half of the second and of the rest, each with the list
+ * of all key tiles that one of its two tiles has; those whose lists differ too much stay items of their own.
+ *
  * Items are begun in the order in which they are written here, each by the multiprocessor that is free first.
  * Longest first leaves little idle at the end; but what runs at one time should read the same K and V, or
  * they are fetched from memory again and again. So K/V heads are taken in sections, whose K and V fit the L2
@@ -12,6 +16,7 @@
  * keys, run at one time. */
 #include "kernels/sm90/lists.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,21 +29,35 @@ enum { SECTION_BYTES = 32 << 20 };
 enum { BUCKETS = 1248, ROUGH = 11 };
 static const double bucket_ratio = 1.02;
 
-/* What a tile costs, in tenths of a full one. */
+/* What a tile costs, in tenths of a full one. Three groups take 1.35 of the time of two for it (measured), and 0.9 for
+ * as many rows. */
 enum { FULL_COST = 10, PARTIAL_COST = 11 };
+static const double three_groups = 1.35;
+
+/* The item of a query tile, if it has one: alone, or with what follows it. */
+struct unit {
+    int64_t entry0, entries; /* 0: none */
+    int16_t tiles, half0;    /* 1, or 2, which it has three halves of, from that half of the first on */
+    uint16_t bucket;
+};
 
 /* The lists of one pattern for one set of chunks of a launch. */
 struct view {
     int pattern;
-    unsigned chunks;  /* bit c: chunk chunk0 + c of the run */
-    int64_t *start;   /* [query tiles of the run + 1] entries */
-    uint16_t *bucket; /* [query tiles of the run] */
-    int before;       /* the view of the pattern that was made before, -1: none */
+    unsigned chunks;   /* bit c: chunk chunk0 + c of the run */
+    struct unit *unit; /* [query tiles of the run] */
+    int before;        /* the view of the pattern that was made before, -1: none */
+};
+
+/* What the items of a launch cost. */
+struct costs {
+    double all, longest;
 };
 
 struct builder {
     const struct hra_kernel_plan *plan;
     const struct hra_shapes *shapes;
+    int processors;
     struct hra_sm90_work *work;
     const struct hra_shape **shape; /* [launches] of its first chunk */
     struct view *view;              /* [views] */
@@ -84,22 +103,34 @@ static unsigned chunks_of(const struct builder *b, int launch, int head_kv)
 
 /* ---- Lists ---- */
 
-static hra_status add_entry(struct hra_sm90_work *w, uint32_t row, uint32_t tile)
+/* The same memory with room for more. */
+static hra_status grow(void **memory, int64_t count, int64_t capacity, size_t bytes)
+{
+    void *larger = NULL;
+
+    HRA_TRY(hra_alloc_unset(&larger, capacity, bytes, "lists"));
+    if (count > 0)
+        memcpy(larger, *memory, (size_t)count * bytes);
+    free(*memory);
+    *memory = larger;
+    return HRA_OK;
+}
+
+static hra_status add_entry(struct hra_sm90_work *w, int joins, struct hra_sm90_entry entry, uint32_t second)
 {
     if (w->entries == w->capacity) {
         const int64_t capacity = w->capacity == 0 ? 1024 : 2 * w->capacity;
-        struct hra_sm90_entry *larger = NULL;
         if (capacity > UINT32_MAX)
             return HRA_FAIL(HRA_ERR_UNSUPPORTED, "sm90: lists have more than %lld tiles",
                             (long long)w->entries);
-        HRA_TRY(hra_alloc_unset((void **)&larger, capacity, sizeof(*larger), "lists"));
-        if (w->entries > 0)
-            memcpy(larger, w->entry, (size_t)w->entries * sizeof(*larger));
-        free(w->entry);
-        w->entry = larger;
+        HRA_TRY(grow((void **)&w->entry, w->entries, capacity, sizeof(*w->entry)));
+        if (joins)
+            HRA_TRY(grow((void **)&w->second, w->entries, capacity, sizeof(*w->second)));
         w->capacity = capacity;
     }
-    w->entry[w->entries++] = (struct hra_sm90_entry){row, tile};
+    if (joins)
+        w->second[w->entries] = second;
+    w->entry[w->entries++] = entry;
     return HRA_OK;
 }
 
@@ -118,38 +149,118 @@ static int64_t find_key(const struct hra_tile_list *list, int query, int key)
     return low;
 }
 
-/* The tiles of a query tile that are in one chunk; *cost grows by what they cost. */
-static hra_status add_chunk(const struct builder *b, const struct hra_tile_list *list, int query,
-                            const struct hra_shape *chunk, unsigned number, int64_t *cost)
-{
-    const int64_t base = b->plan->key[chunk->key_tile0].row0;
+/* The tiles of a row of a list in one chunk that are still to come. */
+struct rest {
+    const struct hra_tile_list *list;
+    int64_t at, end;
+};
 
-    for (int64_t i = find_key(list, query, chunk->key_tile0);
-         i < list->row_start[query + 1] && list->key[i] < chunk->key_tile1; i++) {
-        const uint32_t bitmap = list->bitmap[i] == HRA_FULL ? 0 : (uint32_t)list->bitmap[i] + 1;
-        *cost += bitmap == 0 ? FULL_COST : PARTIAL_COST;
-        HRA_TRY(add_entry(b->work, (uint32_t)(b->plan->key[list->key[i]].row0 - base),
-                          bitmap | number << HRA_SM90_CHUNK_BIT));
+static struct rest rest_of(const struct hra_tile_list *list, int query, const struct hra_shape *chunk)
+{
+    return (struct rest){list, find_key(list, query, chunk->key_tile0),
+                         find_key(list, query, chunk->key_tile1)};
+}
+
+/* The next key tile, INT_MAX where there is none. */
+static int next_key(const struct rest *r)
+{
+    return r->at < r->end ? r->list->key[r->at] : INT_MAX;
+}
+
+/* What it has in that key tile, as entries say it; past it if it has any. */
+static uint32_t take_key(struct rest *r, int key)
+{
+    if (next_key(r) != key)
+        return HRA_SM90_ABSENT;
+    const int bitmap = r->list->bitmap[r->at++];
+    return bitmap == HRA_FULL ? 0 : (uint32_t)bitmap + 1;
+}
+
+/* The key tiles of one chunk that a unit's query tiles have; *cost grows by what they cost. They are written, or only
+ * counted. */
+static hra_status join_chunk(const struct builder *b, const struct view *v, struct unit *u, int query,
+                             const struct hra_shape *chunk, unsigned number, int writes, double *cost)
+{
+    const struct hra_tile_list *list = &b->plan->list[v->pattern];
+    const int64_t base = b->plan->key[chunk->key_tile0].row0;
+    struct rest one = rest_of(list, query, chunk), two = {list, 0, 0};
+
+    if (u->tiles == 2)
+        two = rest_of(list, query + 1, chunk);
+    for (int key; (key = next_key(next_key(&one) < next_key(&two) ? &one : &two)) != INT_MAX;) {
+        const uint32_t first = take_key(&one, key), second = u->tiles == 2 ? take_key(&two, key) : 0;
+        *cost += first == 0 && second == 0 ? FULL_COST : PARTIAL_COST;
+        u->entries++;
+        if (writes)
+            HRA_TRY(add_entry(b->work, b->plan->dim == 64,
+                              (struct hra_sm90_entry){(uint32_t)(b->plan->key[key].row0 - base),
+                                                      first | number << HRA_SM90_CHUNK_BIT},
+                              second));
     }
     return HRA_OK;
 }
 
-static hra_status fill_view(const struct builder *b, int launch, struct view *v)
+/* The unit that begins with a half of query tile t of the launch. */
+static hra_status make_unit(const struct builder *b, int launch, const struct view *v, int t, int tiles,
+                            int half0, int writes, struct unit *u, double *cost)
 {
     const struct hra_shape *chunk = b->shape[launch];
-    const int tiles = chunk->query1 - chunk->query0;
 
-    HRA_TRY(hra_alloc((void **)&v->start, (int64_t)tiles + 1, sizeof(*v->start), "lists"));
-    HRA_TRY(hra_alloc((void **)&v->bucket, tiles, sizeof(*v->bucket), "lists"));
-    for (int t = 0; t < tiles; t++) {
-        int64_t cost = 0;
-        v->start[t] = b->work->entries;
-        for (unsigned c = 0; c < HRA_SM90_CHUNKS; c++)
-            if (v->chunks >> c & 1)
-                HRA_TRY(add_chunk(b, &b->plan->list[v->pattern], chunk->query0 + t, &chunk[c], c, &cost));
-        v->bucket[t] = (uint16_t)(cost == 0 ? 0 : log((double)cost) / log(bucket_ratio));
+    *u = (struct unit){.entry0 = b->work->entries, .tiles = (int16_t)tiles, .half0 = (int16_t)half0};
+    *cost = 0;
+    for (unsigned c = 0; c < HRA_SM90_CHUNKS; c++)
+        if (v->chunks >> c & 1)
+            HRA_TRY(join_chunk(b, v, u, chunk->query0 + t, &chunk[c], c, writes, cost));
+    u->bucket = (uint16_t)(*cost == 0 ? 0 : log(*cost) / log(bucket_ratio));
+    return HRA_OK;
+}
+
+/* Do query tiles t to t + 2 become two items? Only whole ones that all have keys do, and where their lists are
+ * alike. */
+static hra_status are_joined(const struct builder *b, int launch, const struct view *v, int t, int *joined)
+{
+    const struct hra_shape *shape = b->shape[launch];
+    struct unit u;
+    double cost, alone = 0, together = 0;
+
+    *joined = 0;
+    for (int i = 0; i < 3; i++) {
+        if (t + i >= shape->query1 - shape->query0 || b->plan->query[shape->query0 + t + i].rows != HRA_TILE)
+            return HRA_OK;
+        HRA_TRY(make_unit(b, launch, v, t + i, 1, 0, 0, &u, &cost));
+        if (u.entries == 0)
+            return HRA_OK;
+        alone += cost;
     }
-    v->start[tiles] = b->work->entries;
+    for (int i = 0; i < 2; i++) {
+        HRA_TRY(make_unit(b, launch, v, t + i, 2, i, 0, &u, &cost));
+        together += cost;
+    }
+    *joined = together < alone;
+    return HRA_OK;
+}
+
+/* The units of a view for a kernel of so many groups, written or only counted. */
+static hra_status make_units(const struct builder *b, int launch, const struct view *v, int groups,
+                             int writes, struct costs *costs)
+{
+    const int tiles = b->shape[launch]->query1 - b->shape[launch]->query0;
+
+    *costs = (struct costs){0, 0};
+    for (int t = 0; t < tiles;) {
+        int joined = 0;
+        if (groups == 3)
+            HRA_TRY(are_joined(b, launch, v, t, &joined));
+        for (int i = 0; i < 1 + joined; i++) {
+            struct unit counted, *const u = writes ? &v->unit[t + i] : &counted;
+            double cost;
+            HRA_TRY(make_unit(b, launch, v, t + i, 1 + joined, i, writes, u, &cost));
+            cost *= groups == 3 ? three_groups : 1;
+            costs->all += cost;
+            costs->longest = cost > costs->longest ? cost : costs->longest;
+        }
+        t += joined ? 3 : 1;
+    }
     return HRA_OK;
 }
 
@@ -171,10 +282,12 @@ static hra_status find_view(int *out, struct builder *b, int launch, int pattern
         b->view = larger;
         b->capacity = capacity;
     }
-    *out = b->views++;
-    b->view[*out] = (struct view){.pattern = pattern, .chunks = chunks, .before = b->newest[pattern]};
-    b->newest[pattern] = *out;
-    return fill_view(b, launch, &b->view[*out]);
+    struct view *const v = &b->view[b->views];
+    *v = (struct view){.pattern = pattern, .chunks = chunks, .before = b->newest[pattern]};
+    HRA_TRY(hra_alloc((void **)&v->unit, b->shape[launch]->query1 - b->shape[launch]->query0,
+                      sizeof(*v->unit), "lists"));
+    *out = b->newest[pattern] = b->views++;
+    return HRA_OK;
 }
 
 /* Find which launches are the first and the last with tiles for the query tiles of a pair. */
@@ -183,13 +296,39 @@ static void note_ends(struct builder *b, int launch, int pair, const struct view
     const struct hra_shape *shape = b->shape[launch];
     const int64_t place = (int64_t)pair * b->plan->queries + shape->query0;
 
-    for (int t = 0; t < shape->query1 - shape->query0; t++) {
-        if (v->start[t] == v->start[t + 1])
-            continue;
-        if (b->first[place + t] < 0)
-            b->first[place + t] = launch;
-        b->last[place + t] = launch;
+    for (int t = 0; t < shape->query1 - shape->query0; t++)
+        for (int i = t; v->unit[t].entries > 0 && i < t + v->unit[t].tiles; i++) {
+            if (b->first[place + i] < 0)
+                b->first[place + i] = launch;
+            b->last[place + i] = launch;
+        }
+}
+
+/* By how many groups is a launch computed? Its views are all there; view0 is the first. Items begin one after another, so
+ * that of the longest about half is waited for at the end. */
+static hra_status choose_groups(struct builder *b, int launch, int view0)
+{
+    const int pairs = b->plan->batch * b->plan->heads;
+    struct costs sum[2] = {{0, 0}, {0, 0}}, costs[2];
+    double time[2];
+
+    b->work->launch[launch].groups = 2;
+    if (b->plan->dim != 64)
+        return HRA_OK;
+    for (int v = view0; v < b->views; v++) {
+        int count = 0;
+        for (int i = 0; i < pairs; i++)
+            count += b->view_of[(int64_t)launch * pairs + i] == v;
+        for (int n = 0; n < 2; n++) {
+            HRA_TRY(make_units(b, launch, &b->view[v], 2 + n, 0, &costs[n]));
+            sum[n].all += count * costs[n].all;
+            sum[n].longest = costs[n].longest > sum[n].longest ? costs[n].longest : sum[n].longest;
+        }
     }
+    for (int n = 0; n < 2; n++)
+        time[n] = sum[n].all / b->processors + sum[n].longest / 2;
+    b->work->launch[launch].groups = time[1] < time[0] ? 3 : 2;
+    return HRA_OK;
 }
 
 static hra_status make_lists(struct builder *b)
@@ -198,6 +337,8 @@ static hra_status make_lists(struct builder *b)
     const int pairs = p->batch * p->heads;
 
     for (int l = 0; l < b->work->launches; l++) {
+        const int view0 = b->views;
+        struct costs costs;
         for (int n = 0; n < p->patterns; n++)
             b->newest[n] = -1;
         for (int i = 0; i < pairs; i++) {
@@ -207,22 +348,33 @@ static hra_status make_lists(struct builder *b)
             if (chunks == 0)
                 continue;
             HRA_TRY(find_view(view, b, l, p->pattern[i], chunks));
-            note_ends(b, l, i, &b->view[*view]);
         }
+        HRA_TRY(choose_groups(b, l, view0));
+        for (int v = view0; v < b->views; v++)
+            HRA_TRY(make_units(b, l, &b->view[v], b->work->launch[l].groups, 1, &costs));
+        for (int i = 0; i < pairs; i++)
+            if (b->view_of[(int64_t)l * pairs + i] >= 0)
+                note_ends(b, l, i, &b->view[b->view_of[(int64_t)l * pairs + i]]);
     }
     return HRA_OK;
 }
 
 /* ---- Items ---- */
 
-static struct hra_sm90_item make_item(const struct hra_kernel_plan *p, int pair, int query)
+static struct hra_sm90_item make_item(const struct hra_kernel_plan *p, int pair, int query, int tiles)
 {
-    return (struct hra_sm90_item){.row0 = (int32_t)p->query[query].row0,
-                                  .rows = (int16_t)p->query[query].rows,
-                                  .batch = pair / p->heads,
-                                  .head = pair % p->heads,
-                                  .head_kv = pair % p->heads / (p->heads / p->heads_kv),
-                                  .state = (uint32_t)((int64_t)pair * p->queries + query)};
+    struct hra_sm90_item item = {.batch = pair / p->heads,
+                                 .head = pair % p->heads,
+                                 .head_kv = pair % p->heads / (p->heads / p->heads_kv),
+                                 .state = (uint32_t)((int64_t)pair * p->queries + query)};
+
+    for (int i = 0; i < tiles; i++) {
+        item.row0[i] = (int32_t)p->query[query + i].row0;
+        item.rows[i] = (uint8_t)p->query[query + i].rows;
+    }
+    if (tiles == 1) /* there is no state of it */
+        item.flags[1] = HRA_SM90_BEGINS | HRA_SM90_ENDS;
+    return item;
 }
 
 /* K/V heads group0 .. group1 - 1, counted through all batches, and how many buckets count as one. */
@@ -243,17 +395,20 @@ static void visit_section(const struct builder *b, int launch, const struct sect
         for (int t = 0; t < shape->query1 - shape->query0; t++)
             for (int pair = g * group; pair < (g + 1) * group; pair++) {
                 const int view = b->view_of[(int64_t)launch * p->batch * p->heads + pair];
-                if (view < 0 || b->view[view].start[t] == b->view[view].start[t + 1])
+                const struct unit *u = view < 0 ? NULL : &b->view[view].unit[t];
+                if (u == NULL || u->entries == 0)
                     continue;
-                const struct view *v = &b->view[view];
-                const int64_t at = place[v->bucket[t] / s->coarse]++;
+                const int64_t at = place[u->bucket / s->coarse]++;
                 if (item == NULL)
                     continue;
-                item[at] = make_item(p, pair, shape->query0 + t);
-                item[at].entry0 = (uint32_t)v->start[t];
-                item[at].entries = (uint32_t)(v->start[t + 1] - v->start[t]);
-                item[at].flags = (int16_t)((b->first[item[at].state] == launch ? HRA_SM90_BEGINS : 0) |
-                                           (b->last[item[at].state] == launch ? HRA_SM90_ENDS : 0));
+                item[at] = make_item(p, pair, shape->query0 + t, u->tiles);
+                item[at].half0 = u->half0;
+                item[at].entry0 = (uint32_t)u->entry0;
+                item[at].entries = (uint32_t)u->entries;
+                for (int i = 0; i < u->tiles; i++)
+                    item[at].flags[i] =
+                        (uint8_t)((b->first[item[at].state + i] == launch ? HRA_SM90_BEGINS : 0) |
+                                  (b->last[item[at].state + i] == launch ? HRA_SM90_ENDS : 0));
             }
 }
 
@@ -319,7 +474,7 @@ static hra_status make_items(struct builder *b)
     b->work->nothing0 = b->work->items;
     for (int64_t i = 0; i < places; i++)
         if (b->first[i] < 0)
-            b->work->item[b->work->items++] = make_item(p, (int)(i / p->queries), (int)(i % p->queries));
+            b->work->item[b->work->items++] = make_item(p, (int)(i / p->queries), (int)(i % p->queries), 1);
     return HRA_OK;
 }
 
@@ -346,16 +501,14 @@ static hra_status build(struct builder *b)
 }
 
 hra_status hra_sm90_lay_out(struct hra_sm90_work *out, const struct hra_kernel_plan *plan,
-                            const struct hra_shapes *shapes)
+                            const struct hra_shapes *shapes, int processors)
 {
-    struct builder b = {.plan = plan, .shapes = shapes, .work = out};
+    struct builder b = {.plan = plan, .shapes = shapes, .processors = processors, .work = out};
 
     memset(out, 0, sizeof(*out));
     const hra_status status = build(&b);
-    for (int v = 0; v < b.views; v++) {
-        free(b.view[v].start);
-        free(b.view[v].bucket);
-    }
+    for (int v = 0; v < b.views; v++)
+        free(b.view[v].unit);
     free(b.view);
     free(b.shape);
     free(b.view_of);
@@ -370,6 +523,7 @@ void hra_sm90_work_clear(struct hra_sm90_work *work)
     free(work->launch);
     free(work->item);
     free(work->entry);
+    free(work->second);
     memset(work, 0, sizeof(*work));
 }
 

@@ -8,6 +8,7 @@
 struct hra_sm90_launch {
     int run;            /* of the schedule */
     int chunk0, chunks; /* of the run; at most HRA_SM90_CHUNKS */
+    int groups;         /* of the kernel */
     int64_t item0;
     int items;
 };
@@ -18,12 +19,14 @@ struct hra_sm90_work {
     struct hra_sm90_item *item; /* [items] those of each launch, then those without keys in any launch */
     int64_t items, nothing0;
     struct hra_sm90_entry *entry; /* [entries] */
+    uint32_t *second;             /* [entries] as the kernel reads it; NULL but for 64 channels */
     int64_t entries, capacity;
 };
 
-/* Lay out the forward pass of a plan: shapes are its. On failure *out is to be cleared too. */
+/* Lay out the forward pass of a plan, whose shapes these are, for so many multiprocessors. On failure *out is to
+ * be cleared too. */
 hra_status hra_sm90_lay_out(struct hra_sm90_work *out, const struct hra_kernel_plan *plan,
-                            const struct hra_shapes *shapes);
+                            const struct hra_shapes *shapes, int processors);
 
 /* Free what it holds, not the struct. */
 void hra_sm90_work_clear(struct hra_sm90_work *work);

@@ -29,6 +29,7 @@ struct sm90 {
     int *run_launch;           /* [runs + 1] first launch of a run */
     struct hra_sm90_item *item;
     struct hra_sm90_entry *entry;
+    uint32_t *second;
     struct hra_sm90_bits *bits;
 
     int fused;                   /* 1: backward by our own kernel, and what follows is in use */
@@ -102,6 +103,7 @@ static void sm90_close(void *state)
     free(c->run_launch);
     cudaFree(c->item);
     cudaFree(c->entry);
+    cudaFree(c->second);
     cudaFree(c->bits);
     hra_sm90_steps_clear(&c->steps);
     free(c->run_turn);
@@ -271,7 +273,7 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
     if (c->fused)
         HRA_TRY(prepare_backward(c, &shapes[HRA_BACKWARD]));
 
-    HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD]));
+    HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD], c->processors));
     HRA_TRY(hra_alloc((void **)&c->run_launch, (int64_t)shapes[HRA_FORWARD].runs + 1, sizeof(int),
                       "sm90 backend"));
     for (int run = 0, l = 0; run <= shapes[HRA_FORWARD].runs; run++) {
@@ -281,10 +283,14 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
     }
     HRA_TRY(upload(&c->item, c->work.item, c->work.items, sizeof(*c->item)));
     HRA_TRY(upload(&c->entry, c->work.entry, c->work.entries, sizeof(*c->entry)));
+    if (c->work.second != NULL)
+        HRA_TRY(upload(&c->second, c->work.second, c->work.entries, sizeof(*c->second)));
     free(c->work.item);
     free(c->work.entry);
+    free(c->work.second);
     c->work.item = NULL;
     c->work.entry = NULL;
+    c->work.second = NULL;
     return HRA_OK;
 }
 
@@ -344,7 +350,7 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     f->item = c->item + l->item0;
     f->items = l->items;
     HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1, run->stream));
-    HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim,
+    HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim, l->groups,
                                          l->items < c->processors ? l->items : c->processors, run->stream));
     return HRA_OK;
 }
@@ -374,13 +380,14 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.heads = c->plan->heads;
     f.rows = c->plan->rows;
     f.entry = c->entry;
+    f.second = c->second;
     f.bits = c->bits;
     f.next = run->workspace;
     f.state = (float *)((char *)run->workspace + COUNTER_BYTES);
     f.o = args->o;
     f.lse = args->lse;
     f.scale = (float)(c->plan->scale * M_LOG2E);
-    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE));
+    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2));
     for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++)
         HRA_TRY(launch(c, &f, &c->work.launch[l], run));
     if (run->run == 0 && c->work.items > c->work.nothing0) {

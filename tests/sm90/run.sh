@@ -85,6 +85,8 @@ cat >"$BUILD/list" <<'END'
 --tokens 640 --heads 1 --dim 128 --dtype bf16 --mask 'mix(causal; window(20,20); full)' --seed 4
 --grid 24x20 --heads 4 --kv-heads 2 --batch 2 --dim 64 --dtype bf16 --order hilbert --mask 'grid(3,4)' --seed 5
 --tokens 400 --heads 1 --dim 128 --dtype bf16 --mask 'blocks(50; 0:0 1; 1:7; 3:0 7)' --seed 7
+--tokens 900 --heads 3 --kv-heads 1 --batch 2 --dim 64 --dtype bf16 --mask causal --dlse --seed 8
+--tokens 1000 --heads 2 --dim 64 --dtype f16 --mask 'window(140,130)' --seed 9
 --tokens 3 --heads 32 --dim 64 --dtype f16 --scale 20 --mask full --seed 6
 END
 
@@ -134,14 +136,18 @@ both() { printf '%s\0%s\0' "$@"; }
 # given back too soon is soon overwritten.
 wait_s='products_wait<1>();\n *pin(scores);\n *'
 wait_o='products_wait<0>();\n *pin(out);\n *'
+joined='hra-check --backend sm90 --list $BUILD/list'
 give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
 {
     both "fault: S is read before it is there" "fault forward.cu 's/products_wait<1>/products_wait<2>/' forward"
     both "fault: P is overwritten while it is read" "fault forward.cu 's/${wait_o}if/pack_probabilities<X>(p, scores);&/' forward"
-    both "fault: K is given back while it is read" "fault forward.cu 's/D == 128 ? 7 : 14/3/;s/static_assert(offset[^;]*;//g;s/\\($wait_s\\)\\(${give/SLOT/at}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
-    both "fault: V is given back while it is read" "fault forward.cu 's/D == 128 ? 7 : 14/3/;s/static_assert(offset[^;]*;//g;s/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
-    both "fault: Q is given back without a fence" "fault forward.cu 's/D == 128 ? 7 : 14/3/;s/static_assert(offset[^;]*;//g;s/publish_shared();//g' forward 'hra-check --backend sm90 --list $BUILD/list'"
-    both "fault: the item before lends its Q" "fault forward.cu 's/load_queries<D>(q, ring + at[^;]*;//' forward"
+    both "fault: K is given back while it is read" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/\\($wait_s\\)\\(${give/SLOT/at}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
+    both "fault: V is given back while it is read" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
+    both "fault: Q is given back without a fence" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/publish_shared();//g' forward 'hra-check --backend sm90 --list $BUILD/list'"
+    both "fault: Q in shared memory is given back too soon" "fault forward.cu 's/q.matrix = [^;]*;/&if (signals) barrier_arrive(shared_address(\&s.empty_q[buffer]));/;s/G == 3 && next & /false \&\& &/;s/G == 2 ? 1 : 2/1/;s/static_assert(is_as[^;]*;//g' forward '$joined'"
+    both "fault: the bits of an item's first tile for both" "fault forward.cu 's/? s.second.slot. : tile/\&\& slot < 0 ? 1u : tile/' forward '$joined'"
+    both "fault: what only the other tile has is attended to" "fault forward.cu 's/ABSENT)\n *return {0, 0}/ABSENT) return {~0u, ~0u}/' forward '$joined'"
+    both "fault: the item before lends its Q" "fault forward.cu 's/load_queries<D>(q[^;]*;/if (turn == 0) &/' forward"
     both "fault: negative scores are compared as integers" "fault forward.cu 's/return __any_sync(~0u, rows.high[^;]*;/return rows.high[0] > 1e30f;/' forward 'hra-check --backend sm90 $(tail -n 1 "$BUILD/list")'"
     both "fault: dQ is added in any order" "fault backward.cu 's/while (load_acquire[^;]*;//' backward twice"
     both "fault: dQ is overwritten before it is read" "fault backward.cu 's/stores_wait_read();//' backward"
