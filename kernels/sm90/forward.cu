@@ -118,15 +118,18 @@ template <int D, int G> __device__ __forceinline__ uint32_t parity_of(uint32_t t
     return turn / shared<D, G>::BUFFERS % 2;
 }
 
-/* A consumer's thread has one of the places of an item's two tiles: HRA_SM90_CONSUMERS each. */
-template <int G> __device__ __forceinline__ int place_of(const hra_sm90_item &item, int thread)
-{
-    return G == 2 ? thread : item.half0 * 128 + thread;
-}
+/* What a consumer's thread has of an item: a place among the HRA_SM90_CONSUMERS of one of its tiles. */
+struct spot {
+    int tile, place;
+};
 
-__device__ __forceinline__ int tile_of(int place)
+/* group is the same for all lanes, and ptxas knows it: what depends on it need not diverge. */
+template <int G> __device__ __forceinline__ spot spot_of(const hra_sm90_item &item, int group, int thread)
 {
-    return place / HRA_SM90_CONSUMERS;
+    if (G == 2)
+        return {0, thread};
+    const int half = item.half0 + group;
+    return {half / 2, half % 2 * 128 + thread % 128};
 }
 
 /* ---- The producer ---- */
@@ -278,7 +281,7 @@ __device__ __forceinline__ uint2 load_bits(const hra_sm90_forward &a, uint32_t t
 {
     if (G == 3 && (tile & TILE_BITMAP) == HRA_SM90_ABSENT)
         return {0, 0};
-    return ((const uint2 *)a.bits[(tile & TILE_BITMAP) - 1].word)[place % HRA_SM90_CONSUMERS];
+    return ((const uint2 *)a.bits[(tile & TILE_BITMAP) - 1].word)[place];
 }
 
 /* -inf where no bit is. Word by word, ptxas moves seven bits at once to predicates (R2P); with the words in
@@ -424,33 +427,32 @@ __device__ __forceinline__ void multiply_rows(float (&out)[COUNT], const float (
 
 /* This thread's part of the state of a tile: [D / 8 + 1][256] float4, O and then references and sums. */
 template <int D>
-__device__ __forceinline__ float4 *state_of(const hra_sm90_forward &a, const hra_sm90_item &item, int place)
+__device__ __forceinline__ float4 *state_of(const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
 {
-    return (float4 *)a.state + (size_t)(item.state + tile_of(place)) * (D / 8 + 1) * HRA_SM90_CONSUMERS +
-           place % HRA_SM90_CONSUMERS;
+    return (float4 *)a.state + (size_t)(item.state + at.tile) * (D / 8 + 1) * HRA_SM90_CONSUMERS + at.place;
 }
 
 template <int D>
 __device__ __forceinline__ rows_state begin_rows(const hra_sm90_forward &a, const hra_sm90_item &item,
-                                                 int place)
+                                                 spot at)
 {
-    if (item.flags[tile_of(place)] & HRA_SM90_BEGINS)
+    if (item.flags[at.tile] & HRA_SM90_BEGINS)
         return {{-FLT_MAX, -FLT_MAX}, {0, 0}};
-    const float4 x = state_of<D>(a, item, place)[D / 8 * HRA_SM90_CONSUMERS];
+    const float4 x = state_of<D>(a, item, at)[D / 8 * HRA_SM90_CONSUMERS];
     return {{x.x, x.y}, {x.z, x.w}};
 }
 
 template <int D>
 __device__ __forceinline__ void begin_sums(float (&out)[D / 2], const hra_sm90_forward &a,
-                                           const hra_sm90_item &item, int place)
+                                           const hra_sm90_item &item, spot at)
 {
-    if (item.flags[tile_of(place)] & HRA_SM90_BEGINS) {
+    if (item.flags[at.tile] & HRA_SM90_BEGINS) {
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             out[i] = 0;
         return;
     }
-    const float4 *state = state_of<D>(a, item, place);
+    const float4 *state = state_of<D>(a, item, at);
 #pragma unroll
     for (int i = 0; i < D / 8; i++) {
         const float4 x = state[i * HRA_SM90_CONSUMERS];
@@ -463,9 +465,9 @@ __device__ __forceinline__ void begin_sums(float (&out)[D / 2], const hra_sm90_f
 
 template <int D>
 __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows_state &rows,
-                                           const hra_sm90_forward &a, const hra_sm90_item &item, int place)
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
 {
-    float4 *state = state_of<D>(a, item, place);
+    float4 *state = state_of<D>(a, item, at);
 
 #pragma unroll
     for (int i = 0; i < D / 8; i++)
@@ -476,18 +478,18 @@ __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows
 /* Write the rows of an item that exist: O / sum, in pieces of 16 bytes, and the log-sum. */
 template <typename X, int D>
 __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows_state &rows,
-                                           const hra_sm90_forward &a, const hra_sm90_item &item, int place)
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
 {
-    const int lane = place % 32, quarter = lane % 4, tile = tile_of(place);
+    const int lane = at.place % 32, quarter = lane % 4;
 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int row = place % HRA_SM90_CONSUMERS / 32 * 16 + lane / 4 + 8 * r;
-        const bool exists = row < item.rows[tile];
+        const int row = at.place / 32 * 16 + lane / 4 + 8 * r;
+        const bool exists = row < item.rows[at.tile];
         const float sum = row_sum(rows.sum[r]);
         const float factor = sum > 0 ? 1 / sum : sum; /* 0 without keys; a NaN goes through */
         X *to = (X *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
-                (item.row0[tile] + (int64_t)row) * a.o.stride_row + 8 * quarter;
+                (item.row0[at.tile] + (int64_t)row) * a.o.stride_row + 8 * quarter;
 
 #pragma unroll
         for (int i = 0; i < D / 32; i++) {
@@ -502,19 +504,19 @@ __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows
                 *(uint4 *)(to + 32 * i) = {x[0], x[1], x[2], x[3]};
         }
         if (exists && quarter == 0 && a.lse != nullptr)
-            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0[tile] + row] =
+            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0[at.tile] + row] =
                 (float)fma((double)rows.high[r], 0.69314718055994531, (double)logf(sum));
     }
 }
 
 template <typename X, int D>
 __device__ __forceinline__ void end_item(const float (&out)[D / 2], const rows_state &rows,
-                                         const hra_sm90_forward &a, const hra_sm90_item &item, int place)
+                                         const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
 {
-    if (item.flags[tile_of(place)] & HRA_SM90_ENDS)
-        write_rows<X, D>(out, rows, a, item, place);
+    if (item.flags[at.tile] & HRA_SM90_ENDS)
+        write_rows<X, D>(out, rows, a, item, at);
     else
-        keep_state<D>(out, rows, a, item, place);
+        keep_state<D>(out, rows, a, item, at);
 }
 
 /* ---- The pipeline ---- */
@@ -533,7 +535,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     constexpr uint32_t BYTES = shared<D, G>::TILE_BYTES;
     constexpr int EARLY =
         D == 128 || G == 3 ? 4 : 8; /* of 16: exponentials before the product is waited for */
-    const int thread = threadIdx.x - 128;
+    const int thread = threadIdx.x - 128, group = __shfl_sync(~0u, thread / 128, 0);
     const bool signals = thread % 32 == 0;
     const uint32_t ring = shared_address(s.ring);
     const float scale = a.scale;
@@ -548,7 +550,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     /* The Q of item `turn`. In registers it leaves its buffer at once. */
     const auto take_queries = [&] {
         const int buffer = buffer_of<D, G>(turn);
-        const uint32_t half = shared_address(s.queries[buffer][thread / 128]);
+        const uint32_t half = shared_address(s.queries[buffer][group]);
 
         barrier_wait(shared_address(&s.full_q[buffer]), parity_of<D, G>(turn));
         if constexpr (G == 3) {
@@ -573,24 +575,24 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
             begin_scores<X, D>(scores, q.piece, ring + slot * BYTES);
     };
     /* What this thread's query tile has in the key tile of a slot. */
-    const auto tile_at = [&](int slot, uint32_t tile, int place) {
-        return G == 3 && tile_of(place) > 0 ? s.second[slot] : tile;
+    const auto tile_at = [&](int slot, uint32_t tile, spot own) {
+        return G == 3 && own.tile > 0 ? s.second[slot] : tile;
     };
 
     /* The first tile has no product beside it. */
     take_queries();
-    int place = place_of<G>(s.item[0], thread);
-    rows = begin_rows<D>(a, s.item[0], place);
-    begin_sums<D>(out, a, s.item[0], place);
+    spot own = spot_of<G>(s.item[0], group, thread);
+    rows = begin_rows<D>(a, s.item[0], own);
+    begin_sums<D>(out, a, s.item[0], own);
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
-    uint32_t tile = tile_at(at.slot, s.tile[at.slot], place);
+    uint32_t tile = tile_at(at.slot, s.tile[at.slot], own);
     scores_of(at.slot);
     products_wait<0>();
     pin(scores);
     if (signals)
         barrier_arrive(shared_address(&s.empty[at.slot]));
     if (tile & TILE_BITMAP)
-        apply_bits(scores, load_bits<G>(a, tile, place));
+        apply_bits(scores, load_bits<G>(a, tile, own.place));
     bool low = find_low(rows);
     raise_references(rows, gap, low, scores, scale);
     find_factors(factor, gap);
@@ -606,7 +608,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     while (!(tile & TILE_END)) {
         /* P of the tile before is in p; at `at` is K of this one, behind it V of the one before. */
         const bool first = tile & TILE_FIRST;
-        const int before_place = place;
+        const spot own_before = own;
         uint2 bits = {0, 0};
         rows_state before;
 
@@ -614,15 +616,15 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
             turn++;
             take_queries();
             before = rows;
-            place = place_of<G>(s.item[turn % ITEMS], thread);
-            rows = begin_rows<D>(a, s.item[turn % ITEMS], place);
+            own = spot_of<G>(s.item[turn % ITEMS], group, thread);
+            rows = begin_rows<D>(a, s.item[turn % ITEMS], own);
             low = find_low(rows);
         }
         const cursor<D, G> value = at.next();
-        tile = tile_at(at.slot, tile, place);
+        tile = tile_at(at.slot, tile, own);
         const bool partial = tile & TILE_BITMAP;
         if (partial)
-            bits = load_bits<G>(a, tile, place);
+            bits = load_bits<G>(a, tile, own.place);
 
         scores_of(at.slot);
         barrier_wait(shared_address(&s.full[value.slot]), value.parity);
@@ -651,8 +653,8 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
         if (signals)
             barrier_arrive(shared_address(&s.empty[value.slot]));
         if (first) {
-            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], before_place);
-            begin_sums<D>(out, a, s.item[turn % ITEMS], place);
+            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], own_before);
+            begin_sums<D>(out, a, s.item[turn % ITEMS], own);
         }
         multiply_rows(out, factor);
         exponentiate<EARLY, 16>(scores, part, rows, scale);
@@ -663,7 +665,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     begin_output<X, D>(out, p, ring + at.slot * BYTES);
     products_wait<0>();
     pin(out);
-    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], place);
+    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], own);
 }
 
 template <typename X, int D, int G>
