@@ -572,11 +572,20 @@ static hra_status gpu_map(void *state, void *arena, size_t bytes, void **there)
 
 /* ---- Making and closing ---- */
 
+/* The first of several failures, whose sentence is kept: what is closed after it may say something of its own. */
+static hra_status first_of(hra_status first, hra_status next, char *why, size_t bytes)
+{
+    if (first == HRA_OK && next != HRA_OK)
+        snprintf(why, bytes, "%s", hra_last_error());
+    return first != HRA_OK ? first : next;
+}
+
 /* Undo what was done. Waits for what the streams hold, which the watchdog releases where the communicator has failed. */
 static hra_status gpu_close(void *state, int failed)
 {
     struct hra_gpu *g = state;
     hra_status status = HRA_OK;
+    char why[512] = "";
     int done = 1;
 
     if (g->tail != NULL)
@@ -584,19 +593,17 @@ static hra_status gpu_close(void *state, int failed)
     if (status == HRA_OK && !done)
         status = HRA_FAIL(HRA_ERR_TIMEOUT, "hra_comm_destroy: the communicator's work was not done in %.1f s",
                           failed ? (double)DRAIN_S : g->timeout_s);
+    status = first_of(HRA_OK, status, why, sizeof(why));
     const int alone = failed || status != HRA_OK;
     atomic_store(&g->stop, 1);
     if (g->watching)
         pthread_join(g->watchdog, NULL);
-    hra_status next = hra_peers_close(g->peers, alone);
-    status = status != HRA_OK ? status : next;
-    next = hra_nccl_close(g->nccl, alone || status != HRA_OK);
-    status = status != HRA_OK ? status : next;
+    status = first_of(status, hra_peers_close(g->peers, alone), why, sizeof(why));
+    status = first_of(status, hra_nccl_close(g->nccl, alone || status != HRA_OK), why, sizeof(why));
     if (g->below != NULL) {
         if (alone || status != HRA_OK)
             g->below->failed = HRA_ERR_REMOTE; /* the others may not come */
-        next = hra_comm_destroy(g->below);
-        status = status != HRA_OK ? status : next;
+        status = first_of(status, hra_comm_destroy(g->below), why, sizeof(why));
     }
     if (g->group_stream != NULL)
         cudaStreamDestroy(g->group_stream);
@@ -618,7 +625,7 @@ static hra_status gpu_close(void *state, int failed)
     free(g->group);
     free(g->along);
     free(g);
-    return failed ? HRA_OK : status;
+    return failed || status == HRA_OK ? HRA_OK : HRA_FAIL(status, "%s", why);
 }
 
 static const struct hra_transport gpu_transport = {
