@@ -44,6 +44,7 @@ struct hra_kernel_plan {
     hra_type type;
     double scale;
     int threads;                       /* CPU threads that are wanted, >= 1 */
+    int margin;                        /* multiprocessors to leave free */
     int64_t rows;                      /* of this rank */
     int queries;                       /* query tiles of this rank */
     const struct hra_tile_rows *query; /* [queries] */
@@ -127,6 +128,7 @@ struct hra_backend {
     const char *method;                     /* how it computes gradients */
     int blocking;                           /* 1: calls return when done */
     int writes_gradients;                   /* 1: backward can write dk and dv where their sums end */
+    int has_margin;                         /* 1: can leave multiprocessors free */
     size_t alignment;                       /* of the workspace, bytes */
     size_t tensor_alignment;                /* of data and strides of tensors, bytes; 1: that of their type */
     const struct hra_bit_layout *layout[2]; /* by hra_pass: how its kernels want bits */

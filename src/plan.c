@@ -72,7 +72,7 @@ static hra_status check_problem(hra_problem *p, const hra_comm *comm)
     HRA_TRY(want_unset(p->softcap, "softcap", "no backend caps scores"));
     HRA_TRY(want_unset(p->dropout, "dropout", "no backend drops probabilities"));
     HRA_TRY(want_unset(p->sinks, "sinks", "no backend has attention sinks"));
-    HRA_TRY(want_unset(p->sm_margin, "sm_margin", "a CPU has no multiprocessors to leave free"));
+    HRA_TRY(want(p->sm_margin, 0, 1 << 16, "sm_margin"));
     HRA_TRY(want(p->threads, 0, 4096, "threads"));
     if (p->threads == 0)
         p->threads = default_threads(comm->local_ranks);
@@ -100,9 +100,10 @@ static hra_status check_options(const hra_options *o)
     return HRA_OK;
 }
 
-/* Has the backend what the options ask of it? */
+/* Has the backend what the problem and the options ask of it? */
 static hra_status check_methods(const hra_plan *plan)
 {
+    const hra_problem *p = &plan->problem;
     const hra_options *o = &plan->options;
     const char *wanted = o->backward == HRA_BACKWARD_FUSED ? "fused" : "cublas";
 
@@ -112,6 +113,11 @@ static hra_status check_methods(const hra_plan *plan)
     if (o->saved == HRA_SAVED_QKV && plan->backend->saved_bytes == NULL)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.saved is qkv; the %s backend keeps nothing",
                         plan->backend->name);
+    if (p->sm_margin != 0 && !plan->backend->has_margin)
+        return HRA_FAIL(
+            HRA_ERR_UNSUPPORTED,
+            "problem.sm_margin is %d; the %s backend with %s backward leaves no multiprocessors free",
+            p->sm_margin, plan->backend->name, plan->backend->method);
     return HRA_OK;
 }
 
@@ -709,6 +715,7 @@ static hra_status prepare(hra_plan *plan)
                                                  .type = p->type,
                                                  .scale = p->scale,
                                                  .threads = p->threads,
+                                                 .margin = p->sm_margin,
                                                  .rows = l->rows[comm->rank],
                                                  .queries = plan->tiles->queries,
                                                  .query = l->tile + first,

@@ -520,6 +520,7 @@ class Plan(_Shared):
     scale     factor on q.k, by default 1/sqrt(dim)
     backward  "auto", "fused" or "cublas"
     saved     "nothing" or "qkv": what forward keeps for backward
+    sm_margin multiprocessors that attention leaves to others, on "sm90" with its own backward
     shard     "auto", "contiguous", "zigzag" or "balanced"
     schedule  how K/V travel between ranks: "auto", "ring", "halo" or "heads"
     backend   "cpu", "cuda", "sm90" or "gpu", which is the faster of these two that can do it; by
@@ -531,8 +532,8 @@ class Plan(_Shared):
 
     def __init__(self, mask, *, heads, dim, tokens=None, heads_kv=None, dim_v=None, batch=1,
                  dtype=torch.bfloat16, order="identity", grid=None, scale=None, head0=0,
-                 backward="auto", saved="nothing", shard="auto", schedule="auto", backend=None,
-                 comm=None):
+                 backward="auto", saved="nothing", sm_margin=0, shard="auto", schedule="auto",
+                 backend=None, comm=None):
         self.device = comm.device if comm and not backend else _device(backend)
         self.comm = comm or _comm_of(self.device)
         if self.comm.device != self.device:
@@ -547,7 +548,7 @@ class Plan(_Shared):
         self.heads, self.heads_kv = heads, heads_kv or heads
         self.dim, self.dim_v = dim, dim_v or dim
         problem = _Problem(batch=batch, heads=heads, heads_kv=self.heads_kv, head0=head0, dim=dim,
-                           dim_v=self.dim_v, tokens=self.tokens, scale=scale or 0,
+                           dim_v=self.dim_v, tokens=self.tokens, scale=scale or 0, sm_margin=sm_margin,
                            type=_choose(TYPES, dtype, "dtype"))
         options = _Options(shard=_choose(SHARDS, shard, "shard"),
                            schedule=_choose(SCHEDULES, schedule, "schedule"),

@@ -737,6 +737,7 @@ static int problem_read(struct problem *p, char *line, const struct problem *wan
     *p = (struct problem)PROBLEM_DEFAULT;
     p->backend = wanted->backend;
     p->backward = wanted->backward;
+    p->margin = wanted->margin;
     p->schedule = wanted->schedule;
     const int words = cut_words(line, word + 1, 2 * PROBLEM_OPTIONS);
     if (words < 0) {
@@ -779,6 +780,7 @@ static int series_next(struct series *s, int n, struct problem *p, char *sentenc
         if (problem_draw(p, s->wanted->seed, (uint64_t)n, s->wanted->backend) != 0)
             world_abort("no memory", "for a problem");
         p->backward = s->wanted->backward;
+        p->margin = s->wanted->margin;
         if (s->wanted->schedule == HRA_SCHEDULE_HEADS && p->heads_kv == 1)
             p->heads_kv = p->heads;
         if (s->wanted->schedule != HRA_SCHEDULE_AUTO &&
@@ -857,8 +859,9 @@ static void help(const struct option *options, int count)
         "\nLimits: f64 1e-12 relative; others twice the error of the plain evaluation plus two roundings.\n"
         "With up to %d query rows the plain error is the largest of %d orders of summation.\n"
         "--dump writes q k v do o lse dq dk dv in token order; bf16, which NumPy lacks, as f32.\n"
-        "--random draws whole problems from --seed, for --backend, --backward and, where it is given,\n"
-        "--schedule (heads only where there are two); each line has the options that repeat one; --list\n"
+        "--random draws whole problems from --seed, for --backend, --backward, --sm-margin and, where it is\n"
+        "given, --schedule (heads only where there are two); each line has the options that repeat one; "
+        "--list\n"
         "reads such lines. `bits` stands for all outputs: equal where every bit of them is.\n"
         "With --backend cuda the n-th rank of a machine takes its n-th GPU, beginning again after the "
         "last.\n"
@@ -871,7 +874,8 @@ static void help(const struct option *options, int count)
 /* 1: an option that says which problems make a series, or where they run. */
 static int may_stand_beside(const char *series, const char *name)
 {
-    static const char *const names[] = {"transport", "timeout", "backend", "backward", "schedule"};
+    static const char *const names[] = {"transport", "timeout",  "backend",
+                                        "backward",  "schedule", "sm-margin"};
     for (size_t n = 0; n < sizeof(names) / sizeof(names[0]); n++)
         if (strcmp(name, names[n]) == 0)
             return 1;

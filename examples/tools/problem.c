@@ -87,6 +87,8 @@ int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
          &p->saved, 0, 0, saveds, 0},
         {"threads", "T", "CPU threads of a rank (default cores / ranks of the node)", OPTION_INT, &p->threads,
          1, 4096, NULL, 0},
+        {"sm-margin", "COUNT", "multiprocessors that attention on a GPU leaves free (default 0)", OPTION_INT,
+         &p->margin, 0, 4096, NULL, 0},
         {"dlse", NULL, "the loss depends on lse too", OPTION_FLAG, &p->dlse, 0, 0, NULL, 0},
         {"seed", "S", "of the random numbers (default 1)", OPTION_SEED, &p->seed, 0, 0, NULL, 0},
     };
@@ -323,6 +325,7 @@ hra_status setup_create(struct setup *out, const struct problem *p)
     s.problem.type = p->type;
     s.problem.scale = p->scale;
     s.problem.threads = p->threads;
+    s.problem.sm_margin = p->margin;
 
     s.options.shard = p->shard;
     s.options.schedule = p->schedule;
@@ -886,6 +889,8 @@ char *problem_text(const struct problem *p)
         fprintf(out, " --saved %s", choice_text(saveds, (int)p->saved));
     if (p->threads != 0)
         fprintf(out, " --threads %d", p->threads);
+    if (p->margin != 0)
+        fprintf(out, " --sm-margin %d", p->margin);
     if (p->dlse)
         fprintf(out, " --dlse");
     fprintf(out, " --seed %" PRIu64, p->seed);

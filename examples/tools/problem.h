@@ -19,6 +19,7 @@ struct problem {
     hra_backward_kind backward;
     hra_saved_kind saved;
     int threads;   /* 0: cores of the node / its ranks */
+    int margin;    /* multiprocessors left free */
     int dlse;      /* 1: the loss depends on lse too */
     uint64_t seed; /* of the numbers in q k v dO dlse */
 };
@@ -66,7 +67,7 @@ struct option {
 };
 
 /* Room for the options of a problem. */
-#define PROBLEM_OPTIONS 24
+#define PROBLEM_OPTIONS 25
 
 /* Write the options that set p, and return how many. */
 int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p);

@@ -398,7 +398,9 @@ typedef struct hra_problem {
     double softcap;    /* not supported so far: 0 */
     double dropout;    /* not supported so far: 0 */
     int sinks;         /* not supported so far: 0 */
-    int sm_margin;     /* multiprocessors left to others; a CPU has none: 0 */
+    int sm_margin;     /* multiprocessors that attention leaves to others, NCCL's kernels say, on this rank;
+                           default 0, and only backend sm90 with its own backward has others. The order of
+                           sums, and with it their last bits, may depend on it. */
     int threads;       /* CPU threads of this rank, may differ between ranks; default: cores of the
                            node / its ranks. The results do not depend on it. */
 } hra_problem;

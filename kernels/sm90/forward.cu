@@ -20,9 +20,9 @@
  *          since they have 160 registers instead of 240
  * Tile     128 key rows, D = 64 or 128 channels
  *
- * Of 64 channels three groups compute a tenth more than two, since one has less to do in products that another could hide. Their
- * items are halves of two neighbouring query tiles, whose lists are joined; a tile that only one of the two
- * has is masked for the other, and a group without rows computes with the others and writes nothing.
+ * With 64 channels no unit is busy half of the time: three groups compute a tenth more than two. Their items
+ * are halves of two neighbouring query tiles, whose lists are joined; a tile that only one of the two has is
+ * masked for the other, and a group without rows computes with the others and writes nothing.
  *
  * The list of all tiles of all items of a block is one pipeline. Its step g issues S(g) = Q K(g)^T and then
  * O += P(g - 1) V(g - 1), and while the second runs computes P(g); at the first tile of an item, the second

@@ -24,7 +24,7 @@ struct sm90 {
     struct hra_kernel_plan portable_plan; /* the same with the portable backend's bits */
     void *portable;
     __typeof__(cuTensorMapEncodeTiled) *encode;
-    int processors;
+    int processors;            /* that kernels take */
     struct hra_sm90_work work; /* its items and entries in device memory are below */
     int *run_launch;           /* [runs + 1] first launch of a run */
     struct hra_sm90_item *item;
@@ -170,6 +170,11 @@ static hra_status find_device(struct sm90 *c)
 
     HRA_TRY(check_device(&device));
     HRA_TRY_CUDA(cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, device));
+    if (c->plan->margin >= c->processors)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "sm90: problem.sm_margin is %d; device %d has %d multiprocessors", c->plan->margin,
+                        device, c->processors);
+    c->processors -= c->plan->margin;
     HRA_TRY_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault,
                                                   &found));
     if (encode == NULL || found != cudaDriverEntryPointSuccess)
@@ -590,15 +595,15 @@ static hra_status sm90_read_marks(const void *marks, int count, double *out_s)
 /* The two differ in backward. */
 #define HRA_SM90_TABLE(how, writes, bits, prefix)                                                            \
     {                                                                                                        \
-        .name = "sm90", .method = how, .writes_gradients = writes, .suits = sm90_suits, .blocking = 0,       \
-        .alignment = 256, .tensor_alignment = 16, .layout = {&bits_of_threads, bits}, .open = prefix##_open, \
-        .close = sm90_close, .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace,                 \
-        .make_mirror = sm90_make_mirror, .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror,       \
-        .from_mirror = sm90_from_mirror, .wait = sm90_wait, .records = sm90_records,                         \
-        .make_marks = sm90_make_marks, .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark,             \
-        .read_marks = sm90_read_marks, .forward = sm90_forward, .backward = prefix##_backward,               \
-        .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
-        .reorder = sm90_reorder,                                                                             \
+        .name = "sm90", .method = how, .writes_gradients = writes, .has_margin = writes,                     \
+        .suits = sm90_suits, .blocking = 0, .alignment = 256, .tensor_alignment = 16,                        \
+        .layout = {&bits_of_threads, bits}, .open = prefix##_open, .close = sm90_close,                      \
+        .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace, .make_mirror = sm90_make_mirror,     \
+        .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror, .from_mirror = sm90_from_mirror,       \
+        .wait = sm90_wait, .records = sm90_records, .make_marks = sm90_make_marks,                           \
+        .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark, .read_marks = sm90_read_marks,             \
+        .forward = sm90_forward, .backward = prefix##_backward, .delta = prefix##_delta, .copy = sm90_copy,  \
+        .clear = sm90_clear, .add = sm90_add, .reorder = sm90_reorder,                                       \
     }
 
 const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);

@@ -102,7 +102,8 @@ size_t bytes_of(const struct layer *l, int n)
     return (size_t)count_of(&l->problem, n, l->rows) * hra_type_bytes(type_of(&l->problem, n));
 }
 
-/* HRA_TEST_BACKEND=sm90 in the environment: what has 16 bits is for that backend, made to fit it. */
+/* HRA_TEST_BACKEND=sm90 in the environment: what has 16 bits is for that backend, made to fit it, and leaves as many
+ * multiprocessors as HRA_TEST_MARGIN says. */
 static void choose_backend(struct problem *p)
 {
     const char *wanted = getenv("HRA_TEST_BACKEND");
@@ -112,6 +113,7 @@ static void choose_backend(struct problem *p)
     p->backend = HRA_BACKEND_SM90;
     p->saved = HRA_SAVED_NOTHING;
     p->dim_v = p->dim;
+    p->margin = getenv("HRA_TEST_MARGIN") == NULL ? 0 : atoi(getenv("HRA_TEST_MARGIN"));
 }
 
 void layer_open(struct layer *l, const struct problem *problem, hra_comm *comm)

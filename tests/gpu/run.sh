@@ -244,6 +244,7 @@ sm90() {
     done
     echo "fast check --random 200"
     echo "fast check --random 50 --seed 2 --backward cublas"
+    echo "fast check --random 50 --seed 3 --sm-margin 100"
     printf 'fast worker %s\n' steps graph large
     for count in 2 4 8; do
         echo "fast ranks $count $on --random 40 --seed $count"
@@ -297,6 +298,8 @@ beside_nccl() {
         echo "over nccl 2 \$BUILD/tests/gpu-ring foreign $transport"
         echo "one_queue over nccl 2 \$BUILD/tests/gpu-ring foreign $transport"
         echo "over nccl 2 \$BUILD/tests/gpu-ring ways $transport"
+        echo "fast over nccl 2 \$BUILD/tests/gpu-ring foreign $transport"
+        echo "HRA_TEST_MARGIN=16 fast over nccl 2 \$BUILD/tests/gpu-ring foreign $transport"
     done
 }
 
@@ -448,7 +451,7 @@ Written by \`tests/gpu/run.sh\` on machines with GPUs. What could not run there 
 | date | $(date -u +%Y-%m-%d) |
 | driver | $(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) |
 | CUDA compiler | $(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p' | grep . || echo 'not here') |
-| result | $p passed, $f failed, $u not run${absent:+, and ${#absent[@]} steps not begun} |
+| result | $p passed, $f failed, $u not run${absent:+, and steps not begun: ${#absent[@]}} |
 
 | step | what | GPUs | passed | failed | not run | s |
 |---|---|---|---|---|---|---|

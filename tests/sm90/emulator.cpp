@@ -3,12 +3,16 @@
  * backend, which does the rest for it, the CPU backend. */
 #include "kernels/sm90/forward.cu"
 
+#include <algorithm>
+
 /* backward.cpp: does a kernel of backward.cu, if it is one. */
 bool emulated_backward(const void *kernel, void **arguments, int blocks, int threads, size_t shared_bytes);
 
 extern "C" {
 extern int64_t emulated_launches; /* of kernels that attend; for tests */
 int64_t emulated_launches;
+extern int emulated_processors, emulated_blocks; /* that a plan found; most of such a launch */
+int emulated_processors, emulated_blocks;
 }
 
 /* ---- The CUDA runtime ---- */
@@ -56,6 +60,7 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 blocks, dim3 threads, void
         emulated::launch(clears, (int)blocks.x, (int)threads.x, shared_bytes);
     } else {
         emulated_launches++;
+        emulated_blocks = std::max(emulated_blocks, (int)blocks.x);
         emulated::launch(without, (int)blocks.x, (int)threads.x, shared_bytes);
     }
     return cudaSuccess;
@@ -64,6 +69,7 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 blocks, dim3 threads, void
 cudaError_t cudaLaunchCooperativeKernel(const void *kernel, dim3 blocks, dim3 threads, void **arguments,
                                         size_t shared_bytes, cudaStream_t stream)
 {
+    emulated_blocks = std::max(emulated_blocks, (int)blocks.x);
     return cudaLaunchKernel(kernel, blocks, threads, arguments, shared_bytes, stream);
 }
 
@@ -87,9 +93,11 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
     static int asked;
 
+    if (attribute == cudaDevAttrMultiProcessorCount)
+        emulated_processors = 1 + asked++ % 4;
     *value = attribute == cudaDevAttrComputeCapabilityMajor   ? 9
              : attribute == cudaDevAttrComputeCapabilityMinor ? 0
-                                                              : 1 + asked++ % 4; /* multiprocessors */
+                                                              : emulated_processors;
     return cudaSuccess;
 }
 

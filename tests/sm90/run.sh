@@ -64,7 +64,7 @@ export CHECK=${tools[*]}
 {
     echo 'emulator forward . "$BUILD/forward.o"'
     echo 'emulator backward . "$BUILD/backward.o"'
-    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order}.c \
+    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order,margin}.c \
         examples/tools/{hra-check,npy,problem,world,oracle,plain,device}.c; do
         echo "compile $source"
     done
@@ -72,7 +72,8 @@ export CHECK=${tools[*]}
 link "$BUILD/hra-check" "$BUILD/forward.o" "$BUILD/backward.o" "${tools[@]}" &&
     link "$BUILD/resume" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_resume.o" &&
     link "$BUILD/twice" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_twice.o" &&
-    link "$BUILD/order" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_order.o" || exit 1
+    link "$BUILD/order" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_order.o" &&
+    link "$BUILD/margin" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_margin.o" || exit 1
 echo "built after $SECONDS s"
 
 # ---- Running ----
@@ -130,6 +131,7 @@ both() { printf '%s\0%s\0' "$@"; }
     both "the same bits, however lists are cut" '"$BUILD/resume"'
     both "the same bits every time" '"$BUILD/twice"'
     both "the order of sums of whole GPUs can be kept" '"$BUILD/order"'
+    both "multiprocessors are left to others" '"$BUILD/margin"'
 } | xargs -0 -n 2 -P 2 bash -c 'one "$@"' one || exit 1
 
 # What stands in the loop of the kernel, for sed: a wait, and that a slot of the ring is given back. With few slots what is
