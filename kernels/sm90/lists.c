@@ -37,7 +37,8 @@ static const double three_groups = 1.35;
 /* The item of a query tile, if it has one: alone, or with what follows it. */
 struct unit {
     int64_t entry0, entries; /* 0: none */
-    int16_t tiles, half0;    /* 1, or 2, which it has three halves of, from that half of the first on */
+    double cost;
+    int16_t tiles, half0; /* 1, or 2, which it has three halves of, from that half of the first on */
     uint16_t bucket;
 };
 
@@ -176,10 +177,9 @@ static uint32_t take_key(struct rest *r, int key)
     return bitmap == HRA_FULL ? 0 : (uint32_t)bitmap + 1;
 }
 
-/* The key tiles of one chunk that a unit's query tiles have; *cost grows by what they cost. They are written, or only
- * counted. */
+/* The key tiles of one chunk that a unit's query tiles have, written or only counted. */
 static hra_status join_chunk(const struct builder *b, const struct view *v, struct unit *u, int query,
-                             const struct hra_shape *chunk, unsigned number, int writes, double *cost)
+                             const struct hra_shape *chunk, unsigned number, int writes)
 {
     const struct hra_tile_list *list = &b->plan->list[v->pattern];
     const int64_t base = b->plan->key[chunk->key_tile0].row0;
@@ -189,7 +189,7 @@ static hra_status join_chunk(const struct builder *b, const struct view *v, stru
         two = rest_of(list, query + 1, chunk);
     for (int key; (key = next_key(next_key(&one) < next_key(&two) ? &one : &two)) != INT_MAX;) {
         const uint32_t first = take_key(&one, key), second = u->tiles == 2 ? take_key(&two, key) : 0;
-        *cost += first == 0 && second == 0 ? FULL_COST : PARTIAL_COST;
+        u->cost += first == 0 && second == 0 ? FULL_COST : PARTIAL_COST;
         u->entries++;
         if (writes)
             HRA_TRY(add_entry(b->work, b->plan->dim == 64,
@@ -202,64 +202,84 @@ static hra_status join_chunk(const struct builder *b, const struct view *v, stru
 
 /* The unit that begins with a half of query tile t of the launch. */
 static hra_status make_unit(const struct builder *b, int launch, const struct view *v, int t, int tiles,
-                            int half0, int writes, struct unit *u, double *cost)
+                            int half0, int writes, struct unit *u)
 {
     const struct hra_shape *chunk = b->shape[launch];
 
     *u = (struct unit){.entry0 = b->work->entries, .tiles = (int16_t)tiles, .half0 = (int16_t)half0};
-    *cost = 0;
     for (unsigned c = 0; c < HRA_SM90_CHUNKS; c++)
         if (v->chunks >> c & 1)
-            HRA_TRY(join_chunk(b, v, u, chunk->query0 + t, &chunk[c], c, writes, cost));
-    u->bucket = (uint16_t)(*cost == 0 ? 0 : log(*cost) / log(bucket_ratio));
+            HRA_TRY(join_chunk(b, v, u, chunk->query0 + t, &chunk[c], c, writes));
+    u->bucket = (uint16_t)(u->entries == 0 ? 0 : log(u->cost) / log(bucket_ratio));
     return HRA_OK;
 }
 
-/* Do query tiles t to t + 2 become two items? Only whole ones that all have keys do, and where their lists are
- * alike. */
-static hra_status are_joined(const struct builder *b, int launch, const struct view *v, int t, int *joined)
+static void add_cost(struct costs *costs, double cost)
+{
+    costs->all += cost;
+    costs->longest = cost > costs->longest ? cost : costs->longest;
+}
+
+/* What query tiles t to t + 2, whose units are counted, cost as two items, and whether they should be: only whole ones that all
+ * have keys, and where their lists are alike. */
+static hra_status weigh_joined(const struct builder *b, int launch, const struct view *v, int t,
+                               double cost[2], int *joins)
 {
     const struct hra_shape *shape = b->shape[launch];
-    struct unit u;
-    double cost, alone = 0, together = 0;
+    struct unit joined;
+    double alone = 0;
 
-    *joined = 0;
-    for (int i = 0; i < 3; i++) {
-        if (t + i >= shape->query1 - shape->query0 || b->plan->query[shape->query0 + t + i].rows != HRA_TILE)
+    *joins = 0;
+    if (t + 2 >= shape->query1 - shape->query0)
+        return HRA_OK;
+    for (int i = t; i < t + 3; i++) {
+        if (b->plan->query[shape->query0 + i].rows < HRA_TILE || v->unit[i].entries == 0)
             return HRA_OK;
-        HRA_TRY(make_unit(b, launch, v, t + i, 1, 0, 0, &u, &cost));
-        if (u.entries == 0)
-            return HRA_OK;
-        alone += cost;
+        alone += v->unit[i].cost;
     }
     for (int i = 0; i < 2; i++) {
-        HRA_TRY(make_unit(b, launch, v, t + i, 2, i, 0, &u, &cost));
-        together += cost;
+        HRA_TRY(make_unit(b, launch, v, t + i, 2, i, 0, &joined));
+        cost[i] = joined.cost;
     }
-    *joined = together < alone;
+    *joins = cost[0] + cost[1] < alone;
     return HRA_OK;
 }
 
-/* The units of a view for a kernel of so many groups, written or only counted. */
-static hra_status make_units(const struct builder *b, int launch, const struct view *v, int groups,
-                             int writes, struct costs *costs)
+/* What the items of a view cost with two groups and with three. Its units are counted for two; the first of three that would be
+ * joined says that it has two tiles. */
+static hra_status weigh_view(const struct builder *b, int launch, const struct view *v, struct costs costs[2])
 {
     const int tiles = b->shape[launch]->query1 - b->shape[launch]->query0;
 
-    *costs = (struct costs){0, 0};
-    for (int t = 0; t < tiles;) {
-        int joined = 0;
-        if (groups == 3)
-            HRA_TRY(are_joined(b, launch, v, t, &joined));
-        for (int i = 0; i < 1 + joined; i++) {
-            struct unit counted, *const u = writes ? &v->unit[t + i] : &counted;
-            double cost;
-            HRA_TRY(make_unit(b, launch, v, t + i, 1 + joined, i, writes, u, &cost));
-            cost *= groups == 3 ? three_groups : 1;
-            costs->all += cost;
-            costs->longest = cost > costs->longest ? cost : costs->longest;
+    for (int t = 0; t < tiles; t++) {
+        HRA_TRY(make_unit(b, launch, v, t, 1, 0, 0, &v->unit[t]));
+        add_cost(&costs[0], v->unit[t].cost);
+    }
+    for (int t = 0, joins; t < tiles; t += joins ? 3 : 1) {
+        double cost[2];
+        HRA_TRY(weigh_joined(b, launch, v, t, cost, &joins));
+        if (!joins) {
+            add_cost(&costs[1], three_groups * v->unit[t].cost);
+            continue;
         }
-        t += joined ? 3 : 1;
+        v->unit[t].tiles = 2;
+        add_cost(&costs[1], three_groups * cost[0]);
+        add_cost(&costs[1], three_groups * cost[1]);
+    }
+    return HRA_OK;
+}
+
+/* The units of a view with their entries; where weigh_view would join query tiles they are joined, if `joins`. */
+static hra_status write_view(const struct builder *b, int launch, const struct view *v, int joins)
+{
+    const int tiles = b->shape[launch]->query1 - b->shape[launch]->query0;
+
+    for (int t = 0, joined; t < tiles; t += joined ? 3 : 1) {
+        joined = joins && v->unit[t].tiles == 2;
+        for (int i = 0; i < 1 + joined; i++)
+            HRA_TRY(make_unit(b, launch, v, t + i, 1 + joined, i, 1, &v->unit[t + i]));
+        if (joined)
+            v->unit[t + 2].entries = 0;
     }
     return HRA_OK;
 }
@@ -308,19 +328,20 @@ static void note_ends(struct builder *b, int launch, int pair, const struct view
  * that of the longest about half is waited for at the end. */
 static hra_status choose_groups(struct builder *b, int launch, int view0)
 {
-    const int pairs = b->plan->batch * b->plan->heads;
-    struct costs sum[2] = {{0, 0}, {0, 0}}, costs[2];
+    const int pairs = b->plan->batch * b->plan->heads, *const view_of = b->view_of + (int64_t)launch * pairs;
+    struct costs sum[2] = {{0, 0}, {0, 0}};
     double time[2];
 
     b->work->launch[launch].groups = 2;
     if (b->plan->dim != 64)
         return HRA_OK;
     for (int v = view0; v < b->views; v++) {
+        struct costs costs[2] = {{0, 0}, {0, 0}};
         int count = 0;
+        HRA_TRY(weigh_view(b, launch, &b->view[v], costs));
         for (int i = 0; i < pairs; i++)
-            count += b->view_of[(int64_t)launch * pairs + i] == v;
+            count += view_of[i] == v;
         for (int n = 0; n < 2; n++) {
-            HRA_TRY(make_units(b, launch, &b->view[v], 2 + n, 0, &costs[n]));
             sum[n].all += count * costs[n].all;
             sum[n].longest = costs[n].longest > sum[n].longest ? costs[n].longest : sum[n].longest;
         }
@@ -338,7 +359,6 @@ static hra_status make_lists(struct builder *b)
 
     for (int l = 0; l < b->work->launches; l++) {
         const int view0 = b->views;
-        struct costs costs;
         for (int n = 0; n < p->patterns; n++)
             b->newest[n] = -1;
         for (int i = 0; i < pairs; i++) {
@@ -351,7 +371,7 @@ static hra_status make_lists(struct builder *b)
         }
         HRA_TRY(choose_groups(b, l, view0));
         for (int v = view0; v < b->views; v++)
-            HRA_TRY(make_units(b, l, &b->view[v], b->work->launch[l].groups, 1, &costs));
+            HRA_TRY(write_view(b, l, &b->view[v], b->work->launch[l].groups == 3));
         for (int i = 0; i < pairs; i++)
             if (b->view_of[(int64_t)l * pairs + i] >= 0)
                 note_ends(b, l, i, &b->view[b->view_of[(int64_t)l * pairs + i]]);
