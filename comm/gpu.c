@@ -8,6 +8,7 @@
 #include "comm/gpu.h"
 
 #include <cuda.h>
+#include <hra/nccl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -868,5 +869,21 @@ hra_status hra_comm_create_unique(hra_comm **out, int rank, int ranks, const voi
     if (ranks < 1 || rank < 0 || rank >= ranks)
         return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_unique: rank %d of %d", rank, ranks);
     HRA_TRY(hra_copy_sized(&setup.options, sizeof(setup.options), options, "options"));
+    return hra_gpu_create(out, &setup);
+}
+
+hra_status hra_comm_create_nccl(hra_comm **out, ncclComm_t parent, const hra_comm_options *options)
+{
+    struct hra_gpu_setup setup = {.parent = parent};
+    int device = 0, current = 0;
+
+    if (out == NULL || parent == NULL)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_nccl: %s is NULL", out == NULL ? "out" : "parent");
+    HRA_TRY(hra_copy_sized(&setup.options, sizeof(setup.options), options, "options"));
+    HRA_TRY(hra_nccl_describe(parent, &setup.rank, &setup.ranks, &device));
+    HRA_TRY_CUDA(cudaGetDevice(&current));
+    if (current != device)
+        return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_nccl: device %d is current; parent's is %d", current,
+                        device);
     return hra_gpu_create(out, &setup);
 }

@@ -11,7 +11,7 @@
 #include "comm/gpu.h"
 
 #include <dlfcn.h>
-#include <hra/nccl.h>
+#include <nccl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -700,22 +700,4 @@ hra_status hra_nccl_close(struct hra_nccl *n, int failed)
     const hra_status status = failed || n->result == HRA_OK ? HRA_OK : HRA_FAIL(n->result, "%s", n->why);
     drop(n);
     return status;
-}
-
-/* ---- A communicator from the caller's ---- */
-
-hra_status hra_comm_create_nccl(hra_comm **out, ncclComm_t parent, const hra_comm_options *options)
-{
-    struct hra_gpu_setup setup = {.parent = parent};
-    int device = 0, current = 0;
-
-    if (out == NULL || parent == NULL)
-        return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_nccl: %s is NULL", out == NULL ? "out" : "parent");
-    HRA_TRY(hra_copy_sized(&setup.options, sizeof(setup.options), options, "options"));
-    HRA_TRY(hra_nccl_describe(parent, &setup.rank, &setup.ranks, &device));
-    HRA_TRY_CUDA(cudaGetDevice(&current));
-    if (current != device)
-        return HRA_FAIL(HRA_ERR_ARG, "hra_comm_create_nccl: device %d is current; parent's is %d", current,
-                        device);
-    return hra_gpu_create(out, &setup);
 }

@@ -77,9 +77,20 @@ hra_status hra_plan_create_with(hra_plan **out, hra_comm *comm, const hra_proble
                                 const hra_order *order, const hra_mask *mask, const hra_options *options,
                                 hra_generator generate);
 
+enum { HRA_BUFFER_ALIGNMENT = 256 }; /* bytes */
+
+static inline size_t hra_align(size_t bytes, size_t to)
+{
+    return (bytes + to - 1) / to * to;
+}
+
 /* Rows of a part on its owner: the first, and how many. */
 int64_t hra_plan_part_row0(const hra_plan *plan, const struct hra_part *part);
 int64_t hra_plan_part_rows(const hra_plan *plan, const struct hra_part *part);
+
+/* Bytes of so many rows of so many K/V heads as a payload: K (or dK), then V from *v_offset on, which may be NULL. */
+size_t hra_plan_payload_bytes(const hra_plan *plan, enum hra_payload payload, int64_t rows, int heads,
+                              size_t *v_offset);
 
 /* Bytes of a part as a payload: K (or dK) first, then V from *v_offset on, both [batch][rows][head1 - head0][dim].
  * v_offset may be NULL. */

@@ -27,6 +27,7 @@ report "src/ sees of kernels/ only kernels.h" "$(includes 'kernels/' src | grep 
 report "only comm/mpi.c and hra/mpi.h see mpi.h" "$(includes 'mpi\.h|hra/mpi\.h' src kernels comm include | grep -vE '^(comm/mpi\.c|include/hra/mpi\.h):')"
 report "examples use the public headers only" "$(includes '(src|kernels|comm)/' examples)"
 
+report "no files of the library need each other in a circle" "$(python3 tests/circles.py "$build" 2>&1)"
 report "hra_torch.py has the structs of hra.h" "$(python3 tests/binding.py 2>&1)"
 
 for library in libhra libhra-mpi; do
