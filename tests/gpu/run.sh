@@ -3,11 +3,11 @@
 # nor Criterion, so that a checkout can be carried there with its build folder.
 #     tests/gpu/run.sh [BUILD=DIR] [COMMIT=NAME] [STEP ...]     all steps, or those named
 # A step is a list of commands; one that cannot run here, for want of mpirun or compute-sanitizer, counts as not run. One
-# line a step, after it what failed; everything that was printed is in DIR/gpu-logs. Steps that do not disturb each other run
-# side by side, and what runs on one GPU is spread over all. What steps found on a commit, in one call or in several, is kept in
-# DIR/gpu-steps, and docs/gpu-results.md is written from that, with what has not been run. FAULTS in the environment is
-# how many faults faults_of_ranks draws; default 100. Exit status: 0 all passed, 1 something failed, 2 nothing failed but
-# not all was run.
+# line a step, after it what failed; everything that was printed is in DIR/gpu-logs, and how long each command took in
+# its file `times`. Steps that do not disturb each other run side by side, and what runs on one GPU is spread over all.
+# What steps found on a commit, in one call or in several, is kept in DIR/gpu-steps, and docs/gpu-results.md is written
+# from that, with what has not been run. FAULTS in the environment is how many faults faults_of_ranks draws; default
+# 100. Exit status: 0 all passed, 1 something failed, 2 nothing failed but not all was run.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 BUILD=build
@@ -363,12 +363,14 @@ weight_of() {
 # result to those of the step. It counts as many times as hra-check says that it has checked problems, some of which may have
 # failed; else once. What starts no ranks and asks for no other GPUs has one to itself or shares it: the next one in turn.
 one() {
-    local step=$1 id=$1-$2 limit=$3 command=$4 status=0 result=passed all=1 bad=1 weight
+    local step=$1 id=$1-$2 limit=$3 command=$4 status=0 result=passed all=1 bad=1 weight began
     weight=$(weight_of "$command")
     weight=$((weight < pool ? weight : pool))
     flock "$logs/taking" head -c "$weight" <&9 >/dev/null
     [[ "$command" =~ ranks|over|bound|faults|megatron ]] || export CUDA_VISIBLE_DEVICES=$(($2 % gpu_count))
+    began=$SECONDS
     timeout -k 5 "$limit" bash -c "$command" >"$logs/$id" 2>&1 </dev/null 9<&- || status=$?
+    printf '%5d s  %s: %s\n' $((SECONDS - began)) "$id" "$command" >>"$logs/times"
     printf "%${weight}s" >&9
     case $status in
         0) ;;
