@@ -113,7 +113,8 @@ static void choose_backend(struct problem *p)
     p->backend = HRA_BACKEND_SM90;
     p->saved = HRA_SAVED_NOTHING;
     p->dim_v = p->dim;
-    p->margin = getenv("HRA_TEST_MARGIN") == NULL ? 0 : atoi(getenv("HRA_TEST_MARGIN"));
+    if (getenv("HRA_TEST_MARGIN") != NULL)
+        p->margin = atoi(getenv("HRA_TEST_MARGIN"));
 }
 
 void layer_open(struct layer *l, const struct problem *problem, hra_comm *comm)

@@ -245,7 +245,7 @@ sm90() {
     echo "fast check --random 200"
     echo "fast check --random 50 --seed 2 --backward cublas"
     echo "fast check --random 50 --seed 3 --sm-margin 100"
-    printf 'fast worker %s\n' steps graph large
+    printf 'fast worker %s\n' steps graph large margin
     for count in 2 4 8; do
         echo "fast ranks $count $on --random 40 --seed $count"
         echo "fast over peer $count $on --transport peer --timeout 60 --random 40 --seed 2$count"
