@@ -507,11 +507,12 @@ typedef struct hra_plan hra_plan;
  * HRA_ERR_ARG: NULL pointers, sizes out of range, head counts that do not divide, domains that do
  * not fit. HRA_ERR_UNSUPPORTED: a field that the backend lacks. HRA_ERR_MISMATCH: ranks that plan
  * different things (the message names the field and both values). HRA_ERR_MEMORY, and the failures
- * of the communicator. */
+ * of the communicator. For a GPU it takes memory there and may wait for what that is at. */
 HRA_API hra_status hra_plan_create(hra_plan **out, hra_comm *comm, const hra_problem *problem,
                                    const hra_order *order, const hra_mask *mask, const hra_options *options);
 
-/* Accepts NULL. Not collective. */
+/* Accepts NULL. Not collective. On a GPU it waits, as cudaFree does, for whatever that is at, calls of the plan
+ * included. */
 HRA_API void hra_plan_destroy(hra_plan *plan);
 
 /* What a plan knows about the whole problem. Tiles and pairs are summed over batch and heads. */
