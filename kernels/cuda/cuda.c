@@ -325,7 +325,7 @@ static hra_status cuda_prepare(void *state, const struct hra_shapes shapes[2])
 {
     struct cuda *c = state;
 
-    /* Of heads they may, but what pads some of the tiles would lie over others. */
+    /* Own keys may come some heads at a time, but not some tiles: what pads them would lie over others. */
     for (int i = 0; c->plan->saves && i < shapes[HRA_FORWARD].count; i++) {
         const struct hra_shape *s = &shapes[HRA_FORWARD].shape[i];
         if (is_own(c->plan, s->key_tile0, s->key_tile1) &&
