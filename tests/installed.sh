@@ -174,6 +174,7 @@ misuse() {
     export LD_LIBRARY_PATH
     mkdir -p "$scratch/empty"
     printf -- '--tokens 8\n--tokens 8 --frob 2\n' >"$scratch/list"
+    printf -- '--tokens 8 --backend auto\n--tokens 8 --backend cuda\n' >"$scratch/elsewhere"
     while IFS='|' read -r words sentence; do
         status=0
         # shellcheck disable=SC2086
@@ -196,6 +197,9 @@ hra-check --transport peer|--transport: 'peer' is between ranks
 hra-check --list nowhere|nowhere: No such file
 hra-check --list .|.: Is a directory
 hra-check --list ../list|../list, line 2: '--frob' is no option
+hra-check --list ../elsewhere|../elsewhere, line 2: --backend: memory is the host's
+hra-check --sm-margin 3|plan: HRA_ERR_UNSUPPORTED: problem.sm_margin is 3
+hra-check --sm-margin -1|--sm-margin
 hra-check --random 3 --tokens 5|--tokens: --random says the whole problem
 hra-plan --ranks 0|--ranks: '0' is no whole number
 hra-plan --picture x.gif|x.gif: the name of a picture ends in .png or .svg

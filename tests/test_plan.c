@@ -1154,6 +1154,7 @@ Test(plan, refuses_wrong_problems)
         {FIELD(dropout), REAL, 0.1, HRA_ERR_UNSUPPORTED, "problem.dropout is 0.1"},
         {FIELD(sinks), INT, 4, HRA_ERR_UNSUPPORTED, "problem.sinks is 4"},
         {FIELD(sm_margin), INT, 8, HRA_ERR_UNSUPPORTED, "problem.sm_margin is 8"},
+        {FIELD(sm_margin), INT, -1, HRA_ERR_ARG, "problem.sm_margin is -1"},
     };
     struct args a = right();
 

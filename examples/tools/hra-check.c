@@ -746,9 +746,11 @@ static int problem_read(struct problem *p, char *line, const struct problem *wan
     }
     if (options_parse(options, problem_options(options, p), 1 + words, word, why, bytes) == 0 &&
         problem_complete(p, why, bytes) == 0) {
-        /* The memory of all problems is that of the command's backend. */
+        /* The memory of all problems is that of the command's backend; auto would not always choose one of that. */
         const int on_gpu = wanted->backend >= HRA_BACKEND_CUDA;
-        if (p->backend == HRA_BACKEND_AUTO || (p->backend >= HRA_BACKEND_CUDA) == on_gpu)
+        if (p->backend == HRA_BACKEND_AUTO)
+            p->backend = wanted->backend;
+        if ((p->backend >= HRA_BACKEND_CUDA) == on_gpu)
             return 0;
         snprintf(why, bytes, "--backend: memory is %s, as the command's own --backend has it",
                  on_gpu ? "a GPU's" : "the host's");

@@ -399,8 +399,8 @@ typedef struct hra_problem {
     double dropout;    /* not supported so far: 0 */
     int sinks;         /* not supported so far: 0 */
     int sm_margin;     /* multiprocessors that attention leaves to others, NCCL's kernels say, on this rank;
-                           default 0, and only backend sm90 with its own backward has others. The order of
-                           sums, and with it their last bits, may depend on it. */
+                           default 0, which is all that backends know but sm90 with its own backward. The
+                           order in which backward adds to dq, and so its last bits, depend on it. */
     int threads;       /* CPU threads of this rank, may differ between ranks; default: cores of the
                            node / its ranks. The results do not depend on it. */
 } hra_problem;

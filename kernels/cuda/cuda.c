@@ -446,14 +446,14 @@ static hra_status gather_keys(struct operands *out, const struct cuda *c, const 
     }
     if (saved && pass == HRA_BACKWARD)
         return HRA_OK;
-    const size_t ahead =
+    const size_t other_heads =
         (size_t)(chunk->head0 - out->head0) * (size_t)out->tiles * HRA_TILE * hra_type_bytes(p->type);
-    HRA_TRY_CUDA(hra_hybrid_gather((char *)out->k + ahead * (size_t)c->device.wide, out->heads, &c->device,
-                                   c->device.key, chunk->key_tile0, tiles, out->tiles, &chunk->k, base, heads,
-                                   p->dim, c->device.wide, run->stream));
-    HRA_TRY_CUDA(hra_hybrid_gather((char *)out->v + ahead * (size_t)c->device.wide_v, out->heads, &c->device,
-                                   c->device.key, chunk->key_tile0, tiles, out->tiles, &chunk->v, base, heads,
-                                   p->dim_v, c->device.wide_v, run->stream));
+    HRA_TRY_CUDA(hra_hybrid_gather((char *)out->k + other_heads * (size_t)c->device.wide, out->heads,
+                                   &c->device, c->device.key, chunk->key_tile0, tiles, out->tiles, &chunk->k,
+                                   base, heads, p->dim, c->device.wide, run->stream));
+    HRA_TRY_CUDA(hra_hybrid_gather((char *)out->v + other_heads * (size_t)c->device.wide_v, out->heads,
+                                   &c->device, c->device.key, chunk->key_tile0, tiles, out->tiles, &chunk->v,
+                                   base, heads, p->dim_v, c->device.wide_v, run->stream));
     return HRA_OK;
 }
 

@@ -373,7 +373,7 @@ static void test_making(hra_comm *comm)
  * up by something else for a failure. */
 static void test_held(hra_comm *comm)
 {
-    const double limit_s = 4, margin_s = 1; /* NCCL's own end may take 2 s where processes crowd a machine */
+    const double limit_s = 4, margin_s = 1; /* the end has the limit, too, on a crowded machine */
     hra_comm *own = ring_connect(MPI_COMM_WORLD, transport, limit_s);
     cudaStream_t stream = device_stream();
     atomic_int released = 0;

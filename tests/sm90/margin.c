@@ -1,6 +1,7 @@
 /* margin.c - does the sm90 backend leave as many multiprocessors free as problem.sm_margin says? One rank, on the
  * emulator, where every plan finds another number of them, 1 to 4, and there is work for all. */
 #include "kernels/kernels.h"
+#include "tests/sm90/help.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,28 +12,11 @@ enum { TOKENS = 900, HEADS = 2, DIM = 64, MARGIN = 1 };
 extern int emulated_processors; /* that the last plan found */
 extern int emulated_blocks;     /* most of a launch that attends or differentiates */
 
-static void need(hra_status status)
-{
-    if (status == HRA_OK)
-        return;
-    fprintf(stderr, "margin: %s: %s\n", hra_status_name(status), hra_last_error());
-    exit(1);
-}
-
-/* `bytes` of 0, the caller's. */
-static void *take(size_t bytes)
-{
-    const size_t room = (bytes / 256 + 1) * 256;
-    void *memory = aligned_alloc(256, room);
-    if (memory == NULL)
-        abort();
-    return memset(memory, 0, room);
-}
-
 static hra_tensor make_tensor(void)
 {
     const int64_t count = (int64_t)TOKENS * HEADS * DIM;
-    return (hra_tensor){take((size_t)count * sizeof(uint16_t)), count, (int64_t)HEADS * DIM, DIM};
+    const size_t bytes = (size_t)count * sizeof(uint16_t);
+    return (hra_tensor){memset(take(bytes), 0, bytes), count, (int64_t)HEADS * DIM, DIM};
 }
 
 /* The most blocks of a forward and a backward. */

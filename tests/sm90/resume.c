@@ -5,6 +5,7 @@
 #include "kernels/cpu/number.h"
 #include "kernels/sm90/forward.h"
 #include "src/plan.h"
+#include "tests/sm90/help.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -65,23 +66,6 @@ static hra_status generate(struct hra_schedule *out, const struct hra_work *w, i
     for (int q = 0; q < cut->queries; q++)
         HRA_TRY(add_runs(out, tiles * q / cut->queries, tiles * (q + 1) / cut->queries));
     return HRA_OK;
-}
-
-static void need(hra_status status)
-{
-    if (status == HRA_OK)
-        return;
-    fprintf(stderr, "resume: %s: %s\n", hra_status_name(status), hra_last_error());
-    exit(1);
-}
-
-/* `bytes` of NaN, the caller's. */
-static void *take(size_t bytes)
-{
-    void *memory = aligned_alloc(256, (bytes / 256 + 1) * 256);
-    if (memory == NULL)
-        abort();
-    return memset(memory, 0xff, (bytes / 256 + 1) * 256);
 }
 
 /* A tensor [TOKENS][heads][dim] of bf16; seed 0: left as it is. */

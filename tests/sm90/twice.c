@@ -3,6 +3,7 @@
  * sums would differ in their last bits, and now and then in what they are rounded to. */
 #include "kernels/cpu/number.h"
 #include "kernels/kernels.h"
+#include "tests/sm90/help.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,27 +14,9 @@ enum { TOKENS = 600, HEADS = 4, HEADS_KV = 2, TIMES = 3 };
 
 extern int64_t emulated_turns;
 
-static void need(hra_status status)
-{
-    if (status == HRA_OK)
-        return;
-    fprintf(stderr, "twice: %s: %s\n", hra_status_name(status), hra_last_error());
-    exit(1);
-}
-
 static size_t bytes_of(int heads, int dim)
 {
     return sizeof(uint16_t) * TOKENS * (size_t)heads * (size_t)dim;
-}
-
-/* `bytes` of NaN, the caller's. */
-static void *take(size_t bytes)
-{
-    const size_t room = (bytes / 256 + 1) * 256;
-    void *memory = aligned_alloc(256, room);
-    if (memory == NULL)
-        abort();
-    return memset(memory, 0xff, room);
 }
 
 /* A tensor [TOKENS][heads][dim] of f16; seed 0: left as it is. */
