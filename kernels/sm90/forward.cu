@@ -228,11 +228,11 @@ template <int COUNT> __device__ __forceinline__ uint32_t last_of(const uint32_t 
     return all;
 }
 
-/* S = Q K^T is under way. */
-template <typename X, int D>
+/* S = Q K^T is under way. ROWS are those of K's chunks of 64 channels in shared memory. */
+template <typename X, int D, int ROWS = T>
 __device__ __forceinline__ void begin_scores(float (&scores)[64], uint32_t (&q)[D / 4], uint32_t k_address)
 {
-    constexpr int CHUNK = T * 128 / 16; /* from 64 channels to the next, in units of descriptors */
+    constexpr int CHUNK = ROWS * 128 / 16; /* from 64 channels to the next, in units of descriptors */
     const uint64_t k = matrix_by_columns(k_address);
 
     pin(scores);
@@ -261,10 +261,10 @@ __device__ __forceinline__ void begin_scores(float (&scores)[64], uint64_t q, ui
 }
 
 /* O += P V is under way. */
-template <typename X, int D>
+template <typename X, int D, int ROWS = T>
 __device__ __forceinline__ void begin_output(float (&out)[D / 2], uint32_t (&p)[32], uint32_t v_address)
 {
-    const uint64_t v = matrix_by_rows(v_address, T);
+    const uint64_t v = matrix_by_rows(v_address, ROWS);
 
     pin(out);
     pin(p);
@@ -696,6 +696,282 @@ __global__ void __launch_bounds__(THREADS<G>, 1) attend(const __grid_constant__ 
     }
 }
 
+/* ---- Packed lists ---- */
+
+/* Halves of key tiles, 64 keys each, in slots of their own: a step has two to four of them, of which each group multiplies
+ * two that lie behind one another, so that its products are those of a tile. Parts of the ring, the halves of K or V of a
+ * step, do not go round its end. Each part has barriers and words of its own, by its number. */
+template <int D> struct alignas(1024) packed {
+    static constexpr int SLOTS = D == 128 ? 12 : 26, PARTS = 8;
+    static constexpr uint32_t PIECE_BYTES = HALF * 128, HALF_BYTES = HALF * D * 2;
+
+    uint16_t ring[D / 64][SLOTS][HALF][64];
+    uint16_t queries[2][D / 64][HALF][64];
+    hra_sm90_item item[ITEMS];
+    uint64_t full[PARTS], empty[PARTS], full_q, empty_q;
+    uint32_t places[PARTS],
+        bits[PARTS][2][2]; /* of hra_sm90_packed; in the place of the chunk flags of the part */
+};
+template <int D> constexpr size_t PACKED_BYTES = sizeof(packed<D>) + 1023;
+static_assert(PACKED_BYTES<128> <= 232448 && PACKED_BYTES<64> <= 232448, "too much shared memory");
+
+constexpr uint32_t PLACES = (UINT32_C(1) << HRA_SM90_CHUNK_BIT) - 1;
+
+/* The slot at which a part begins that comes behind `slot`. */
+template <int D> __device__ __forceinline__ int begin_of(int slot, uint32_t places)
+{
+    return slot + (int)(places & 7) > packed<D>::SLOTS ? 0 : slot;
+}
+
+/* What the producer knows of the ring: the next part and slot, and the oldest part that is not free again. */
+struct filling {
+    uint32_t part = 0, oldest = 0, sizes = 0; /* of parts, four bits each */
+    int slot = 0, free;
+};
+
+/* word: this lane's of the step. */
+template <int D>
+__device__ __forceinline__ void fill_part(packed<D> &s, filling &at, const hra_sm90_forward &a,
+                                          const CUtensorMap *map, const hra_sm90_item &item, uint32_t word,
+                                          uint32_t flags)
+{
+    constexpr int SLOTS = packed<D>::SLOTS, PARTS = packed<D>::PARTS, PIECES = D / 64;
+    static_assert(PARTS == 8, "sizes of parts are four bits of 32");
+    const int lane = threadIdx.x;
+    const uint32_t places = __shfl_sync(~0u, word, 8), row = __shfl_sync(~0u, word, lane / PIECES % 4);
+    const int halves = places & 7, chunk = places >> HRA_SM90_CHUNK_BIT, place = at.part % PARTS;
+    const int begin = begin_of<D>(at.slot, places), size = halves + (begin < at.slot ? SLOTS - at.slot : 0);
+    const uint32_t full = shared_address(&s.full[place]);
+
+    while (at.free < size || at.part - at.oldest == PARTS) {
+        barrier_wait(shared_address(&s.empty[at.oldest % PARTS]), at.oldest / PARTS % 2);
+        at.free += at.sizes >> 4 * (at.oldest % PARTS) & 15;
+        at.oldest++;
+    }
+    at.sizes = (at.sizes & ~(15u << 4 * place)) | (uint32_t)size << 4 * place;
+    if (lane >= 4 && lane < 8)
+        s.bits[place][lane / 2 % 2][lane % 2] = word;
+    if (lane == 8)
+        s.places[place] = (places & PLACES) | flags;
+    __syncwarp();
+    if (lane == 0)
+        barrier_expect(full, halves * packed<D>::HALF_BYTES);
+    __syncwarp();
+    if (lane < halves * PIECES)
+        load_piece(shared_address(s.ring[lane % PIECES][begin + lane / PIECES]), &map[chunk], full, row,
+                   lane % PIECES, item.head_kv - a.head0[chunk], item.batch);
+    at.free -= size;
+    at.slot = begin + halves;
+    at.part++;
+}
+
+/* By a warp. What is read of a step is asked for a step ahead. */
+template <int D> __device__ void produce_packed(const hra_sm90_forward &a, packed<D> &s)
+{
+    const int lane = threadIdx.x;
+    filling at;
+    uint32_t turn = 0, before = 0;
+    const auto word_of = [&](uint32_t step) {
+        return lane < 9 ? ((const uint32_t *)(a.packed + step))[lane] : 0;
+    };
+
+    at.free = packed<D>::SLOTS;
+    for (int index = blockIdx.x; index < a.items; turn++) {
+        hra_sm90_item &item = s.item[turn % ITEMS];
+
+        barrier_wait(shared_address(&s.empty_q), turn % 2 ^ 1);
+        if (lane < (int)(sizeof(item) / 4))
+            ((uint32_t *)&item)[lane] = ((const uint32_t *)&a.item[index])[lane];
+        __syncwarp();
+        uint32_t next = word_of(item.entry0);
+        if (lane == 0) {
+            barrier_expect(shared_address(&s.full_q), (1 + (item.rows[0] > HALF)) * packed<D>::HALF_BYTES);
+            for (int i = 0; i < 2; i++)
+                if (i * HALF < item.rows[0])
+                    load_box(shared_address(s.queries[i]), &a.q, shared_address(&s.full_q),
+                             item.row0[0] + i * HALF, item.head, item.batch);
+        }
+        for (uint32_t n = 0; n < item.entries; n++) {
+            const uint32_t word = next;
+            if (n + 1 < item.entries)
+                next = word_of(item.entry0 + n + 1);
+            fill_part<D>(s, at, a, a.k, item, word, n == 0 ? TILE_FIRST : 0);
+            if (n > 0 || turn > 0) /* the V that is next */
+                fill_part<D>(s, at, a, a.v, s.item[(n > 0 ? turn : turn - 1) % ITEMS], before, 0);
+            before = word;
+        }
+        if (lane == 0)
+            index = gridDim.x + atomicAdd(a.next, 1);
+        index = __shfl_sync(~0u, index, 0);
+    }
+    fill_part<D>(s, at, a, a.v, s.item[(turn - 1) % ITEMS], before, TILE_END);
+}
+
+/* This thread's bits of a half, in the lower 16 of each word. */
+__device__ __forceinline__ uint2 load_half_bits(const hra_sm90_forward &a, uint32_t bits, int thread)
+{
+    const uint32_t number = bits & HRA_SM90_NONE;
+
+    if (number == 0)
+        return {0xffff, 0xffff};
+    if (number == HRA_SM90_NONE)
+        return {0, 0};
+    const uint2 both = ((const uint2 *)a.bits[number - 1].word)[thread];
+    return bits & HRA_SM90_RIGHT ? uint2{both.x >> 16, both.y >> 16}
+                                 : uint2{both.x & 0xffff, both.y & 0xffff};
+}
+
+template <typename X, int D> __device__ void consume_packed(const hra_sm90_forward &a, packed<D> &s)
+{
+    constexpr int PARTS = packed<D>::PARTS, ROWS = packed<D>::SLOTS * HALF;
+    constexpr int EARLY = D == 128 ? 4 : 8;
+    const int thread = threadIdx.x - 128, group = __shfl_sync(~0u, thread / 128, 0);
+    const bool signals = thread % 32 == 0;
+    const uint32_t ring = shared_address(s.ring);
+    const float scale = a.scale;
+    const uint32_t zero = (uint32_t)a.items >> 31;
+    const spot own = {0, thread};
+
+    float out[D / 2], scores[64], gap[2], factor[2], part_sum[2];
+    uint32_t q[D / 4], p[32], turn = 0, part = 0;
+    int slot = 0;
+    rows_state rows;
+
+    const auto wait_part = [&](uint32_t n) {
+        barrier_wait(shared_address(&s.full[n % PARTS]), n / PARTS % 2);
+    };
+    const auto free_part = [&](uint32_t n) {
+        if (signals)
+            barrier_arrive(shared_address(&s.empty[n % PARTS]));
+    };
+    /* This group's two halves of a part that begins at a slot. */
+    const auto pair_at = [&](int begin, uint32_t places) {
+        return ring + (begin + (group == 0 ? 0 : (int)(places >> 8 & 3))) * packed<D>::PIECE_BYTES;
+    };
+    const auto take_queries = [&] {
+        barrier_wait(shared_address(&s.full_q), turn % 2);
+        load_queries<D>(q, shared_address(s.queries[group]), thread);
+        publish_shared();
+        __syncwarp();
+        if (signals)
+            barrier_arrive_after(shared_address(&s.empty_q), last_of(q), zero);
+    };
+    const auto bits_of = [&](uint32_t one, uint32_t two) {
+        const uint2 x = load_half_bits(a, one, thread), y = load_half_bits(a, two, thread);
+        return uint2{x.x | y.x << 16, x.y | y.y << 16};
+    };
+
+    take_queries();
+    rows = begin_rows<D>(a, s.item[0], own);
+    begin_sums<D>(out, a, s.item[0], own);
+    wait_part(0);
+    uint32_t places = s.places[0], before_places = places;
+    uint32_t one = s.bits[0][group][0], two = s.bits[0][group][1];
+    begin_scores<X, D, ROWS>(scores, q, pair_at(0, places));
+    products_wait<0>();
+    pin(scores);
+    free_part(0);
+    if (one | two)
+        apply_bits(scores, bits_of(one, two));
+    bool low = find_low(rows);
+    raise_references(rows, gap, low, scores, scale);
+    find_factors(factor, gap);
+    multiply_rows(out, factor);
+    exponentiate<0, 16>(scores, part_sum, rows, scale);
+    add_sums(rows, factor, part_sum);
+    pack_probabilities<X>(p, scores);
+    slot = (int)(places & 7);
+    part = 1;
+    wait_part(part);
+    places = s.places[part % PARTS];
+
+    while (!(places & TILE_END)) {
+        /* P of the step before is in p; behind `slot` is K of this one, behind it V of the one before. */
+        const bool first = places & TILE_FIRST;
+        uint2 bits = {0, 0};
+        rows_state before;
+
+        if (first) {
+            turn++;
+            take_queries();
+            before = rows;
+            rows = begin_rows<D>(a, s.item[turn % ITEMS], own);
+            low = find_low(rows);
+        }
+        one = s.bits[part % PARTS][group][0];
+        two = s.bits[part % PARTS][group][1];
+        const bool partial = one | two;
+        if (partial)
+            bits = bits_of(one, two);
+
+        slot = begin_of<D>(slot, places);
+        begin_scores<X, D, ROWS>(scores, q, pair_at(slot, places));
+        slot = begin_of<D>(slot + (int)(places & 7), before_places);
+        wait_part(part + 1);
+        begin_output<X, D, ROWS>(out, p, pair_at(slot, before_places));
+
+        products_wait<1>();
+        pin(scores);
+        free_part(part);
+        if (partial)
+            apply_bits(scores, bits);
+        pin(scores);
+        raise_references(rows, gap, low, scores, scale);
+        exponentiate<0, EARLY>(scores, part_sum, rows, scale);
+        find_factors(factor, gap);
+
+        slot += (int)(before_places & 7);
+        before_places = places;
+        part += 2;
+        barrier_wait_after(shared_address(&s.full[part % PARTS]), part / PARTS % 2,
+                           part_sum[0] + part_sum[1]);
+        places = s.places[part % PARTS];
+
+        products_wait<0>();
+        pin(out);
+        free_part(part - 1);
+        if (first) {
+            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], own);
+            begin_sums<D>(out, a, s.item[turn % ITEMS], own);
+        }
+        multiply_rows(out, factor);
+        exponentiate<EARLY, 16>(scores, part_sum, rows, scale);
+        add_sums(rows, factor, part_sum);
+        pack_probabilities<X>(p, scores);
+    }
+
+    begin_output<X, D, ROWS>(out, p, pair_at(begin_of<D>(slot, before_places), before_places));
+    products_wait<0>();
+    pin(out);
+    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], own);
+}
+
+template <typename X, int D>
+__global__ void __launch_bounds__(THREADS<2>, 1) attend_packed(const __grid_constant__ hra_sm90_forward a)
+{
+    HRA_DYNAMIC_SHARED(memory);
+    packed<D> &s = *(packed<D> *)(memory + (-shared_address(memory) & 1023));
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < packed<D>::PARTS; i++) {
+            barrier_init(shared_address(&s.full[i]), 1);
+            barrier_init(shared_address(&s.empty[i]), 8);
+        }
+        barrier_init(shared_address(&s.full_q), 1);
+        barrier_init(shared_address(&s.empty_q), 8);
+        barrier_publish();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        give_registers<PRODUCER_REGISTERS>();
+        if (threadIdx.x < 32)
+            produce_packed<D>(a, s);
+    } else {
+        take_registers<CONSUMER_REGISTERS<2>>();
+        consume_packed<X, D>(a, s);
+    }
+}
+
 /* A block an item, a thread 16 bytes of a row at a time. */
 __global__ void nothing(const __grid_constant__ hra_sm90_forward a, int dim)
 {
@@ -722,20 +998,32 @@ __global__ void clear(uint32_t *words, size_t count)
 /* Every kernel that is compiled. */
 const struct variant {
     hra_type type;
-    int dim, groups;
+    int dim, groups, packed;
     const void *kernel;
     int threads;
     size_t shared_bytes;
 } variants[] = {
 #define HRA_VARIANT(name, type, dim, groups)                                                                 \
     {                                                                                                        \
-        name, dim, groups, (const void *)attend<type, dim, groups>, THREADS<groups>,                         \
+        name, dim, groups, 0, (const void *)attend<type, dim, groups>, THREADS<groups>,                      \
             SHARED_BYTES<dim, groups>                                                                        \
     }
-    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 2),  HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 3),
-    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 128, 2), HRA_VARIANT(HRA_F16, __half, 64, 2),
-    HRA_VARIANT(HRA_F16, __half, 64, 3),          HRA_VARIANT(HRA_F16, __half, 128, 2),
+#define HRA_PACKED(name, type, dim)                                                                          \
+    {                                                                                                        \
+        name, dim, 2, 1, (const void *)attend_packed<type, dim>, THREADS<2>, PACKED_BYTES<dim>               \
+    }
+    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 2),
+    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 3),
+    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 128, 2),
+    HRA_VARIANT(HRA_F16, __half, 64, 2),
+    HRA_VARIANT(HRA_F16, __half, 64, 3),
+    HRA_VARIANT(HRA_F16, __half, 128, 2),
+    HRA_PACKED(HRA_BF16, __nv_bfloat16, 64),
+    HRA_PACKED(HRA_BF16, __nv_bfloat16, 128),
+    HRA_PACKED(HRA_F16, __half, 64),
+    HRA_PACKED(HRA_F16, __half, 128),
 #undef HRA_VARIANT
+#undef HRA_PACKED
 };
 
 } // namespace
@@ -760,12 +1048,12 @@ extern "C" cudaError_t hra_sm90_forward_open(hra_type type, int dim)
 }
 
 extern "C" cudaError_t hra_sm90_forward_launch(const hra_sm90_forward *launch, hra_type type, int dim,
-                                               int groups, int blocks, cudaStream_t stream)
+                                               int groups, int packed, int blocks, cudaStream_t stream)
 {
     void *arguments[] = {const_cast<hra_sm90_forward *>(launch)};
 
     for (const variant &v : variants)
-        if (v.type == type && v.dim == dim && v.groups == groups)
+        if (v.type == type && v.dim == dim && v.groups == groups && v.packed == packed)
             return cudaLaunchKernel(v.kernel, dim3((unsigned)blocks), dim3((unsigned)v.threads), arguments,
                                     v.shared_bytes, stream);
     return cudaErrorInvalidValue;

@@ -41,6 +41,16 @@ struct hra_sm90_entry {
 
 enum { HRA_SM90_CHUNK_BIT = 28, HRA_SM90_ABSENT = (1 << HRA_SM90_CHUNK_BIT) - 1 };
 
+/* A step of a packed list: two to four halves of key tiles of one chunk, by their rows there, of which group 0 of the
+ * consumers multiplies the first two and group 1 two behind one another. bits, by group and half: 0 where all of it
+ * attends, HRA_SM90_NONE where nothing does, or 1 + a bitmap, and HRA_SM90_RIGHT where it is the bitmap's columns from 64
+ * on. places: how many halves; from bit 8 on, which is group 1's first; the chunk, from bit HRA_SM90_CHUNK_BIT on. */
+struct hra_sm90_packed {
+    uint32_t row[4], bits[2][2], places;
+};
+
+enum { HRA_SM90_RIGHT = 1 << 27, HRA_SM90_NONE = HRA_SM90_RIGHT - 1 };
+
 /* Bits of a tile as threads hold its scores: thread t of the consumers has rows 16 (t / 32) + (t % 32) / 4
  * and 8 further, a word each; bit 2 j + e is column 8 j + 2 (t % 4) + e. */
 struct hra_sm90_bits {
@@ -59,6 +69,7 @@ struct hra_sm90_forward {
     const struct hra_sm90_entry *entry;
     const uint32_t
         *second; /* of each entry, what the second tile of its item has there; NULL with two groups */
+    const struct hra_sm90_packed *packed; /* in the place of entries where lists are packed */
     const struct hra_sm90_bits *bits;
     int *next;    /* counts items that were taken beyond each block's first; 0 before the launch */
     float *state; /* hra_sm90_state_bytes for each place */
@@ -79,7 +90,7 @@ cudaError_t hra_sm90_forward_open(hra_type type, int dim);
 /* Compute on `blocks` multiprocessors, no more than items, by `groups` warpgroups: 2, whose items are tiles, or
  * with dim 64 3. Every item has entries. */
 cudaError_t hra_sm90_forward_launch(const struct hra_sm90_forward *launch, hra_type type, int dim, int groups,
-                                    int blocks, cudaStream_t stream);
+                                    int packed, int blocks, cudaStream_t stream);
 
 /* Set `count` words to 0. By a kernel: the driver may give cudaMemsetAsync to the copy engine, where it would wait for
  * whatever the transport copies. */

@@ -8,6 +8,11 @@
  * query tiles then become two items, of the first and half of the second and of the rest, each with the list
  * of all key tiles that one of its two tiles has; those whose lists differ too much stay items of their own.
  *
+ * Where many tiles are needed by halves only, of their 64 keys or of 64 queries, a pattern is packed: its items' lists
+ * are of steps, in each of which either half of the queries has two halves of keys of its own or shared. A launch that has
+ * patterns of both kinds becomes two. The order of a row's sum is then that of the halves within a chunk, and so depends
+ * on where keys are cut into chunks.
+ *
  * Items are begun in the order in which they are written here, each by the multiprocessor that is free first.
  * Longest first leaves little idle at the end; but what runs at one time should read the same K and V, or
  * they are fetched from memory again and again. So K/V heads are taken in sections, whose K and V fit the L2
@@ -55,8 +60,22 @@ struct costs {
     double all, longest;
 };
 
+/* What a bitmap has in its quarters, bit 2 g + h: rows of group g, columns of half h. */
+struct quarters {
+    uint8_t some, all;
+};
+
+/* Halves of key tiles of one chunk that a query tile needs: bits as in hra_sm90_packed, by group. */
+struct half {
+    uint32_t row, bits[2];
+};
+
 struct builder {
     const struct hra_kernel_plan *plan;
+    struct quarters *quarter; /* [bitmaps] */
+    uint8_t *packs;           /* [patterns] */
+    struct half *half[3];     /* [2 most] scratch: of both groups, of group 0 alone, of group 1 alone */
+    int halves[3];
     const struct hra_shapes *shapes;
     int processors;
     struct hra_sm90_work *work;
@@ -76,8 +95,8 @@ static hra_status cut_launches(struct builder *b)
     const struct hra_shapes *s = b->shapes;
     struct hra_sm90_work *w = b->work;
 
-    HRA_TRY(hra_alloc((void **)&w->launch, s->count, sizeof(*w->launch), "launches"));
-    HRA_TRY(hra_alloc((void **)&b->shape, s->count, sizeof(*b->shape), "launches"));
+    HRA_TRY(hra_alloc((void **)&w->launch, 2 * (int64_t)s->count, sizeof(*w->launch), "launches"));
+    HRA_TRY(hra_alloc((void **)&b->shape, 2 * (int64_t)s->count, sizeof(*b->shape), "launches"));
     for (int i = 0, chunk = 0; i < s->count; i++, chunk++) {
         struct hra_sm90_launch *l = w->launches > 0 ? &w->launch[w->launches - 1] : NULL;
         if (l == NULL || s->shape[i].run != l->run || l->chunks == HRA_SM90_CHUNKS) {
@@ -284,6 +303,181 @@ static hra_status write_view(const struct builder *b, int launch, const struct v
     return HRA_OK;
 }
 
+/* ---- Packing ---- */
+
+static hra_status find_quarters(struct builder *b)
+{
+    const struct hra_sm90_bits *bits = b->plan->packed[HRA_FORWARD];
+    int64_t most = 0;
+
+    HRA_TRY(hra_alloc((void **)&b->quarter, b->plan->bitmaps, sizeof(*b->quarter), "lists"));
+    for (int i = 0; i < b->plan->bitmaps; i++) {
+        b->quarter[i].all = 15;
+        for (int t = 0; t < HRA_SM90_CONSUMERS; t++)
+            for (int r = 0; r < 2; r++)
+                for (int h = 0; h < 2; h++) {
+                    const uint32_t word = bits[i].word[t][r] >> 16 * h & 0xffff;
+                    const int quarter = 1 << (t / 128 * 2 + h);
+                    b->quarter[i].some |= (uint8_t)(word != 0 ? quarter : 0);
+                    b->quarter[i].all &= (uint8_t)(word == 0xffff ? 15 : ~quarter);
+                }
+    }
+    for (int n = 0; n < b->plan->patterns; n++)
+        for (int q = 0; q < b->plan->queries; q++) {
+            const int64_t *start = b->plan->list[n].row_start;
+            most = start[q + 1] - start[q] > most ? start[q + 1] - start[q] : most;
+        }
+    for (int i = 0; i < 3; i++)
+        HRA_TRY(hra_alloc((void **)&b->half[i], 2 * most, sizeof(*b->half[i]), "lists"));
+    return HRA_OK;
+}
+
+/* Sort the halves that a query tile needs of a chunk by who needs them; those that are full for both first. */
+static void find_halves(struct builder *b, const struct hra_tile_list *list, int query,
+                        const struct hra_shape *chunk)
+{
+    const int64_t base = b->plan->key[chunk->key_tile0].row0;
+
+    b->halves[0] = b->halves[1] = b->halves[2] = 0;
+    for (int full = 1; full >= 0; full--)
+        for (struct rest r = rest_of(list, query, chunk); r.at < r.end; r.at++)
+            for (int h = 0; h < 2; h++) {
+                const int bitmap = list->bitmap[r.at];
+                struct half x = {(uint32_t)(b->plan->key[list->key[r.at]].row0 - base) + 64 * (uint32_t)h,
+                                 {0, 0}};
+                for (int g = 0; g < 2 && bitmap != HRA_FULL; g++) {
+                    const int quarter = 1 << (2 * g + h);
+                    x.bits[g] = b->quarter[bitmap].all & quarter ? 0
+                                : b->quarter[bitmap].some & quarter
+                                    ? (uint32_t)bitmap + 1 + (h ? HRA_SM90_RIGHT : 0)
+                                    : HRA_SM90_NONE;
+                }
+                if ((x.bits[0] == 0 && x.bits[1] == 0) != full ||
+                    (x.bits[0] == HRA_SM90_NONE && x.bits[1] == HRA_SM90_NONE))
+                    continue;
+                const int kind = x.bits[0] == HRA_SM90_NONE ? 2 : x.bits[1] == HRA_SM90_NONE ? 1 : 0;
+                b->half[kind][b->halves[kind]++] = x;
+            }
+}
+
+static int larger(int a, int b)
+{
+    return a > b ? a : b;
+}
+
+/* A step of the n-th unit and the next: a unit is a half that both groups need, or one of each group's own, of which one
+ * may have none left. Group 0's own lie first, group 1's last, what they share between: so each has two behind one
+ * another. Of a single half there are two copies, for nobody reads what has not come. */
+static struct hra_sm90_packed make_step(const struct builder *b, int n)
+{
+    static const int kinds[3] = {1, 0, 2};
+    struct hra_sm90_packed step = {.places = 0};
+    const struct half *at[4] = {NULL};
+    int users[4] = {0}, halves = 0;
+
+    for (int k = 0; k < 3; k++)
+        for (int i = n; i < n + 2; i++) {
+            const int kind = kinds[k], place = kind == 0 ? i : i - b->halves[0];
+            if (place < 0 || place >= b->halves[kind])
+                continue;
+            at[halves] = &b->half[kind][place];
+            users[halves++] = kind == 0 ? 3 : kind;
+        }
+    if (halves == 1) {
+        at[1] = at[0];
+        users[1] = 0;
+        halves = 2;
+    }
+    for (int i = 0; i < halves; i++)
+        step.row[i] = at[i]->row;
+    for (int g = 0; g < 2; g++)
+        for (int i = 0; i < 2; i++) {
+            const int half = g == 0 ? i : halves - 2 + i;
+            step.bits[g][i] = users[half] >> g & 1 ? at[half]->bits[g] : HRA_SM90_NONE;
+        }
+    step.places = (uint32_t)halves | (uint32_t)(halves - 2) << 8;
+    return step;
+}
+
+static hra_status add_step(struct hra_sm90_work *w, struct hra_sm90_packed step)
+{
+    if (w->steps == w->step_capacity) {
+        const int64_t capacity = w->step_capacity == 0 ? 1024 : 2 * w->step_capacity;
+        HRA_TRY(grow((void **)&w->step, w->steps, capacity, sizeof(*w->step)));
+        w->step_capacity = capacity;
+    }
+    w->step[w->steps++] = step;
+    return HRA_OK;
+}
+
+/* The steps of a query tile in one chunk. */
+static hra_status pack_chunk(struct builder *b, const struct view *v, struct unit *u, int query,
+                             const struct hra_shape *chunk, unsigned number)
+{
+    find_halves(b, &b->plan->list[v->pattern], query, chunk);
+    const int units = b->halves[0] + larger(b->halves[1], b->halves[2]);
+    u->entries += (units + 1) / 2;
+    u->cost += PARTIAL_COST * ((units + 1) / 2);
+    for (int n = 0; n < units; n += 2) {
+        struct hra_sm90_packed step = make_step(b, n);
+        step.places |= number << HRA_SM90_CHUNK_BIT;
+        HRA_TRY(add_step(b->work, step));
+    }
+    return HRA_OK;
+}
+
+static hra_status pack_unit(struct builder *b, int launch, const struct view *v, int t, struct unit *u)
+{
+    const struct hra_shape *chunk = b->shape[launch];
+
+    *u = (struct unit){.entry0 = b->work->steps, .tiles = 1};
+    for (unsigned c = 0; c < HRA_SM90_CHUNKS; c++)
+        if (v->chunks >> c & 1)
+            HRA_TRY(pack_chunk(b, v, u, chunk->query0 + t, &chunk[c], c));
+    u->bucket = (uint16_t)(u->entries == 0 ? 0 : log(u->cost) / log(bucket_ratio));
+    return HRA_OK;
+}
+
+/* Which patterns are faster packed? Steps are fewer then but dearer, the more so the more is copied for them; where less
+ * than eight hundredths of what is copied is saved, nothing was gained (docs/performance.md). Of a tile's halves those
+ * count that exist, so that a ragged end packs nothing. The answer must not depend on how keys are cut, nor on what
+ * shares a launch, so all keys are looked at. */
+static void choose_packing(struct builder *b)
+{
+    const struct hra_kernel_plan *p = b->plan;
+    const struct hra_shape all = {.query1 = p->queries, .key_tile1 = p->keys};
+
+    for (int n = 0; n < p->patterns; n++) {
+        const struct hra_tile_list *list = &p->list[n];
+        int64_t packed = 0, tiles = 0;
+        for (int q = 0; q < p->queries; q++) {
+            find_halves(b, list, q, &all);
+            packed += b->halves[0] + b->halves[1] + b->halves[2];
+        }
+        for (int64_t i = 0; i < list->row_start[p->queries]; i++)
+            tiles += 1 + (p->key[list->key[i]].rows > HRA_TILE / 2);
+        b->packs[n] = packed > 0 && 100 * packed <= 92 * tiles;
+    }
+}
+
+/* Where some patterns are packed and some are not, every launch becomes two. */
+static void split_launches(struct builder *b)
+{
+    struct hra_sm90_work *w = b->work;
+    int packed = 0;
+
+    for (int n = 0; n < b->plan->patterns; n++)
+        packed += b->packs[n];
+    const int both = packed > 0 && packed < b->plan->patterns;
+    for (int l = w->launches - 1; l >= 0; l--)
+        for (int i = both; i >= 0; i--) {
+            w->launch[l * (1 + both) + i] = w->launch[l];
+            w->launch[l * (1 + both) + i].packed = both ? i : packed > 0;
+            b->shape[l * (1 + both) + i] = b->shape[l];
+        }
+    w->launches *= 1 + both;
+}
+
 /* The view of a pattern and a set of chunks in a launch; made where there is none yet. */
 static hra_status find_view(int *out, struct builder *b, int launch, int pattern, unsigned chunks)
 {
@@ -365,12 +559,17 @@ static hra_status make_lists(struct builder *b)
             const unsigned chunks = chunks_of(b, l, i % p->heads / (p->heads / p->heads_kv));
             int *view = &b->view_of[(int64_t)l * pairs + i];
             *view = -1;
-            if (chunks == 0)
+            if (chunks == 0 || b->packs[p->pattern[i]] != b->work->launch[l].packed)
                 continue;
             HRA_TRY(find_view(view, b, l, p->pattern[i], chunks));
         }
         HRA_TRY(choose_groups(b, l, view0));
-        for (int v = view0; v < b->views; v++)
+        if (b->work->launch[l].packed)
+            b->work->launch[l].groups = 2;
+        for (int v = view0; v < b->views && b->work->launch[l].packed; v++)
+            for (int t = 0; t < b->shape[l]->query1 - b->shape[l]->query0; t++)
+                HRA_TRY(pack_unit(b, l, &b->view[v], t, &b->view[v].unit[t]));
+        for (int v = view0; v < b->views && !b->work->launch[l].packed; v++)
             HRA_TRY(write_view(b, l, &b->view[v], b->work->launch[l].groups == 3));
         for (int i = 0; i < pairs; i++)
             if (b->view_of[(int64_t)l * pairs + i] >= 0)
@@ -510,6 +709,10 @@ static hra_status build(struct builder *b)
                         "sm90: batch %d x heads %d x %d query tiles of this rank are more than 2^31",
                         p->batch, p->heads, p->queries);
     HRA_TRY(cut_launches(b));
+    HRA_TRY(find_quarters(b));
+    HRA_TRY(hra_alloc((void **)&b->packs, p->patterns, 1, "lists"));
+    choose_packing(b);
+    split_launches(b);
     HRA_TRY(hra_alloc((void **)&b->view_of, b->work->launches * pairs, sizeof(*b->view_of), "lists"));
     HRA_TRY(hra_alloc((void **)&b->newest, p->patterns, sizeof(*b->newest), "lists"));
     HRA_TRY(hra_alloc_unset((void **)&b->first, places, sizeof(*b->first), "items"));
@@ -529,6 +732,10 @@ hra_status hra_sm90_lay_out(struct hra_sm90_work *out, const struct hra_kernel_p
     const hra_status status = build(&b);
     for (int v = 0; v < b.views; v++)
         free(b.view[v].unit);
+    for (int i = 0; i < 3; i++)
+        free(b.half[i]);
+    free(b.quarter);
+    free(b.packs);
     free(b.view);
     free(b.shape);
     free(b.view_of);
@@ -544,6 +751,7 @@ void hra_sm90_work_clear(struct hra_sm90_work *work)
     free(work->item);
     free(work->entry);
     free(work->second);
+    free(work->step);
     memset(work, 0, sizeof(*work));
 }
 

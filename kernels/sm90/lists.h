@@ -8,7 +8,7 @@
 struct hra_sm90_launch {
     int run;            /* of the schedule */
     int chunk0, chunks; /* of the run; at most HRA_SM90_CHUNKS */
-    int groups;         /* of the kernel */
+    int groups, packed; /* of the kernel */
     int64_t item0;
     int items;
 };
@@ -21,6 +21,8 @@ struct hra_sm90_work {
     struct hra_sm90_entry *entry; /* [entries] */
     uint32_t *second;             /* [entries] as the kernel reads it; NULL but for 64 channels */
     int64_t entries, capacity;
+    struct hra_sm90_packed *step; /* [steps] of packed launches, in the place of entries */
+    int64_t steps, step_capacity;
 };
 
 /* Lay out the forward pass of a plan, whose shapes these are, for so many multiprocessors. On failure *out is to

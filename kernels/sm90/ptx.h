@@ -130,6 +130,16 @@ __device__ __forceinline__ void load_box(uint32_t to, const CUtensorMap *map, ui
                  : "memory");
 }
 
+/* The same of one chunk of 64 channels. */
+__device__ __forceinline__ void load_piece(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row,
+                                           int chunk, int head, int batch)
+{
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+                 "[%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(0), "r"(row), "r"(chunk), "r"(head), "r"(batch)
+                 : "memory");
+}
+
 /* Begin to copy `bytes`, a multiple of 16, that lie together. */
 __device__ __forceinline__ void load_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
 {

@@ -30,6 +30,7 @@ struct sm90 {
     struct hra_sm90_item *item;
     struct hra_sm90_entry *entry;
     uint32_t *second;
+    struct hra_sm90_packed *packed;
     struct hra_sm90_bits *bits;
 
     int fused;                   /* 1: backward by our own kernel, and what follows is in use */
@@ -104,6 +105,7 @@ static void sm90_close(void *state)
     cudaFree(c->item);
     cudaFree(c->entry);
     cudaFree(c->second);
+    cudaFree(c->packed);
     cudaFree(c->bits);
     hra_sm90_steps_clear(&c->steps);
     free(c->run_turn);
@@ -293,6 +295,9 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
     free(c->work.item);
     free(c->work.entry);
     free(c->work.second);
+    HRA_TRY(upload(&c->packed, c->work.step, c->work.steps, sizeof(*c->packed)));
+    free(c->work.step);
+    c->work.step = NULL;
     c->work.item = NULL;
     c->work.entry = NULL;
     c->work.second = NULL;
@@ -305,7 +310,7 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
  * is beyond the last row is copied as 0. A dimension of one element has no use for its stride, which may be
  * anything. */
 static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *name, const hra_tensor *t,
-                         int64_t rows, int heads, int box_rows)
+                         int64_t rows, int heads, int box_rows, int box_dim)
 {
     const struct hra_kernel_plan *p = c->plan;
     const CUtensorMapDataType type =
@@ -315,7 +320,7 @@ static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *nam
     const cuuint64_t stride[4] = {rows == 1 ? 128 : (cuuint64_t)t->stride_row * 2, 128,
                                   heads == 1 ? 128 : (cuuint64_t)t->stride_head * 2,
                                   p->batch == 1 ? 128 : (cuuint64_t)t->stride_batch * 2};
-    const cuuint32_t box[5] = {64, (cuuint32_t)box_rows, (cuuint32_t)p->dim / 64, 1, 1},
+    const cuuint32_t box[5] = {64, (cuuint32_t)box_rows, (cuuint32_t)box_dim / 64, 1, 1},
                      step[5] = {1, 1, 1, 1, 1};
     const CUresult result = c->encode(map, type, 5, t->data, count, stride, box, step,
                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
@@ -332,14 +337,14 @@ static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *nam
 }
 
 static hra_status encode_keys(const struct sm90 *c, CUtensorMap *k, CUtensorMap *v,
-                              const struct hra_chunk *chunk)
+                              const struct hra_chunk *chunk, int box_rows, int box_dim)
 {
     const struct hra_tile_rows *last = &c->plan->key[chunk->key_tile1 - 1];
     const int64_t rows = last->row0 + last->rows - c->plan->key[chunk->key_tile0].row0;
     const int heads = chunk->head1 - chunk->head0;
 
-    HRA_TRY(encode(c, k, "k", &chunk->k, rows, heads, HRA_TILE));
-    return encode(c, v, "v", &chunk->v, rows, heads, HRA_TILE);
+    HRA_TRY(encode(c, k, "k", &chunk->k, rows, heads, box_rows, box_dim));
+    return encode(c, v, "v", &chunk->v, rows, heads, box_rows, box_dim);
 }
 
 static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const struct hra_sm90_launch *l,
@@ -350,12 +355,13 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     for (int i = 0; i < l->chunks; i++) {
         const struct hra_chunk *chunk = &run->chunk[l->chunk0 + i];
         f->head0[i] = chunk->head0;
-        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk));
+        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk, l->packed ? HRA_TILE / 2 : HRA_TILE,
+                            l->packed ? 64 : c->plan->dim));
     }
     f->item = c->item + l->item0;
     f->items = l->items;
     HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1, run->stream));
-    HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim, l->groups,
+    HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim, l->groups, l->packed,
                                          l->items < c->processors ? l->items : c->processors, run->stream));
     return HRA_OK;
 }
@@ -386,13 +392,14 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.rows = c->plan->rows;
     f.entry = c->entry;
     f.second = c->second;
+    f.packed = c->packed;
     f.bits = c->bits;
     f.next = run->workspace;
     f.state = (float *)((char *)run->workspace + COUNTER_BYTES);
     f.o = args->o;
     f.lse = args->lse;
     f.scale = (float)(c->plan->scale * M_LOG2E);
-    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2));
+    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2, c->plan->dim));
     for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++)
         HRA_TRY(launch(c, &f, &c->work.launch[l], run));
     if (run->run == 0 && c->work.items > c->work.nothing0) {
@@ -446,7 +453,7 @@ static hra_status launch_turn(const struct sm90 *c, struct hra_sm90_backward *f,
         const int nothing = (int)(l->nothing0[i + 1] - l->nothing0[i]);
         f->chunk[i] = (struct hra_sm90_gradient){chunk->dk,     chunk->dv,    chunk->out_dk,
                                                  chunk->out_dv, chunk->head0, chunk->zero};
-        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk));
+        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk, HRA_TILE, c->plan->dim));
         f->item = c->key_item + l->nothing0[i];
         if (chunk->zero && nothing > 0)
             HRA_TRY_CUDA(hra_sm90_backward_nothing(f, nothing, c->plan->dim, run->stream));
@@ -489,8 +496,8 @@ static hra_status sm90_backward(void *state, const struct hra_backward_args *arg
     f.added = places.added;
     f.scale = (float)(p->scale * M_LOG2E);
     f.factor = (float)p->scale;
-    HRA_TRY(encode(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim)));
-    HRA_TRY(encode(c, &f.do_, "do", &args->do_, p->rows, p->heads, hra_sm90_step_rows(p->dim)));
+    HRA_TRY(encode(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
+    HRA_TRY(encode(c, &f.do_, "do", &args->do_, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
     for (int l = c->run_turn[run->run]; l < c->run_turn[run->run + 1]; l++)
         HRA_TRY(launch_turn(c, &f, &c->steps.turn[l], run, places.added_bytes));
     if (run->run == c->runs - 1)

@@ -118,7 +118,7 @@ struct copy {
     block *home;
     uint32_t to, barrier;
     CUtensorMap map;
-    int row, head, batch;
+    int row, chunk, head, batch;
     const char *from;
     uint32_t bytes;
 };
@@ -322,7 +322,7 @@ inline void copy_box(const copy &c)
     tensor t;
     memcpy(&t, &c.map, sizeof(t));
     char *const memory = c.home->memory.get();
-    const int at[5] = {0, c.row, 0, c.head, c.batch};
+    const int at[5] = {0, c.row, c.chunk, c.head, c.batch};
     const uint32_t pieces = t.box[0] / 8;
 
     for (int d = 0; d < 5; d++)
@@ -337,8 +337,9 @@ inline void copy_box(const copy &c)
                 const uint64_t from_row = (uint64_t)at[1] + row;
                 if (from_row < t.count[1])
                     memcpy(to,
-                           t.data + piece * 16 + from_row * t.stride[1] + chunk * t.stride[2] +
-                               (uint64_t)at[3] * t.stride[3] + (uint64_t)at[4] * t.stride[4],
+                           t.data + piece * 16 + from_row * t.stride[1] +
+                               (uint64_t)(at[2] + chunk) * t.stride[2] + (uint64_t)at[3] * t.stride[3] +
+                               (uint64_t)at[4] * t.stride[4],
                            16);
                 else
                     memset(to, 0, 16);
@@ -365,14 +366,15 @@ inline void begin(copy c)
         chip.copies.push_back(c);
 }
 
-inline void begin_copy(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int head, int batch)
+inline void begin_copy(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int chunk, int head,
+                       int batch)
 {
-    begin({0, nullptr, to, barrier, *map, row, head, batch, nullptr, 0});
+    begin({0, nullptr, to, barrier, *map, row, chunk, head, batch, nullptr, 0});
 }
 
 inline void begin_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
 {
-    begin({0, nullptr, to, barrier, {}, 0, 0, 0, (const char *)from, bytes});
+    begin({0, nullptr, to, barrier, {}, 0, 0, 0, 0, (const char *)from, bytes});
 }
 
 /* ---- Copies out of shared memory ---- */

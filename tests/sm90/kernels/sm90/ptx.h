@@ -181,7 +181,13 @@ inline void prefetch_map(const CUtensorMap *)
 
 inline void load_box(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int head, int batch)
 {
-    emulated::begin_copy(to, map, barrier, row, head, batch);
+    emulated::begin_copy(to, map, barrier, row, 0, head, batch);
+}
+
+inline void load_piece(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int chunk, int head,
+                       int batch)
+{
+    emulated::begin_copy(to, map, barrier, row, chunk, head, batch);
 }
 
 inline void load_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
