@@ -24,6 +24,9 @@
  * are halves of two neighbouring query tiles, whose lists are joined; a tile that only one of the two has is
  * masked for the other, and a group without rows computes with the others and writes nothing.
  *
+ * Lists of halves of key tiles have a kernel of their own, attend_packed; what is said here of tiles holds there of
+ * steps, but for the ring and for its producer, a warp.
+ *
  * The list of all tiles of all items of a block is one pipeline. Its step g issues S(g) = Q K(g)^T and then
  * O += P(g - 1) V(g - 1), and while the second runs computes P(g); at the first tile of an item, the second
  * product is the last one of the item before, whose outputs are written while the other warpgroup's
