@@ -849,7 +849,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
     };
     /* This group's two halves of a part that begins at a slot. */
     const auto pair_at = [&](int begin, uint32_t places) {
-        return ring + (begin + (group == 0 ? 0 : (int)(places >> 8 & 3))) * packed<D>::PIECE_BYTES;
+        return ring + (begin + (group == 0 ? 0 : (int)(places & 7) - 2)) * packed<D>::PIECE_BYTES;
     };
     const auto take_queries = [&] {
         barrier_wait(shared_address(&s.full_q), turn % 2);

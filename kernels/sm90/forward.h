@@ -42,9 +42,9 @@ struct hra_sm90_entry {
 enum { HRA_SM90_CHUNK_BIT = 28, HRA_SM90_ABSENT = (1 << HRA_SM90_CHUNK_BIT) - 1 };
 
 /* A step of a packed list: two to four halves of key tiles of one chunk, by their rows there, of which group 0 of the
- * consumers multiplies the first two and group 1 two behind one another. bits, by group and half: 0 where all of it
+ * consumers multiplies the first two and group 1 the last two. bits, by group and half: 0 where all of it
  * attends, HRA_SM90_NONE where nothing does, or 1 + a bitmap, and HRA_SM90_RIGHT where it is the bitmap's columns from 64
- * on. places: how many halves; from bit 8 on, which is group 1's first; the chunk, from bit HRA_SM90_CHUNK_BIT on. */
+ * on. places: how many halves; the chunk, from bit HRA_SM90_CHUNK_BIT on. */
 struct hra_sm90_packed {
     uint32_t row[4], bits[2][2], places;
 };

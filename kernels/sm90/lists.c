@@ -395,7 +395,7 @@ static struct hra_sm90_packed make_step(const struct builder *b, int n)
             const int half = g == 0 ? i : halves - 2 + i;
             step.bits[g][i] = users[half] >> g & 1 ? at[half]->bits[g] : HRA_SM90_NONE;
         }
-    step.places = (uint32_t)halves | (uint32_t)(halves - 2) << 8;
+    step.places = (uint32_t)halves;
     return step;
 }
 
