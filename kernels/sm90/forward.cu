@@ -294,11 +294,11 @@ __device__ __forceinline__ void apply_bits(float (&scores)[64], uint2 bits)
     const uint32_t word[2] = {bits.x, bits.y};
 
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int h = 0; h < 2; h++)
 #pragma unroll
-        for (int c = 0; c < 32; c++) {
-            float &x = scores[c / 2 * 4 + 2 * r + c % 2];
-            x = word[r] >> c & 1 ? x : NOTHING;
+        for (int i = 0; i < 32; i++) {
+            float &x = scores[(16 * h + i % 16) / 2 * 4 + i / 16 * 2 + i % 2];
+            x = word[h] >> i & 1 ? x : NOTHING;
         }
 }
 
@@ -810,18 +810,15 @@ template <int D> __device__ void produce_packed(const hra_sm90_forward &a, packe
     fill_part<D>(s, at, a, a.v, s.item[(turn - 1) % ITEMS], before, TILE_END);
 }
 
-/* This thread's bits of a half, in the lower 16 of each word. */
-__device__ __forceinline__ uint2 load_half_bits(const hra_sm90_forward &a, uint32_t bits, int thread)
+/* This thread's bits of a half. Whoever does anything with them waits for them. */
+__device__ __forceinline__ uint32_t load_half_bits(const hra_sm90_forward &a, uint32_t bits, int thread)
 {
     const uint32_t number = bits & HRA_SM90_NONE;
+    uint32_t word = number == 0 ? ~0u : 0;
 
-    if (number == 0)
-        return {0xffff, 0xffff};
-    if (number == HRA_SM90_NONE)
-        return {0, 0};
-    const uint2 both = ((const uint2 *)a.bits[number - 1].word)[thread];
-    return bits & HRA_SM90_RIGHT ? uint2{both.x >> 16, both.y >> 16}
-                                 : uint2{both.x & 0xffff, both.y & 0xffff};
+    if (number - 1 < HRA_SM90_NONE - 1)
+        word = a.bits[number - 1].word[thread][bits & HRA_SM90_RIGHT ? 1 : 0];
+    return word;
 }
 
 template <typename X, int D> __device__ void consume_packed(const hra_sm90_forward &a, packed<D> &s)
@@ -860,8 +857,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
             barrier_arrive_after(shared_address(&s.empty_q), last_of(q), zero);
     };
     const auto bits_of = [&](uint32_t one, uint32_t two) {
-        const uint2 x = load_half_bits(a, one, thread), y = load_half_bits(a, two, thread);
-        return uint2{x.x | y.x << 16, x.y | y.y << 16};
+        return uint2{load_half_bits(a, one, thread), load_half_bits(a, two, thread)};
     };
 
     take_queries();

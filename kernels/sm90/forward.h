@@ -52,7 +52,8 @@ struct hra_sm90_packed {
 enum { HRA_SM90_RIGHT = 1 << 27, HRA_SM90_NONE = HRA_SM90_RIGHT - 1 };
 
 /* Bits of a tile as threads hold its scores: thread t of the consumers has rows 16 (t / 32) + (t % 32) / 4
- * and 8 further, a word each; bit 2 j + e is column 8 j + 2 (t % 4) + e. */
+ * and 8 further; word h has columns from 64 h on, bit 16 r + 2 j + e is row r of the two and column
+ * 64 h + 8 j + 2 (t % 4) + e. */
 struct hra_sm90_bits {
     uint32_t word[HRA_SM90_CONSUMERS][2];
 };

@@ -316,7 +316,7 @@ static hra_status find_quarters(struct builder *b)
         for (int t = 0; t < HRA_SM90_CONSUMERS; t++)
             for (int r = 0; r < 2; r++)
                 for (int h = 0; h < 2; h++) {
-                    const uint32_t word = bits[i].word[t][r] >> 16 * h & 0xffff;
+                    const uint32_t word = bits[i].word[t][h] >> 16 * r & 0xffff;
                     const int quarter = 1 << (t / 128 * 2 + h);
                     b->quarter[i].some |= (uint8_t)(word != 0 ? quarter : 0);
                     b->quarter[i].all &= (uint8_t)(word == 0xffff ? 15 : ~quarter);
@@ -762,9 +762,9 @@ void hra_sm90_pack_bits(void *out, const hra_bits *bits)
     memset(packed, 0, sizeof(*packed));
     for (int t = 0; t < HRA_SM90_CONSUMERS; t++)
         for (int i = 0; i < 64; i++) {
-            const int row = 16 * (t / 32) + t % 32 / 4 + 8 * (i / 32);
-            const int column = 8 * (i % 32 / 2) + 2 * (t % 4) + i % 2;
-            const uint64_t bit = (*bits)[row][column / 64] >> column % 64 & 1;
+            const int row = 16 * (t / 32) + t % 32 / 4 + 8 * (i % 32 / 16);
+            const int column = 8 * (i % 16 / 2) + 2 * (t % 4) + i % 2;
+            const uint64_t bit = (*bits)[row][i / 32] >> column & 1;
             packed->word[t][i / 32] |= (uint32_t)bit << i % 32;
         }
 }

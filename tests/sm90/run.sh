@@ -148,7 +148,7 @@ give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
     both "fault: V is given back while it is read" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/\\($wait_o\\)\\(${give/SLOT/value}\\)/\\2\\1/' forward 'hra-check --backend sm90 --list $BUILD/list'"
     both "fault: halves are given back while they are read" "fault forward.cu 's/SLOTS = D == 128 ? 12 : 26/SLOTS = 12/;s/\(products_wait<1>();\n *pin(scores);\n *\)\(free_part(part);\n *\)/\2\1/' forward '$joined'"
     both "fault: one group has the other's halves" "fault forward.cu 's/group == 0 ? 0 : (int)(places/group == 1 ? 0 : (int)(places/' forward '$joined'"
-    both "fault: the bits of the left half for the right" "fault forward.cu 's/return bits & HRA_SM90_RIGHT ?/return false ?/' forward '$joined'"
+    both "fault: the bits of the left half for the right" "fault forward.cu 's/bits & HRA_SM90_RIGHT ? 1 : 0/0/' forward '$joined'"
     both "fault: Q is given back without a fence" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/publish_shared();//g' forward 'hra-check --backend sm90 --list $BUILD/list'"
     both "fault: Q in shared memory is given back too soon" "fault forward.cu 's/q.matrix = [^;]*;/&if (signals) barrier_arrive(shared_address(\&s.empty_q[buffer]));/;s/G == 3 && next & /false \&\& &/;s/G == 2 ? 1 : 2/1/;s/static_assert(is_as[^;]*;//g' forward '$joined'"
     both "fault: the bits of an item's first tile for both" "fault forward.cu 's/? s.second.slot. : tile/\&\& slot < 0 ? 1u : tile/' forward '$joined'"
