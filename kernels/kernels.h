@@ -57,6 +57,8 @@ struct hra_kernel_plan {
     int own_key0, own_key1;           /* key tiles whose keys are the rows of this rank */
     int saves;                        /* 1: forward keeps q, k and v of this rank for backward */
     const int64_t *token;             /* [rows] token of each row */
+    int by_token[2]; /* by hra_pass: 1: the caller's q, k, v and outputs hold row r at token[r]; only with
+                        backends that say takes_tokens, and where one rank has all tokens */
     int bitmaps;
     const struct hra_bit_layout
         *layout[2];        /* by hra_pass; what the backend's table asks for, checked at each launch */
@@ -136,6 +138,10 @@ struct hra_backend {
     /* Could it do a plan with this type, dim, dim_v and scale on the current device? Looks at nothing else of it.
      * HRA_ERR_UNSUPPORTED names what is lacking. NULL: open tells. */
     hra_status (*suits)(const struct hra_kernel_plan *plan);
+
+    /* Does this pass of the plan, whose rows are all tokens, take tensors by token as they are? *out: 1 or 0. NULL: no pass
+     * does. Chunks are then of whole tensors, whatever their key tiles. */
+    hra_status (*takes_tokens)(int *out, const struct hra_kernel_plan *plan, hra_pass pass);
 
     /* Prepare for a plan; HRA_ERR_UNSUPPORTED names what is lacking. Sets plan->threads to those it uses. close
      * accepts NULL. */

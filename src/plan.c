@@ -1,6 +1,7 @@
 /* plan.c - a problem compiled for the ranks of a communicator. */
 #include "src/choose.h"
 #include "src/share.h"
+#include "src/slots.h"
 #include "src/trace.h"
 
 #include <math.h>
@@ -97,6 +98,8 @@ static hra_status check_options(const hra_options *o)
                         (int)o->backward);
     if (o->saved < HRA_SAVED_NOTHING || o->saved > HRA_SAVED_QKV)
         return HRA_FAIL(HRA_ERR_ARG, "options.saved is %d, which is no hra_saved_kind", (int)o->saved);
+    if (o->rows < HRA_ROWS_SLOTS || o->rows > HRA_ROWS_TOKENS)
+        return HRA_FAIL(HRA_ERR_ARG, "options.rows is %d, which is no hra_rows_kind", (int)o->rows);
     return HRA_OK;
 }
 
@@ -113,6 +116,10 @@ static hra_status check_methods(const hra_plan *plan)
     if (o->saved == HRA_SAVED_QKV && plan->backend->saved_bytes == NULL)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.saved is qkv; the %s backend keeps nothing",
                         plan->backend->name);
+    if (o->rows == HRA_ROWS_TOKENS && plan->comm->ranks > 1)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "options.rows is tokens, which needs one rank with all of them; here are %d",
+                        plan->comm->ranks);
     if (p->sm_margin != 0 && !plan->backend->has_margin)
         return HRA_FAIL(
             HRA_ERR_UNSUPPORTED,
@@ -651,6 +658,33 @@ static hra_status join_arena(hra_plan *plan)
     return HRA_OK;
 }
 
+/* Which pass takes rows by token, and which has to bring them into slot order? */
+static hra_status find_reorders(hra_plan *plan)
+{
+    struct hra_kernel_plan *k = &plan->kernel_plan;
+    int64_t r = 0;
+
+    while (r < k->rows && k->token[r] == r)
+        r++;
+    if (plan->options.rows == HRA_ROWS_SLOTS || r == k->rows)
+        return HRA_OK;
+    for (int i = 0; i < 2; i++) {
+        if (plan->backend->takes_tokens != NULL)
+            HRA_TRY(plan->backend->takes_tokens(&k->by_token[i], k, (hra_pass)i));
+        plan->reorders[i] = !k->by_token[i];
+    }
+    return HRA_OK;
+}
+
+/* Behind what a pass has in the workspace, its copies in slot order. Returns where all that ends. */
+static size_t place_slots(hra_plan *plan, hra_pass pass, size_t end)
+{
+    if (!plan->reorders[pass])
+        return end;
+    plan->slots_at[pass] = hra_align(end, HRA_BUFFER_ALIGNMENT);
+    return plan->slots_at[pass] + hra_slots_bytes(plan, pass);
+}
+
 /* Schedules, workspace, arena, and the backend. Local. */
 static hra_status prepare(hra_plan *plan)
 {
@@ -695,14 +729,17 @@ static hra_status prepare(hra_plan *plan)
 
     plan->kernel_plan.chunk_tiles = largest_chunk(plan);
     plan->saved_bytes = plan->kernel_plan.saves ? plan->backend->saved_bytes(&plan->kernel_plan) : 0;
-    const size_t forward = plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD);
+    HRA_TRY(find_reorders(plan));
+    const size_t forward =
+        place_slots(plan, HRA_FORWARD, plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD));
     plan->kernel_bytes = hra_align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 256);
     const struct hra_part own = {.owner = comm->rank,
                                  .key_tile0 = first,
                                  .key_tile1 = l->rank_tile[comm->rank + 1],
                                  .head1 = p->heads_kv};
     const size_t sums = plan->tiles->queries == 0 ? 0 : hra_plan_part_bytes(plan, &own, HRA_DKV, NULL);
-    plan->workspace_bytes = forward > plan->kernel_bytes + sums ? forward : plan->kernel_bytes + sums;
+    const size_t backward = place_slots(plan, HRA_BACKWARD, plan->kernel_bytes + sums);
+    plan->workspace_bytes = forward > backward ? forward : backward;
 
     if (comm->transport->start == NULL) {
         HRA_TRY(model_received(plan, HRA_FORWARD));

@@ -65,6 +65,8 @@ struct hra_plan {
     struct hra_arena *arena;
     size_t arena_bytes;   /* that this plan needs */
     size_t arena_reserve; /* that the communicator takes if it has less than arena_bytes */
+    int reorders[2];      /* by hra_pass: 1: rows are brought into slot order, and back, in the workspace */
+    size_t slots_at[2];   /* by hra_pass: where in the workspace they are then */
     size_t kernel_bytes;  /* of the workspace that are the backend's; own dK/dV sums follow */
     size_t workspace_bytes;
     size_t saved_bytes;

@@ -35,6 +35,8 @@ hra_status hra_plan_get_info(const hra_plan *plan, hra_plan_info *info)
         .transport = plan->comm->transport->name,
         .schedule = hra_schedules[plan->schedule].name,
         .backward = plan->backend->method,
+        .reorders_forward = plan->reorders[HRA_FORWARD],
+        .reorders_backward = plan->reorders[HRA_BACKWARD],
     };
     for (int r = 0; r < plan->comm->ranks; r++) {
         const struct hra_rank_stats *s = &plan->stats[r];

@@ -3,7 +3,7 @@
  * It knows rounds, moves and runs, and no ring. Everything that touches one buffer happens in schedule order: before a
  * move starts or a run begins, earlier moves on its buffers are finished. All messages go to the communicator's arena, so
  * a failure leaves nothing pending that writes to memory of the caller's; own K/V may be read from there (find_lines). */
-#include "src/plan.h"
+#include "src/slots.h"
 #include "src/trace.h"
 
 #include <string.h>
@@ -58,15 +58,20 @@ static void open_payload(const hra_plan *plan, const struct hra_part *part, enum
     *v = dense(base + v_offset, rows, part->head1 - part->head0, plan->problem.dim_v);
 }
 
+/* A tensor from a row and a head of it on. */
+static hra_tensor cut_rows(const hra_tensor *whole, int64_t row0, int head0, hra_type type)
+{
+    hra_tensor t = *whole;
+    t.data = (char *)whole->data +
+             (row0 * whole->stride_row + head0 * whole->stride_head) * (int64_t)hra_type_bytes(type);
+    return t;
+}
+
 /* The part of `whole`, a tensor of all our own rows and K/V heads. */
 static hra_tensor cut_own(const hra_plan *plan, const hra_tensor *whole, const struct hra_part *part,
                           hra_type type)
 {
-    hra_tensor t = *whole;
-    t.data = (char *)whole->data +
-             (hra_plan_part_row0(plan, part) * whole->stride_row + part->head0 * whole->stride_head) *
-                 (int64_t)hra_type_bytes(type);
-    return t;
+    return cut_rows(whole, hra_plan_part_row0(plan, part), part->head0, type);
 }
 
 /* A buffer where the backend computes, and where the transport reaches it. */
@@ -261,8 +266,9 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
                                     .head1 = part->head1,
                                     .zero = source->zero};
         if (source->buffer == HRA_OWN) {
-            chunk->k = cut_own(plan, x->k, part, plan->problem.type);
-            chunk->v = cut_own(plan, x->v, part, plan->problem.type);
+            const int64_t row0 = plan->kernel_plan.by_token[x->which] ? 0 : hra_plan_part_row0(plan, part);
+            chunk->k = cut_rows(x->k, row0, part->head0, plan->problem.type);
+            chunk->v = cut_rows(x->v, row0, part->head0, plan->problem.type);
         } else {
             HRA_TRY(settle(x, HRA_KV, source->buffer, 1));
             open_payload(plan, part, HRA_KV, buffer_at(x, HRA_KV, source->buffer), &chunk->k, &chunk->v);
@@ -521,6 +527,27 @@ static hra_status begin(struct execution *out, hra_plan *plan, hra_pass which, c
     return plan->trace == NULL ? HRA_OK : hra_trace_begin(plan->trace, which, stream);
 }
 
+/* Where the plan wants that, rows by token become copies in slot order. */
+static hra_status take_slots(const struct execution *x, struct hra_operands *operands, void *workspace)
+{
+    const hra_plan *plan = x->plan;
+
+    if (!plan->reorders[x->which])
+        return HRA_OK;
+    HRA_TRY(
+        hra_slots_take(plan, x->which, operands, (char *)workspace + plan->slots_at[x->which], x->stream));
+    return record(x, HRA_SPAN_OTHER, -1);
+}
+
+static hra_status give_slots(const struct execution *x, const struct hra_operands *given,
+                             const struct hra_operands *copies)
+{
+    if (!x->plan->reorders[x->which])
+        return HRA_OK;
+    HRA_TRY(hra_slots_give(x->plan, x->which, given, copies, x->stream));
+    return record(x, HRA_SPAN_OTHER, -1);
+}
+
 hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
                        const hra_tensor *o, void *lse, void *workspace, void *saved, void *stream)
 {
@@ -528,11 +555,17 @@ hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k,
     HRA_TRY(check_tensors(plan, q, k, v, o, 1));
     HRA_TRY(check_rows(plan, lse, "lse"));
 
+    const struct hra_operands given = {
+        {[HRA_Q] = *q, [HRA_K] = *k, [HRA_V] = *v, [HRA_O] = *o, [HRA_LSE] = hra_slots_of_rows(plan, lse)}};
+    struct hra_operands own = given;
+    const hra_tensor *const t = own.tensor;
     struct execution x;
-    HRA_TRY(begin(&x, plan, HRA_FORWARD, k, v, workspace, stream));
+    HRA_TRY(begin(&x, plan, HRA_FORWARD, &t[HRA_K], &t[HRA_V], workspace, stream));
+    HRA_TRY(take_slots(&x, &own, workspace));
     struct hra_forward_args args = {
-        .run.workspace = workspace, .run.saved = saved, .q = *q, .o = *o, .lse = lse};
+        .run.workspace = workspace, .run.saved = saved, .q = t[HRA_Q], .o = t[HRA_O], .lse = t[HRA_LSE].data};
     HRA_TRY(execute(&x, &args.run, &args, NULL));
+    HRA_TRY(give_slots(&x, &given, &own));
     return end(&x);
 }
 
@@ -571,22 +604,41 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
     if (lse == NULL && rows > 0)
         return HRA_FAIL(HRA_ERR_ARG, "hra_backward: lse is NULL; it needs the forward's");
 
+    const struct hra_operands given = {{[HRA_Q] = *q,
+                                        [HRA_K] = *k,
+                                        [HRA_V] = *v,
+                                        [HRA_O] = *o,
+                                        [HRA_LSE] = hra_slots_of_rows(plan, lse),
+                                        [HRA_DO] = *do_,
+                                        [HRA_DLSE] = hra_slots_of_rows(plan, dlse),
+                                        [HRA_DQ] = *dq,
+                                        [HRA_DK] = *dk,
+                                        [HRA_DV] = *dv}};
+    struct hra_operands own = given;
+    const hra_tensor *const t = own.tensor;
     struct execution x;
-    HRA_TRY(begin(&x, plan, HRA_BACKWARD, k, v, workspace, stream));
-    x.dk = dk;
-    x.dv = dv;
-    struct hra_backward_args args = {
-        .run.workspace = workspace, .run.saved = saved, .q = *q, .do_ = *do_, .dq = *dq, .lse = lse};
+    HRA_TRY(begin(&x, plan, HRA_BACKWARD, &t[HRA_K], &t[HRA_V], workspace, stream));
+    HRA_TRY(take_slots(&x, &own, workspace));
+    x.dk = &t[HRA_DK];
+    x.dv = &t[HRA_DV];
+    struct hra_backward_args args = {.run.workspace = workspace,
+                                     .run.saved = saved,
+                                     .q = t[HRA_Q],
+                                     .do_ = t[HRA_DO],
+                                     .dq = t[HRA_DQ],
+                                     .lse = t[HRA_LSE].data};
     if (rows > 0 && !x.pass->begins)
         HRA_TRY(plan->backend->clear(plan->kernels, x.sums, hra_plan_part_bytes(plan, &x.own, HRA_DKV, NULL),
                                      stream));
     if (rows > 0) {
-        HRA_TRY(plan->backend->delta(plan->kernels, o, do_, dlse, workspace, stream));
+        HRA_TRY(
+            plan->backend->delta(plan->kernels, &t[HRA_O], &t[HRA_DO], t[HRA_DLSE].data, workspace, stream));
         HRA_TRY(record(&x, HRA_SPAN_OTHER, -1));
     }
     HRA_TRY(execute(&x, &args.run, NULL, &args));
     if (rows > 0 && !x.pass->writes)
-        HRA_TRY(write_own(&x, dk, dv));
+        HRA_TRY(write_own(&x, x.dk, x.dv));
+    HRA_TRY(give_slots(&x, &given, &own));
     return end(&x);
 }
 

@@ -350,6 +350,8 @@ static int library(hra_comm *comm, struct trial *t, hra_plan *plan)
     r.token = take((size_t)r.count * sizeof(*r.token));
     if (hra_plan_row_index(plan, world.rank, NULL, r.token) != HRA_OK)
         world_abort("hra_plan_row_index", hra_last_error());
+    for (int64_t i = 0; p->rows == HRA_ROWS_TOKENS && i < r.count; i++)
+        r.token[i] = i;
     int fault = execute(comm, t, plan, &r, first, NULL);
     const int again = execute(comm, t, plan, &r, second, device_stream());
     fault = fault ? fault : again;
@@ -682,6 +684,10 @@ static int check(hra_comm *comm, struct problem *p, int loud, const char *folder
                info.threads, info.threads == 1 ? "" : "s");
         printf("density %.4f, %.4f as counted, %.4f in live tiles\n", (double)info.pairs_live / all,
                (double)info.pairs_counted / all, (double)info.pairs_in_tiles / all);
+        if (p->rows == HRA_ROWS_TOKENS)
+            printf("rows are tokens: forward %s, backward %s\n",
+                   info.reorders_forward ? "reorders them" : "takes them as they are",
+                   info.reorders_backward ? "reorders them" : "takes them as they are");
     }
 
     trial_fill(&t);
@@ -783,6 +789,7 @@ static int series_next(struct series *s, int n, struct problem *p, char *sentenc
             world_abort("no memory", "for a problem");
         p->backward = s->wanted->backward;
         p->margin = s->wanted->margin;
+        p->rows = world.ranks == 1 && n % 2 == 1 ? HRA_ROWS_TOKENS : HRA_ROWS_SLOTS;
         if (s->wanted->schedule == HRA_SCHEDULE_HEADS && p->heads_kv == 1)
             p->heads_kv = p->heads;
         if (s->wanted->schedule != HRA_SCHEDULE_AUTO &&

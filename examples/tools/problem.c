@@ -53,6 +53,8 @@ static const struct option_choice backwards[] = {
     {"auto", HRA_BACKWARD_AUTO}, {"fused", HRA_BACKWARD_FUSED}, {"cublas", HRA_BACKWARD_CUBLAS}, {NULL, 0}};
 static const struct option_choice saveds[] = {
     {"nothing", HRA_SAVED_NOTHING}, {"qkv", HRA_SAVED_QKV}, {NULL, 0}};
+static const struct option_choice rows_kinds[] = {
+    {"slots", HRA_ROWS_SLOTS}, {"tokens", HRA_ROWS_TOKENS}, {NULL, 0}};
 
 int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
 {
@@ -85,6 +87,8 @@ int problem_options(struct option out[PROBLEM_OPTIONS], struct problem *p)
          backwards, 0},
         {"saved", NULL, "what forward keeps for backward on a GPU (default nothing)", OPTION_CHOICE,
          &p->saved, 0, 0, saveds, 0},
+        {"rows", NULL, "what the rows of tensors are; tokens: in natural order, on one rank (default slots)",
+         OPTION_CHOICE, &p->rows, 0, 0, rows_kinds, 0},
         {"threads", "T", "CPU threads of a rank (default cores / ranks of the node)", OPTION_INT, &p->threads,
          1, 4096, NULL, 0},
         {"sm-margin", "COUNT", "multiprocessors that attention on a GPU leaves free (default 0)", OPTION_INT,
@@ -332,6 +336,7 @@ hra_status setup_create(struct setup *out, const struct problem *p)
     s.options.backend = p->backend;
     s.options.backward = p->backward;
     s.options.saved = p->saved;
+    s.options.rows = p->rows;
 
     hra_status status = strncmp(p->order, "random:", 7) == 0
                             ? order_random(&s.order, &s.domain, strtoull(p->order + 7, NULL, 10))
@@ -887,6 +892,8 @@ char *problem_text(const struct problem *p)
         fprintf(out, " --backward %s", choice_text(backwards, (int)p->backward));
     if (p->saved != HRA_SAVED_NOTHING)
         fprintf(out, " --saved %s", choice_text(saveds, (int)p->saved));
+    if (p->rows != HRA_ROWS_SLOTS)
+        fprintf(out, " --rows %s", choice_text(rows_kinds, (int)p->rows));
     if (p->threads != 0)
         fprintf(out, " --threads %d", p->threads);
     if (p->margin != 0)

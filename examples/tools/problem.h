@@ -18,6 +18,7 @@ struct problem {
     hra_backend_kind backend;
     hra_backward_kind backward;
     hra_saved_kind saved;
+    hra_rows_kind rows;
     int threads;   /* 0: cores of the node / its ranks */
     int margin;    /* multiprocessors left free */
     int dlse;      /* 1: the loss depends on lse too */

@@ -454,6 +454,15 @@ typedef enum hra_saved_kind {
     HRA_SAVED_QKV /* this rank's q, k and v as the backend works on them; the CUDA backend */
 } hra_saved_kind;
 
+/* What the rows of q, k, v, o, lse and of their gradients are. */
+typedef enum hra_rows_kind {
+    HRA_ROWS_SLOTS = 0, /* those of the rank, in slot order */
+    HRA_ROWS_TOKENS /* all tokens in natural order, whatever the plan's order; on one rank. Forward of sm90 reads and
+                       writes them where they are if the order's tiles are boxes of the grid (boxes, residues, where sides
+                       divide the axes but the slowest, S the tokens and r S; boxes of three axes with batch 1); else,
+                       and in backward, they are brought into slot order and back in the workspace */
+} hra_rows_kind;
+
 /* A link between ranks, each direction by itself. */
 typedef struct hra_link {
     double rate;      /* bytes a second in one direction, > 0 */
@@ -489,12 +498,13 @@ typedef struct hra_options {
     hra_saved_kind saved;
     const hra_machine *machine; /* whose rates shard and schedule are chosen by; read when the plan is made.
                                    Default: those of two cores, or of nodes of H100s, about */
+    hra_rows_kind rows;
 } hra_options;
 
 #define HRA_OPTIONS_INIT                                                                                     \
     {                                                                                                        \
         sizeof(hra_options), HRA_SHARD_AUTO, HRA_SCHEDULE_AUTO, HRA_BACKEND_AUTO, HRA_BACKWARD_AUTO,         \
-            HRA_SAVED_NOTHING, NULL                                                                          \
+            HRA_SAVED_NOTHING, NULL, HRA_ROWS_SLOTS                                                          \
     }
 
 /* A problem compiled for a communicator: immutable, used by every layer and step. */
@@ -552,6 +562,9 @@ typedef struct hra_plan_info {
     const char *backward;         /* how gradients are computed: "cpu", "cublas" or "fused" */
     double inflation;             /* bytes received / least possible, forward and backward together; 1 where
                                      that is 0 */
+    int reorders_forward; /* 1: a forward brings rows by token into slot order and back; 0: they are used as they
+                             are */
+    int reorders_backward; /* likewise */
 } hra_plan_info;
 
 /* Fill *info, whose size the caller has set. HRA_ERR_ARG: a NULL pointer. */
@@ -720,7 +733,8 @@ typedef struct hra_tensor {
 } hra_tensor;
 
 /* o = attention(q, k, v).
- *   q          [batch][rows][heads][dim]       rows = hra_plan_rows(plan, own rank), in slot order
+ *   q          [batch][rows][heads][dim]       rows = hra_plan_rows(plan, own rank), in slot order, or with
+ *                                              HRA_ROWS_TOKENS all tokens in natural order
  *   k          [batch][rows][heads_kv][dim]    of the problem's type; not modified
  *   v          [batch][rows][heads_kv][dim_v]
  *   o          [batch][rows][heads][dim_v]     overwritten; overlaps nothing else

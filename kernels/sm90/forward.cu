@@ -137,8 +137,40 @@ template <int G> __device__ __forceinline__ spot spot_of(const hra_sm90_item &it
 
 /* ---- The producer ---- */
 
+/* Begin to copy 64 channels of a box of rows. at: as in entries. */
+template <bool BOXES>
+__device__ __forceinline__ void load_piece(const hra_sm90_forward &a, uint32_t to, const CUtensorMap *map,
+                                           uint32_t barrier, uint32_t at, int chunk, int head, int batch)
+{
+    const hra_sm90_grid &g = a.grid;
+
+    if (!BOXES)
+        load_box_at(to, map, barrier, 0, (int)at, chunk, head, batch);
+    else if (g.axes == 2)
+        load_box_at(to, map, barrier, 64 * chunk, (int)(at & g.mask[0]), (int)(at >> g.shift[0]), head,
+                    batch);
+    else
+        load_box_at(to, map, barrier, 64 * chunk, (int)(at & g.mask[0]), (int)(at >> g.shift[0] & g.mask[1]),
+                    (int)(at >> g.shift[1]), head);
+}
+
+/* Begin to copy half `i` of an item's Q, of whose tile it is a half. */
+template <int D, bool BOXES>
+__device__ __forceinline__ void load_half(const hra_sm90_forward &a, const uint16_t *to, uint32_t barrier,
+                                          const hra_sm90_item &item, int i, int row)
+{
+    if (!BOXES) {
+        load_box(shared_address(to), &a.q, barrier, row, item.head, item.batch);
+        return;
+    }
+#pragma unroll
+    for (int chunk = 0; chunk < D / 64; chunk++)
+        load_piece<BOXES>(a, shared_address(to) + chunk * HALF * 128, &a.q, barrier, item.at[i], chunk,
+                          item.head, item.batch);
+}
+
 /* Copy the K or V, whose maps these are, of one of an item's tiles into the next slot of the ring. */
-template <int D, int G>
+template <int D, int G, bool BOXES>
 __device__ __forceinline__ void fill_keys(shared<D, G> &s, cursor<D, G> &at, const hra_sm90_forward &a,
                                           const CUtensorMap *map, const hra_sm90_item &item, uint32_t number,
                                           uint32_t flags)
@@ -152,13 +184,19 @@ __device__ __forceinline__ void fill_keys(shared<D, G> &s, cursor<D, G> &at, con
     if (G == 3)
         s.second[at.slot] = a.second[item.entry0 + number];
     barrier_expect(full, shared<D, G>::TILE_BYTES);
-    load_box(shared_address(s.ring[at.slot]), &map[chunk], full, entry.row, item.head_kv - a.head0[chunk],
-             item.batch);
+    if constexpr (!BOXES)
+        load_box(shared_address(s.ring[at.slot]), &map[chunk], full, entry.row, item.head_kv - a.head0[chunk],
+                 item.batch);
+    else
+#pragma unroll
+        for (int i = 0; i < D / 64; i++)
+            load_piece<BOXES>(a, shared_address(s.ring[at.slot][i]), &map[chunk], full, entry.row, i,
+                              item.head_kv - a.head0[chunk], item.batch);
     at = at.next();
 }
 
 /* Copy the Q of an item, those halves that have rows. */
-template <int D, int G>
+template <int D, int G, bool BOXES>
 __device__ __forceinline__ void fill_queries(shared<D, G> &s, const hra_sm90_forward &a,
                                              const hra_sm90_item &item, uint32_t turn)
 {
@@ -172,13 +210,12 @@ __device__ __forceinline__ void fill_queries(shared<D, G> &s, const hra_sm90_for
     for (int i = 0; i < G; i++) {
         const int tile = (item.half0 + i) / 2, row = (item.half0 + i) % 2 * HALF;
         if (row < item.rows[tile])
-            load_box(shared_address(s.queries[buffer][i]), &a.q, full, item.row0[tile] + row, item.head,
-                     item.batch);
+            load_half<D, BOXES>(a, &s.queries[buffer][i][0][0][0], full, item, i, item.row0[tile] + row);
     }
 }
 
 /* Everything is read where it is needed, from the caches: there are few registers. */
-template <int D, int G> __device__ void produce(const hra_sm90_forward &a, shared<D, G> &s)
+template <int D, int G, bool BOXES> __device__ void produce(const hra_sm90_forward &a, shared<D, G> &s)
 {
     cursor<D, G> at;
     uint32_t turn = 0;
@@ -191,17 +228,17 @@ template <int D, int G> __device__ void produce(const hra_sm90_forward &a, share
 
         barrier_wait(shared_address(&s.empty_q[buffer_of<D, G>(turn)]), parity_of<D, G>(turn) ^ 1);
         item = a.item[index];
-        fill_queries<D, G>(s, a, item, turn);
+        fill_queries<D, G, BOXES>(s, a, item, turn);
         for (uint32_t n = 0; n < item.entries; n++) {
-            fill_keys<D, G>(s, at, a, a.k, item, n, n == 0 ? TILE_FIRST : 0);
+            fill_keys<D, G, BOXES>(s, at, a, a.k, item, n, n == 0 ? TILE_FIRST : 0);
             const hra_sm90_item &of = s.item[(n > 0 ? turn : turn - 1) % ITEMS]; /* the V that is next */
             if (n > 0 || turn > 0)
-                fill_keys<D, G>(s, at, a, a.v, of, (n > 0 ? n : of.entries) - 1, 0);
+                fill_keys<D, G, BOXES>(s, at, a, a.v, of, (n > 0 ? n : of.entries) - 1, 0);
         }
         index = gridDim.x + atomicAdd(a.next, 1);
     }
     const hra_sm90_item &item = s.item[(turn - 1) % ITEMS];
-    fill_keys<D, G>(s, at, a, a.v, item, item.entries - 1, TILE_END);
+    fill_keys<D, G, BOXES>(s, at, a, a.v, item, item.entries - 1, TILE_END);
 }
 
 /* ---- The consumers ---- */
@@ -478,6 +515,12 @@ __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows
     state[D / 8 * HRA_SM90_CONSUMERS] = {rows.high[0], rows.high[1], rows.sum[0], rows.sum[1]};
 }
 
+/* Where outputs of a row of the plan go. */
+__device__ __forceinline__ int64_t output_row(const hra_sm90_forward &a, int64_t row)
+{
+    return a.token == nullptr ? row : a.token[row];
+}
+
 /* Write the rows of an item that exist: O / sum, in pieces of 16 bytes, and the log-sum. */
 template <typename X, int D>
 __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows_state &rows,
@@ -491,8 +534,9 @@ __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows
         const bool exists = row < item.rows[at.tile];
         const float sum = row_sum(rows.sum[r]);
         const float factor = sum > 0 ? 1 / sum : sum; /* 0 without keys; a NaN goes through */
+        const int64_t own = exists ? output_row(a, item.row0[at.tile] + (int64_t)row) : 0;
         X *to = (X *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
-                (item.row0[at.tile] + (int64_t)row) * a.o.stride_row + 8 * quarter;
+                own * a.o.stride_row + 8 * quarter;
 
 #pragma unroll
         for (int i = 0; i < D / 32; i++) {
@@ -507,7 +551,7 @@ __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows
                 *(uint4 *)(to + 32 * i) = {x[0], x[1], x[2], x[3]};
         }
         if (exists && quarter == 0 && a.lse != nullptr)
-            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0[at.tile] + row] =
+            a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + own] =
                 (float)fma((double)rows.high[r], 0.69314718055994531, (double)logf(sum));
     }
 }
@@ -671,7 +715,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     end_item<X, D>(out, rows, a, s.item[turn % ITEMS], own);
 }
 
-template <typename X, int D, int G>
+template <typename X, int D, int G, bool BOXES>
 __global__ void __launch_bounds__(THREADS<G>, 1) attend(const __grid_constant__ hra_sm90_forward a)
 {
     HRA_DYNAMIC_SHARED(memory);
@@ -692,7 +736,7 @@ __global__ void __launch_bounds__(THREADS<G>, 1) attend(const __grid_constant__ 
     if (threadIdx.x < 128) {
         give_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0)
-            produce<D, G>(a, s);
+            produce<D, G, BOXES>(a, s);
     } else {
         take_registers<CONSUMER_REGISTERS<G>>();
         consume<X, D, G>(a, s);
@@ -733,7 +777,7 @@ struct filling {
 };
 
 /* word: this lane's of the step. */
-template <int D>
+template <int D, bool BOXES>
 __device__ __forceinline__ void fill_part(packed<D> &s, filling &at, const hra_sm90_forward &a,
                                           const CUtensorMap *map, const hra_sm90_item &item, uint32_t word,
                                           uint32_t flags)
@@ -761,15 +805,15 @@ __device__ __forceinline__ void fill_part(packed<D> &s, filling &at, const hra_s
         barrier_expect(full, halves * packed<D>::HALF_BYTES);
     __syncwarp();
     if (lane < halves * PIECES)
-        load_piece(shared_address(s.ring[lane % PIECES][begin + lane / PIECES]), &map[chunk], full, row,
-                   lane % PIECES, item.head_kv - a.head0[chunk], item.batch);
+        load_piece<BOXES>(a, shared_address(s.ring[lane % PIECES][begin + lane / PIECES]), &map[chunk], full,
+                          row, lane % PIECES, item.head_kv - a.head0[chunk], item.batch);
     at.free -= size;
     at.slot = begin + halves;
     at.part++;
 }
 
 /* By a warp. What is read of a step is asked for a step ahead. */
-template <int D> __device__ void produce_packed(const hra_sm90_forward &a, packed<D> &s)
+template <int D, bool BOXES> __device__ void produce_packed(const hra_sm90_forward &a, packed<D> &s)
 {
     const int lane = threadIdx.x;
     filling at;
@@ -791,23 +835,23 @@ template <int D> __device__ void produce_packed(const hra_sm90_forward &a, packe
             barrier_expect(shared_address(&s.full_q), (1 + (item.rows[0] > HALF)) * packed<D>::HALF_BYTES);
             for (int i = 0; i < 2; i++)
                 if (i * HALF < item.rows[0])
-                    load_box(shared_address(s.queries[i]), &a.q, shared_address(&s.full_q),
-                             item.row0[0] + i * HALF, item.head, item.batch);
+                    load_half<D, BOXES>(a, &s.queries[i][0][0][0], shared_address(&s.full_q), item, i,
+                                        item.row0[0] + i * HALF);
         }
         for (uint32_t n = 0; n < item.entries; n++) {
             const uint32_t word = next;
             if (n + 1 < item.entries)
                 next = word_of(item.entry0 + n + 1);
-            fill_part<D>(s, at, a, a.k, item, word, n == 0 ? TILE_FIRST : 0);
+            fill_part<D, BOXES>(s, at, a, a.k, item, word, n == 0 ? TILE_FIRST : 0);
             if (n > 0 || turn > 0) /* the V that is next */
-                fill_part<D>(s, at, a, a.v, s.item[(n > 0 ? turn : turn - 1) % ITEMS], before, 0);
+                fill_part<D, BOXES>(s, at, a, a.v, s.item[(n > 0 ? turn : turn - 1) % ITEMS], before, 0);
             before = word;
         }
         if (lane == 0)
             index = gridDim.x + atomicAdd(a.next, 1);
         index = __shfl_sync(~0u, index, 0);
     }
-    fill_part<D>(s, at, a, a.v, s.item[(turn - 1) % ITEMS], before, TILE_END);
+    fill_part<D, BOXES>(s, at, a, a.v, s.item[(turn - 1) % ITEMS], before, TILE_END);
 }
 
 /* This thread's bits of a half. Whoever does anything with them waits for them. */
@@ -945,7 +989,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
     end_item<X, D>(out, rows, a, s.item[turn % ITEMS], own);
 }
 
-template <typename X, int D>
+template <typename X, int D, bool BOXES>
 __global__ void __launch_bounds__(THREADS<2>, 1) attend_packed(const __grid_constant__ hra_sm90_forward a)
 {
     HRA_DYNAMIC_SHARED(memory);
@@ -964,7 +1008,7 @@ __global__ void __launch_bounds__(THREADS<2>, 1) attend_packed(const __grid_cons
     if (threadIdx.x < 128) {
         give_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x < 32)
-            produce_packed<D>(a, s);
+            produce_packed<D, BOXES>(a, s);
     } else {
         take_registers<CONSUMER_REGISTERS<2>>();
         consume_packed<X, D>(a, s);
@@ -976,14 +1020,14 @@ __global__ void nothing(const __grid_constant__ hra_sm90_forward a, int dim)
 {
     const hra_sm90_item item = a.item[blockIdx.x];
     const int pieces = dim / 8;
-    uint16_t *const to = (uint16_t *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
-                         item.row0[0] * a.o.stride_row;
-    const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows + item.row0[0];
+    uint16_t *const to = (uint16_t *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head;
+    const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows;
 
     for (int i = threadIdx.x; i < item.rows[0] * pieces; i += blockDim.x)
-        *(uint4 *)(to + i / pieces * a.o.stride_row + i % pieces * 8) = {0, 0, 0, 0};
+        *(uint4 *)(to + output_row(a, item.row0[0] + i / pieces) * a.o.stride_row + i % pieces * 8) = {0, 0,
+                                                                                                       0, 0};
     for (int i = threadIdx.x; i < item.rows[0] && a.lse != nullptr; i += blockDim.x)
-        a.lse[first + i] = NOTHING;
+        a.lse[first + output_row(a, item.row0[0] + i)] = NOTHING;
 }
 
 __global__ void clear(uint32_t *words, size_t count)
@@ -997,32 +1041,31 @@ __global__ void clear(uint32_t *words, size_t count)
 /* Every kernel that is compiled. */
 const struct variant {
     hra_type type;
-    int dim, groups, packed;
+    int dim, groups, packed, boxes;
     const void *kernel;
     int threads;
     size_t shared_bytes;
 } variants[] = {
-#define HRA_VARIANT(name, type, dim, groups)                                                                 \
+#define HRA_WHOLE(name, type, dim, groups, boxes)                                                            \
     {                                                                                                        \
-        name, dim, groups, 0, (const void *)attend<type, dim, groups>, THREADS<groups>,                      \
+        name, dim, groups, 0, boxes, (const void *)attend<type, dim, groups, boxes>, THREADS<groups>,        \
             SHARED_BYTES<dim, groups>                                                                        \
     }
-#define HRA_PACKED(name, type, dim)                                                                          \
+#define HRA_PACKED(name, type, dim, boxes)                                                                   \
     {                                                                                                        \
-        name, dim, 2, 1, (const void *)attend_packed<type, dim>, THREADS<2>, PACKED_BYTES<dim>               \
+        name, dim, 2, 1, boxes, (const void *)attend_packed<type, dim, boxes>, THREADS<2>, PACKED_BYTES<dim> \
     }
-    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 2),
-    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64, 3),
-    HRA_VARIANT(HRA_BF16, __nv_bfloat16, 128, 2),
-    HRA_VARIANT(HRA_F16, __half, 64, 2),
-    HRA_VARIANT(HRA_F16, __half, 64, 3),
-    HRA_VARIANT(HRA_F16, __half, 128, 2),
-    HRA_PACKED(HRA_BF16, __nv_bfloat16, 64),
-    HRA_PACKED(HRA_BF16, __nv_bfloat16, 128),
-    HRA_PACKED(HRA_F16, __half, 64),
-    HRA_PACKED(HRA_F16, __half, 128),
-#undef HRA_VARIANT
+#define HRA_VARIANTS(name, type)                                                                             \
+    HRA_WHOLE(name, type, 64, 2, false), HRA_WHOLE(name, type, 64, 2, true),                                 \
+        HRA_WHOLE(name, type, 64, 3, false), HRA_WHOLE(name, type, 128, 2, false),                           \
+        HRA_WHOLE(name, type, 128, 2, true), HRA_PACKED(name, type, 64, false),                              \
+        HRA_PACKED(name, type, 64, true), HRA_PACKED(name, type, 128, false),                                \
+        HRA_PACKED(name, type, 128, true)
+    HRA_VARIANTS(HRA_BF16, __nv_bfloat16),
+    HRA_VARIANTS(HRA_F16, __half),
+#undef HRA_VARIANTS
 #undef HRA_PACKED
+#undef HRA_WHOLE
 };
 
 } // namespace
@@ -1052,7 +1095,8 @@ extern "C" cudaError_t hra_sm90_forward_launch(const hra_sm90_forward *launch, h
     void *arguments[] = {const_cast<hra_sm90_forward *>(launch)};
 
     for (const variant &v : variants)
-        if (v.type == type && v.dim == dim && v.groups == groups && v.packed == packed)
+        if (v.type == type && v.dim == dim && v.groups == groups && v.packed == packed &&
+            v.boxes == (launch->grid.axes > 0))
             return cudaLaunchKernel(v.kernel, dim3((unsigned)blocks), dim3((unsigned)v.threads), arguments,
                                     v.shared_bytes, stream);
     return cudaErrorInvalidValue;

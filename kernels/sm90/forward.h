@@ -31,6 +31,16 @@ struct hra_sm90_item {
     int32_t batch, head, head_kv; /* head and K/V head of the rank */
     uint32_t entry0, entries;
     uint32_t state; /* the first tile's place in the workspace; the second has the next one */
+    uint32_t at[2]; /* rows by token: where its halves begin in the grid */
+};
+
+/* Where rows lie by token, halves of tiles, and tiles of lists that are not packed, are boxes of a grid of two or
+ * three axes (boxes.h), and what stands for a first row elsewhere are coordinates, those of the fastest axis in the
+ * lowest bits: at & mask[0], at >> shift[0] & mask[1], at >> shift[1]; of two axes at & mask[0], at >> shift[0]. */
+struct hra_sm90_grid {
+    int axes; /* 0: rows lie as in the plan */
+    int shift[2];
+    uint32_t mask[2];
 };
 
 /* A key tile: its first row in its chunk; the chunk, from bit HRA_SM90_CHUNK_BIT on; below it 0 for a full
@@ -59,7 +69,8 @@ struct hra_sm90_bits {
 };
 
 /* One launch. Maps are of tensors [batch][head][dim / 64][row][64], boxes of a tile, of q of half a tile,
- * swizzled by 128 bytes. */
+ * swizzled by 128 bytes; of a grid [batch][head][axes, slowest first][dim], with three axes without batch, boxes of 64
+ * channels. */
 struct hra_sm90_forward {
     CUtensorMap q, k[HRA_SM90_CHUNKS], v[HRA_SM90_CHUNKS];
     int head0[HRA_SM90_CHUNKS]; /* first K/V head of each chunk */
@@ -72,8 +83,10 @@ struct hra_sm90_forward {
         *second; /* of each entry, what the second tile of its item has there; NULL with two groups */
     const struct hra_sm90_packed *packed; /* in the place of entries where lists are packed */
     const struct hra_sm90_bits *bits;
-    int *next;    /* counts items that were taken beyond each block's first; 0 before the launch */
-    float *state; /* hra_sm90_state_bytes for each place */
+    struct hra_sm90_grid grid;
+    const int64_t *token; /* [rows] where outputs of a row go; NULL: there */
+    int *next;            /* counts items that were taken beyond each block's first; 0 before the launch */
+    float *state;         /* hra_sm90_state_bytes for each place */
     hra_tensor o;
     float *lse;  /* [batch][heads][rows]; NULL: not wanted */
     float scale; /* of scores, times log2(e) */

@@ -77,6 +77,7 @@ struct builder {
     struct half *half[3];     /* [2 most] scratch: of both groups, of group 0 alone, of group 1 alone */
     int halves[3];
     const struct hra_shapes *shapes;
+    const struct hra_sm90_boxes *boxes; /* NULL: rows lie as in the plan */
     int processors;
     struct hra_sm90_work *work;
     const struct hra_shape **shape; /* [launches] of its first chunk */
@@ -122,6 +123,15 @@ static unsigned chunks_of(const struct builder *b, int launch, int head_kv)
 }
 
 /* ---- Lists ---- */
+
+/* Where half h of a key tile begins in its chunk, or in the grid. */
+static uint32_t place_of(const struct builder *b, const struct hra_shape *chunk, int key, int h)
+{
+    if (b->boxes != NULL)
+        return b->boxes->at[2 * key + h];
+    return (uint32_t)(b->plan->key[key].row0 - b->plan->key[chunk->key_tile0].row0) +
+           HRA_TILE / 2 * (uint32_t)h;
+}
 
 /* The same memory with room for more. */
 static hra_status grow(void **memory, int64_t count, int64_t capacity, size_t bytes)
@@ -201,7 +211,6 @@ static hra_status join_chunk(const struct builder *b, const struct view *v, stru
                              const struct hra_shape *chunk, unsigned number, int writes)
 {
     const struct hra_tile_list *list = &b->plan->list[v->pattern];
-    const int64_t base = b->plan->key[chunk->key_tile0].row0;
     struct rest one = rest_of(list, query, chunk), two = {list, 0, 0};
 
     if (u->tiles == 2)
@@ -211,10 +220,10 @@ static hra_status join_chunk(const struct builder *b, const struct view *v, stru
         u->cost += first == 0 && second == 0 ? FULL_COST : PARTIAL_COST;
         u->entries++;
         if (writes)
-            HRA_TRY(add_entry(b->work, b->plan->dim == 64,
-                              (struct hra_sm90_entry){(uint32_t)(b->plan->key[key].row0 - base),
-                                                      first | number << HRA_SM90_CHUNK_BIT},
-                              second));
+            HRA_TRY(add_entry(
+                b->work, b->plan->dim == 64,
+                (struct hra_sm90_entry){place_of(b, chunk, key, 0), first | number << HRA_SM90_CHUNK_BIT},
+                second));
     }
     return HRA_OK;
 }
@@ -336,15 +345,12 @@ static hra_status find_quarters(struct builder *b)
 static void find_halves(struct builder *b, const struct hra_tile_list *list, int query,
                         const struct hra_shape *chunk)
 {
-    const int64_t base = b->plan->key[chunk->key_tile0].row0;
-
     b->halves[0] = b->halves[1] = b->halves[2] = 0;
     for (int full = 1; full >= 0; full--)
         for (struct rest r = rest_of(list, query, chunk); r.at < r.end; r.at++)
             for (int h = 0; h < 2; h++) {
                 const int bitmap = list->bitmap[r.at];
-                struct half x = {(uint32_t)(b->plan->key[list->key[r.at]].row0 - base) + 64 * (uint32_t)h,
-                                 {0, 0}};
+                struct half x = {place_of(b, chunk, list->key[r.at], h), {0, 0}};
                 for (int g = 0; g < 2 && bitmap != HRA_FULL; g++) {
                     const int quarter = 1 << (2 * g + h);
                     x.bits[g] = b->quarter[bitmap].all & quarter ? 0
@@ -446,7 +452,8 @@ static hra_status pack_unit(struct builder *b, int launch, const struct view *v,
 
 /* Which patterns are faster packed? There are fewer steps than tiles, but a step costs 1.06 of a tile (measured), and
  * with 64 channels packed lists forgo the third group. Of a tile's halves those count that exist, so that a ragged end
- * packs nothing. The answer must not depend on how keys are cut, nor on what shares a launch, so all keys are looked at. */
+ * packs nothing. The answer must not depend on how keys are cut, nor on what shares a launch, so all keys are looked at.
+ * Of rows by token whole tiles are copied where they are boxes; else halves are. */
 static void choose_packing(struct builder *b)
 {
     const struct hra_kernel_plan *p = b->plan;
@@ -462,7 +469,7 @@ static void choose_packing(struct builder *b)
         }
         for (int64_t i = 0; i < list->row_start[p->queries]; i++)
             halves += 1 + (p->key[list->key[i]].rows > HRA_TILE / 2);
-        b->packs[n] = steps > 0 && 200 * steps <= most * halves;
+        b->packs[n] = steps > 0 && (200 * steps <= most * halves || (b->boxes != NULL && !b->boxes->whole));
     }
 }
 
@@ -533,7 +540,7 @@ static hra_status choose_groups(struct builder *b, int launch, int view0)
     double time[2];
 
     b->work->launch[launch].groups = 2;
-    if (b->plan->dim != 64)
+    if (b->plan->dim != 64 || b->boxes != NULL)
         return HRA_OK;
     for (int v = view0; v < b->views; v++) {
         struct costs costs[2] = {{0, 0}, {0, 0}};
@@ -586,8 +593,9 @@ static hra_status make_lists(struct builder *b)
 
 /* ---- Items ---- */
 
-static struct hra_sm90_item make_item(const struct hra_kernel_plan *p, int pair, int query, int tiles)
+static struct hra_sm90_item make_item(const struct builder *b, int pair, int query, int tiles)
 {
+    const struct hra_kernel_plan *const p = b->plan;
     struct hra_sm90_item item = {.batch = pair / p->heads,
                                  .head = pair % p->heads,
                                  .head_kv = pair % p->heads / (p->heads / p->heads_kv),
@@ -597,6 +605,8 @@ static struct hra_sm90_item make_item(const struct hra_kernel_plan *p, int pair,
         item.row0[i] = (int32_t)p->query[query + i].row0;
         item.rows[i] = (uint8_t)p->query[query + i].rows;
     }
+    for (int h = 0; h < 2 && b->boxes != NULL; h++)
+        item.at[h] = b->boxes->at[2 * (p->own_key0 + query) + h];
     if (tiles == 1) /* there is no state of it */
         item.flags[1] = HRA_SM90_BEGINS | HRA_SM90_ENDS;
     return item;
@@ -626,7 +636,7 @@ static void visit_section(const struct builder *b, int launch, const struct sect
                 const int64_t at = place[u->bucket / s->coarse]++;
                 if (item == NULL)
                     continue;
-                item[at] = make_item(p, pair, shape->query0 + t, u->tiles);
+                item[at] = make_item(b, pair, shape->query0 + t, u->tiles);
                 item[at].half0 = u->half0;
                 item[at].entry0 = (uint32_t)u->entry0;
                 item[at].entries = (uint32_t)u->entries;
@@ -699,7 +709,7 @@ static hra_status make_items(struct builder *b)
     b->work->nothing0 = b->work->items;
     for (int64_t i = 0; i < places; i++)
         if (b->first[i] < 0)
-            b->work->item[b->work->items++] = make_item(p, (int)(i / p->queries), (int)(i % p->queries), 1);
+            b->work->item[b->work->items++] = make_item(b, (int)(i / p->queries), (int)(i % p->queries), 1);
     return HRA_OK;
 }
 
@@ -730,9 +740,11 @@ static hra_status build(struct builder *b)
 }
 
 hra_status hra_sm90_lay_out(struct hra_sm90_work *out, const struct hra_kernel_plan *plan,
-                            const struct hra_shapes *shapes, int processors)
+                            const struct hra_shapes *shapes, const struct hra_sm90_boxes *boxes,
+                            int processors)
 {
-    struct builder b = {.plan = plan, .shapes = shapes, .processors = processors, .work = out};
+    struct builder b = {
+        .plan = plan, .shapes = shapes, .boxes = boxes, .processors = processors, .work = out};
 
     memset(out, 0, sizeof(*out));
     const hra_status status = build(&b);

@@ -2,7 +2,7 @@
 #ifndef HRA_KERNELS_SM90_LISTS_H
 #define HRA_KERNELS_SM90_LISTS_H
 
-#include "kernels/sm90/forward.h"
+#include "kernels/sm90/boxes.h"
 
 /* One launch: some chunks of a run. */
 struct hra_sm90_launch {
@@ -25,10 +25,11 @@ struct hra_sm90_work {
     int64_t steps, step_capacity;
 };
 
-/* Lay out the forward pass of a plan, whose shapes these are, for so many multiprocessors. On failure *out is to
- * be cleared too. */
+/* Lay out the forward pass of a plan, whose shapes these are, for so many multiprocessors; boxes: NULL, or where rows
+ * lie, which is by token. On failure *out is to be cleared too. */
 hra_status hra_sm90_lay_out(struct hra_sm90_work *out, const struct hra_kernel_plan *plan,
-                            const struct hra_shapes *shapes, int processors);
+                            const struct hra_shapes *shapes, const struct hra_sm90_boxes *boxes,
+                            int processors);
 
 /* Free what it holds, not the struct. */
 void hra_sm90_work_clear(struct hra_sm90_work *work);

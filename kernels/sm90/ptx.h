@@ -130,13 +130,13 @@ __device__ __forceinline__ void load_box(uint32_t to, const CUtensorMap *map, ui
                  : "memory");
 }
 
-/* The same of one chunk of 64 channels. */
-__device__ __forceinline__ void load_piece(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row,
-                                           int chunk, int head, int batch)
+/* The same of one that begins at any place, its fastest coordinate first. */
+__device__ __forceinline__ void load_box_at(uint32_t to, const CUtensorMap *map, uint32_t barrier, int x0,
+                                            int x1, int x2, int x3, int x4)
 {
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
                  "[%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
-                 "l"(map), "r"(barrier), "r"(0), "r"(row), "r"(chunk), "r"(head), "r"(batch)
+                 "l"(map), "r"(barrier), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
                  : "memory");
 }
 

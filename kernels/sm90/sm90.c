@@ -24,9 +24,11 @@ struct sm90 {
     struct hra_kernel_plan portable_plan; /* the same with the portable backend's bits */
     void *portable;
     __typeof__(cuTensorMapEncodeTiled) *encode;
-    int processors;            /* that kernels take */
-    struct hra_sm90_work work; /* its items and entries in device memory are below */
-    int *run_launch;           /* [runs + 1] first launch of a run */
+    int processors;              /* that kernels take */
+    struct hra_sm90_boxes boxes; /* where forward takes rows by token */
+    int64_t *token;              /* likewise; in device memory */
+    struct hra_sm90_work work;   /* its items and entries in device memory are below */
+    int *run_launch;             /* [runs + 1] first launch of a run */
     struct hra_sm90_item *item;
     struct hra_sm90_entry *entry;
     uint32_t *second;
@@ -100,6 +102,8 @@ static void sm90_close(void *state)
     if (c == NULL)
         return;
     hra_backend_cuda.close(c->portable);
+    hra_sm90_boxes_clear(&c->boxes);
+    cudaFree(c->token);
     hra_sm90_work_clear(&c->work);
     free(c->run_launch);
     cudaFree(c->item);
@@ -139,6 +143,20 @@ static hra_status check_plan(const struct hra_kernel_plan *p)
             return HRA_FAIL(HRA_ERR_UNSUPPORTED,
                             "sm90: a rank has row %lld; copies of tiles count rows to 2^31",
                             (long long)p->key[k].row0);
+    return HRA_OK;
+}
+
+/* Forward does where tiles are boxes. */
+static hra_status sm90_takes_tokens(int *out, const struct hra_kernel_plan *plan, hra_pass pass)
+{
+    struct hra_sm90_boxes boxes;
+
+    *out = 0;
+    if (pass == HRA_BACKWARD)
+        return HRA_OK;
+    HRA_TRY(hra_sm90_find_boxes(&boxes, plan));
+    *out = boxes.axes > 0;
+    hra_sm90_boxes_clear(&boxes);
     return HRA_OK;
 }
 
@@ -210,6 +228,10 @@ static hra_status build(struct sm90 *c, const struct hra_kernel_plan *plan)
     HRA_TRY(find_device(c));
     HRA_TRY_CUDA(hra_sm90_forward_open(plan->type, plan->dim));
     HRA_TRY(upload(&c->bits, plan->packed[HRA_FORWARD], plan->bitmaps, sizeof(*c->bits)));
+    if (plan->by_token[HRA_FORWARD]) {
+        HRA_TRY(hra_sm90_find_boxes(&c->boxes, plan));
+        HRA_TRY(upload(&c->token, plan->token, plan->rows, sizeof(*c->token)));
+    }
     if (!c->fused)
         return HRA_OK;
     HRA_TRY_CUDA(hra_sm90_backward_open(plan->type, plan->dim));
@@ -280,7 +302,8 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
     if (c->fused)
         HRA_TRY(prepare_backward(c, &shapes[HRA_BACKWARD]));
 
-    HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD], c->processors));
+    HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD], c->boxes.axes > 0 ? &c->boxes : NULL,
+                             c->processors));
     HRA_TRY(hra_alloc((void **)&c->run_launch, (int64_t)shapes[HRA_FORWARD].runs + 1, sizeof(int),
                       "sm90 backend"));
     for (int run = 0, l = 0; run <= shapes[HRA_FORWARD].runs; run++) {
@@ -306,34 +329,71 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
 
 /* ---- Computing ---- */
 
-/* The map of a tensor [batch][rows][heads][dim] as [batch][head][dim / 64][row][64], boxes of `box_rows`. What
- * is beyond the last row is copied as 0. A dimension of one element has no use for its stride, which may be
- * anything. */
+/* A map of five dimensions, the fastest first; strides, of all but that, in elements. A dimension of one element has
+ * no use for its stride, which may be anything. */
 static hra_status encode(const struct sm90 *c, CUtensorMap *map, const char *name, const hra_tensor *t,
-                         int64_t rows, int heads, int box_rows, int box_dim)
+                         const int64_t count[5], const int64_t stride[4], const int box[5])
 {
-    const struct hra_kernel_plan *p = c->plan;
     const CUtensorMapDataType type =
-        p->type == HRA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-    const cuuint64_t count[5] = {64, (cuuint64_t)rows, (cuuint64_t)p->dim / 64, (cuuint64_t)heads,
-                                 (cuuint64_t)p->batch};
-    const cuuint64_t stride[4] = {rows == 1 ? 128 : (cuuint64_t)t->stride_row * 2, 128,
-                                  heads == 1 ? 128 : (cuuint64_t)t->stride_head * 2,
-                                  p->batch == 1 ? 128 : (cuuint64_t)t->stride_batch * 2};
-    const cuuint32_t box[5] = {64, (cuuint32_t)box_rows, (cuuint32_t)box_dim / 64, 1, 1},
-                     step[5] = {1, 1, 1, 1, 1};
-    const CUresult result = c->encode(map, type, 5, t->data, count, stride, box, step,
+        c->plan->type == HRA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    const cuuint32_t step[5] = {1, 1, 1, 1, 1};
+    cuuint64_t size[5], bytes[4];
+    cuuint32_t side[5];
+
+    for (int d = 0; d < 5; d++) {
+        size[d] = (cuuint64_t)count[d];
+        side[d] = (cuuint32_t)box[d];
+        if (d > 0)
+            bytes[d - 1] = count[d] == 1 ? 128 : (cuuint64_t)stride[d - 1] * 2;
+    }
+    const CUresult result = c->encode(map, type, 5, t->data, size, bytes, side, step,
                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-
     if (result != CUDA_SUCCESS)
         return HRA_FAIL(
             HRA_ERR_UNSUPPORTED,
-            "sm90: the driver makes no map (error %d) of %s at %p, batch %d, rows %lld, heads %d, strides "
-            "%lld, %lld, %lld",
-            (int)result, name, t->data, p->batch, (long long)rows, heads, (long long)t->stride_batch,
-            (long long)t->stride_row, (long long)t->stride_head);
+            "sm90: the driver makes no map (error %d) of %s at %p, %lld x %lld x %lld x %lld x %lld, strides "
+            "%lld, %lld, %lld (batch, row, head)",
+            (int)result, name, t->data, (long long)count[4], (long long)count[3], (long long)count[2],
+            (long long)count[1], (long long)count[0], (long long)t->stride_batch, (long long)t->stride_row,
+            (long long)t->stride_head);
     return HRA_OK;
+}
+
+/* The map of a tensor [batch][rows][heads][dim] as [batch][head][dim / 64][row][64], boxes of `box_rows`. What
+ * is beyond the last row is copied as 0. */
+static hra_status encode_rows(const struct sm90 *c, CUtensorMap *map, const char *name, const hra_tensor *t,
+                              int64_t rows, int heads, int box_rows, int box_dim)
+{
+    const struct hra_kernel_plan *p = c->plan;
+    const int64_t count[5] = {64, rows, p->dim / 64, heads, p->batch};
+    const int64_t stride[4] = {t->stride_row, 64, t->stride_head, t->stride_batch};
+    const int box[5] = {64, box_rows, box_dim / 64, 1, 1};
+
+    return encode(c, map, name, t, count, stride, box);
+}
+
+/* The map of a tensor by token, as the kernel's launch says; boxes of a tile or of half of one. */
+static hra_status encode_grid(const struct sm90 *c, CUtensorMap *map, const char *name, const hra_tensor *t,
+                              int heads, int whole)
+{
+    const struct hra_sm90_boxes *b = &c->boxes;
+    const int *side = whole ? b->tile : b->half;
+    int64_t count[5] = {c->plan->dim}, stride[4];
+    int box[5] = {64, side[0], side[1], side[2], 1}, d = 1;
+
+    for (int a = 0; a < b->axes; a++, d++) {
+        count[d] = b->extent[a];
+        stride[d - 1] = b->stride[a] * t->stride_row;
+    }
+    count[d] = heads;
+    stride[d - 1] = t->stride_head;
+    if (++d < 5) {
+        count[d] = c->plan->batch;
+        stride[d - 1] = t->stride_batch;
+        box[3] = 1;
+    }
+    return encode(c, map, name, t, count, stride, box);
 }
 
 static hra_status encode_keys(const struct sm90 *c, CUtensorMap *k, CUtensorMap *v,
@@ -343,8 +403,20 @@ static hra_status encode_keys(const struct sm90 *c, CUtensorMap *k, CUtensorMap 
     const int64_t rows = last->row0 + last->rows - c->plan->key[chunk->key_tile0].row0;
     const int heads = chunk->head1 - chunk->head0;
 
-    HRA_TRY(encode(c, k, "k", &chunk->k, rows, heads, box_rows, box_dim));
-    return encode(c, v, "v", &chunk->v, rows, heads, box_rows, box_dim);
+    HRA_TRY(encode_rows(c, k, "k", &chunk->k, rows, heads, box_rows, box_dim));
+    return encode_rows(c, v, "v", &chunk->v, rows, heads, box_rows, box_dim);
+}
+
+/* The maps of the keys of a launch of forward. */
+static hra_status encode_chunk(const struct sm90 *c, CUtensorMap *k, CUtensorMap *v,
+                               const struct hra_chunk *chunk, int packed)
+{
+    const int heads = chunk->head1 - chunk->head0;
+
+    if (c->boxes.axes == 0)
+        return encode_keys(c, k, v, chunk, packed ? HRA_TILE / 2 : HRA_TILE, packed ? 64 : c->plan->dim);
+    HRA_TRY(encode_grid(c, k, "k", &chunk->k, heads, !packed));
+    return encode_grid(c, v, "v", &chunk->v, heads, !packed);
 }
 
 static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const struct hra_sm90_launch *l,
@@ -355,8 +427,7 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     for (int i = 0; i < l->chunks; i++) {
         const struct hra_chunk *chunk = &run->chunk[l->chunk0 + i];
         f->head0[i] = chunk->head0;
-        HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk, l->packed ? HRA_TILE / 2 : HRA_TILE,
-                            l->packed ? 64 : c->plan->dim));
+        HRA_TRY(encode_chunk(c, &f->k[i], &f->v[i], chunk, l->packed));
     }
     f->item = c->item + l->item0;
     f->items = l->items;
@@ -394,12 +465,18 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.second = c->second;
     f.packed = c->packed;
     f.bits = c->bits;
+    f.grid = c->boxes.grid;
+    f.token = c->token;
     f.next = run->workspace;
     f.state = (float *)((char *)run->workspace + COUNTER_BYTES);
     f.o = args->o;
     f.lse = args->lse;
     f.scale = (float)(c->plan->scale * M_LOG2E);
-    HRA_TRY(encode(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2, c->plan->dim));
+    if (c->boxes.axes > 0)
+        HRA_TRY(encode_grid(c, &f.q, "q", &args->q, c->plan->heads, 0));
+    else
+        HRA_TRY(
+            encode_rows(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2, c->plan->dim));
     for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++)
         HRA_TRY(launch(c, &f, &c->work.launch[l], run));
     if (run->run == 0 && c->work.items > c->work.nothing0) {
@@ -496,8 +573,8 @@ static hra_status sm90_backward(void *state, const struct hra_backward_args *arg
     f.added = places.added;
     f.scale = (float)(p->scale * M_LOG2E);
     f.factor = (float)p->scale;
-    HRA_TRY(encode(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
-    HRA_TRY(encode(c, &f.do_, "do", &args->do_, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
+    HRA_TRY(encode_rows(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
+    HRA_TRY(encode_rows(c, &f.do_, "do", &args->do_, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
     for (int l = c->run_turn[run->run]; l < c->run_turn[run->run + 1]; l++)
         HRA_TRY(launch_turn(c, &f, &c->steps.turn[l], run, places.added_bytes));
     if (run->run == c->runs - 1)
@@ -603,14 +680,15 @@ static hra_status sm90_read_marks(const void *marks, int count, double *out_s)
 #define HRA_SM90_TABLE(how, writes, bits, prefix)                                                            \
     {                                                                                                        \
         .name = "sm90", .method = how, .writes_gradients = writes, .has_margin = writes,                     \
-        .suits = sm90_suits, .blocking = 0, .alignment = 256, .tensor_alignment = 16,                        \
-        .layout = {&bits_of_threads, bits}, .open = prefix##_open, .close = sm90_close,                      \
-        .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace, .make_mirror = sm90_make_mirror,     \
-        .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror, .from_mirror = sm90_from_mirror,       \
-        .wait = sm90_wait, .records = sm90_records, .make_marks = sm90_make_marks,                           \
-        .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark, .read_marks = sm90_read_marks,             \
-        .forward = sm90_forward, .backward = prefix##_backward, .delta = prefix##_delta, .copy = sm90_copy,  \
-        .clear = sm90_clear, .add = sm90_add, .reorder = sm90_reorder,                                       \
+        .suits = sm90_suits, .takes_tokens = sm90_takes_tokens, .blocking = 0, .alignment = 256,             \
+        .tensor_alignment = 16, .layout = {&bits_of_threads, bits}, .open = prefix##_open,                   \
+        .close = sm90_close, .prepare = sm90_prepare, .workspace_bytes = prefix##_workspace,                 \
+        .make_mirror = sm90_make_mirror, .drop_mirror = sm90_drop_mirror, .to_mirror = sm90_to_mirror,       \
+        .from_mirror = sm90_from_mirror, .wait = sm90_wait, .records = sm90_records,                         \
+        .make_marks = sm90_make_marks, .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark,             \
+        .read_marks = sm90_read_marks, .forward = sm90_forward, .backward = prefix##_backward,               \
+        .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
+        .reorder = sm90_reorder,                                                                             \
     }
 
 const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);

@@ -33,6 +33,7 @@
 
 #include "kernels/cpu/number.h"
 
+#include <array>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -118,7 +119,7 @@ struct copy {
     block *home;
     uint32_t to, barrier;
     CUtensorMap map;
-    int row, chunk, head, batch;
+    std::array<int, 5> at;
     const char *from;
     uint32_t bytes;
 };
@@ -322,30 +323,34 @@ inline void copy_box(const copy &c)
     tensor t;
     memcpy(&t, &c.map, sizeof(t));
     char *const memory = c.home->memory.get();
-    const int at[5] = {0, c.row, c.chunk, c.head, c.batch};
-    const uint32_t pieces = t.box[0] / 8;
+    uint32_t lines = 1; /* of 128 bytes */
 
-    for (int d = 0; d < 5; d++)
-        if (at[d] < 0 || (uint64_t)at[d] >= t.count[d])
-            fail("a box at row %d, head %d, batch %d lies outside of its tensor", c.row, c.head, c.batch);
+    for (size_t d = 0; d < 5; d++)
+        if (c.at[d] < 0 || (uint64_t)c.at[d] >= t.count[d])
+            fail("a box at %d, %d, %d, %d, %d lies outside of its tensor", c.at[0], c.at[1], c.at[2], c.at[3],
+                 c.at[4]);
     if (c.to % 1024 != 0)
         fail("a box to %u", c.to);
-    for (uint32_t chunk = 0; chunk < t.box[2]; chunk++)
-        for (uint32_t row = 0; row < t.box[1]; row++)
-            for (uint32_t piece = 0; piece < pieces; piece++) {
-                char *const to = memory + swizzle(c.to + ((chunk * t.box[1] + row) * pieces + piece) * 16);
-                const uint64_t from_row = (uint64_t)at[1] + row;
-                if (from_row < t.count[1])
-                    memcpy(to,
-                           t.data + piece * 16 + from_row * t.stride[1] +
-                               (uint64_t)(at[2] + chunk) * t.stride[2] + (uint64_t)at[3] * t.stride[3] +
-                               (uint64_t)at[4] * t.stride[4],
-                           16);
-                else
-                    memset(to, 0, 16);
-            }
+    for (size_t d = 1; d < 5; d++)
+        lines *= t.box[d];
+    for (uint32_t line = 0; line < lines; line++) {
+        const char *from = t.data + (uint64_t)c.at[0] * 2;
+        bool inside = true;
+        for (uint32_t d = 1, rest = line; d < 5; rest /= t.box[d++]) {
+            const uint64_t x = (uint64_t)c.at[d] + rest % t.box[d];
+            inside = inside && x < t.count[d];
+            from += x * t.stride[d];
+        }
+        for (uint32_t piece = 0; piece < 8; piece++) {
+            char *const to = memory + swizzle(c.to + (line * 8 + piece) * 16);
+            if (inside)
+                memcpy(to, from + piece * 16, 16);
+            else
+                memset(to, 0, 16);
+        }
+    }
     mbarrier &m = mbarrier_at(*c.home, c.barrier);
-    m.bytes -= (int32_t)(t.box[2] * t.box[1] * pieces * 16);
+    m.bytes -= (int32_t)(lines * 128);
     end_phase(m);
 }
 
@@ -366,15 +371,14 @@ inline void begin(copy c)
         chip.copies.push_back(c);
 }
 
-inline void begin_copy(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int chunk, int head,
-                       int batch)
+inline void begin_copy(uint32_t to, const CUtensorMap *map, uint32_t barrier, std::array<int, 5> at)
 {
-    begin({0, nullptr, to, barrier, *map, row, chunk, head, batch, nullptr, 0});
+    begin({0, nullptr, to, barrier, *map, at, nullptr, 0});
 }
 
 inline void begin_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)
 {
-    begin({0, nullptr, to, barrier, {}, 0, 0, 0, 0, (const char *)from, bytes});
+    begin({0, nullptr, to, barrier, {}, {}, (const char *)from, bytes});
 }
 
 /* ---- Copies out of shared memory ---- */

@@ -92,6 +92,24 @@ cat >"$BUILD/list" <<'END'
 --tokens 3 --heads 32 --dim 64 --dtype f16 --scale 20 --mask full --seed 6
 END
 
+# Rows by token. Boxes of half a tile, of a tile, and cut short at an end; in three axes; residues as tiles, and two of them in
+# one, with rows that nobody selects.
+cat >"$BUILD/tokens" <<'END'
+--rows tokens --grid 32x32 --heads 2 --batch 2 --dim 128 --dtype bf16 --order boxes:8x8 --mask 'grid(4,4)' --seed 1
+--rows tokens --grid 20x32 --heads 4 --kv-heads 2 --batch 2 --dim 64 --dtype f16 --order boxes:8x16 --mask 'grid(6,6)' --seed 2
+--rows tokens --grid 6x8x16 --heads 2 --kv-heads 1 --dim 128 --dtype bf16 --order boxes:4x4x8 --mask 'neighbourhood(3,5,5)' --dlse --seed 3
+--rows tokens --tokens 1024 --heads 1 --batch 2 --dim 128 --dtype f16 --order residues:512:4 --mask 'dilated(512,4,0,both)' --seed 4
+--rows tokens --tokens 1024 --heads 2 --dim 64 --dtype bf16 --order residues:256:4 --mask causal --seed 5
+END
+
+# Every line of it is read and written where it is.
+as_they_are() {
+    local line
+    while read -r line; do
+        eval "check $line" | grep "forward takes them as they are, backward reorders them" || return 1
+    done <"$BUILD/tokens"
+}
+
 check() { "$BUILD/hra-check" --backend sm90 "$@"; }
 
 ranks() { mpirun --oversubscribe --bind-to none -n "$1" "$BUILD/hra-check" --backend sm90 "${@:2}"; }
@@ -120,7 +138,7 @@ one() {
     printf '%-8s%-48s%4d s\n' "$([ $status -eq 0 ] && echo ok || echo FAILED)" "$1" $((SECONDS - began))
     [ $status -eq 0 ] || { tail -n 20 "$log"; exit 1; }
 }
-export -f check ranks fault one
+export -f as_they_are check ranks fault one
 
 both() { printf '%s\0%s\0' "$@"; }
 
@@ -128,6 +146,8 @@ both() { printf '%s\0%s\0' "$@"; }
     both "drawn problems" 'check --random 20'
     both "drawn problems on 3 ranks" 'ranks 3 --random 6 --seed 2'
     both "ragged tiles" 'check --list "$BUILD/list"'
+    both "rows by token" 'check --list "$BUILD/tokens"'
+    both "rows by token as they are" as_they_are
     both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
     both "the same bits, however lists are cut" '"$BUILD/resume"'
     both "the same bits every time" '"$BUILD/twice"'
@@ -149,6 +169,8 @@ give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
     both "fault: halves are given back while they are read" "fault forward.cu 's/SLOTS = D == 128 ? 12 : 26/SLOTS = 12/;s/\(products_wait<1>();\n *pin(scores);\n *\)\(free_part(part);\n *\)/\2\1/' forward '$joined'"
     both "fault: one group has the other's halves" "fault forward.cu 's/group == 0 ? 0 : (int)(places/group == 1 ? 0 : (int)(places/' forward '$joined'"
     both "fault: the bits of the left half for the right" "fault forward.cu 's/bits & HRA_SM90_RIGHT ? 1 : 0/0/' forward '$joined'"
+    both "fault: the second axis of boxes is forgotten" "fault forward.cu 's/g.axes == 2/g.axes > 0/' forward 'hra-check --backend sm90 --list $BUILD/tokens'"
+    both "fault: outputs go to slots" "fault forward.cu 's/a.token\[row\]/row/' forward 'hra-check --backend sm90 --list $BUILD/tokens'"
     both "fault: Q is given back without a fence" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/publish_shared();//g' forward 'hra-check --backend sm90 --list $BUILD/list'"
     both "fault: Q in shared memory is given back too soon" "fault forward.cu 's/q.matrix = [^;]*;/&if (signals) barrier_arrive(shared_address(\&s.empty_q[buffer]));/;s/G == 3 && next & /false \&\& &/;s/G == 2 ? 1 : 2/1/;s/static_assert(is_as[^;]*;//g' forward '$joined'"
     both "fault: the bits of an item's first tile for both" "fault forward.cu 's/? s.second.slot. : tile/\&\& slot < 0 ? 1u : tile/' forward '$joined'"

@@ -181,13 +181,13 @@ inline void prefetch_map(const CUtensorMap *)
 
 inline void load_box(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int head, int batch)
 {
-    emulated::begin_copy(to, map, barrier, row, 0, head, batch);
+    emulated::begin_copy(to, map, barrier, {0, row, 0, head, batch});
 }
 
-inline void load_piece(uint32_t to, const CUtensorMap *map, uint32_t barrier, int row, int chunk, int head,
-                       int batch)
+inline void load_box_at(uint32_t to, const CUtensorMap *map, uint32_t barrier, int x0, int x1, int x2, int x3,
+                        int x4)
 {
-    emulated::begin_copy(to, map, barrier, row, chunk, head, batch);
+    emulated::begin_copy(to, map, barrier, {x0, x1, x2, x3, x4});
 }
 
 inline void load_bytes(uint32_t to, const void *from, uint32_t barrier, uint32_t bytes)

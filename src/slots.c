@@ -1,0 +1,94 @@
+/* slots.c - see slots.h. */
+#include "src/slots.h"
+
+/* What a pass does with an operand. */
+enum role { NOTHING = 0, READS, WRITES };
+
+static const struct {
+    int of_keys;  /* 1: it has the K/V heads */
+    int channels; /* 0: one; 1: dim; 2: dim_v */
+    enum role role[2];
+} operand[HRA_OPERANDS] = {[HRA_Q] = {0, 1, {READS, READS}},      [HRA_K] = {1, 1, {READS, READS}},
+                           [HRA_V] = {1, 2, {READS, READS}},      [HRA_O] = {0, 2, {WRITES, READS}},
+                           [HRA_LSE] = {0, 0, {WRITES, READS}},   [HRA_DO] = {0, 2, {NOTHING, READS}},
+                           [HRA_DLSE] = {0, 0, {NOTHING, READS}}, [HRA_DQ] = {0, 1, {NOTHING, WRITES}},
+                           [HRA_DK] = {1, 1, {NOTHING, WRITES}},  [HRA_DV] = {1, 2, {NOTHING, WRITES}}};
+
+static int heads_of(const hra_problem *p, int n)
+{
+    return operand[n].of_keys ? p->heads_kv : p->heads;
+}
+
+static int dim_of(const hra_problem *p, int n)
+{
+    return operand[n].channels == 0 ? 1 : operand[n].channels == 1 ? p->dim : p->dim_v;
+}
+
+static hra_type type_of(const hra_problem *p, int n)
+{
+    return operand[n].channels == 0 ? hra_type_sums(p->type) : p->type;
+}
+
+static size_t bytes_of(const hra_plan *plan, int n)
+{
+    const hra_problem *p = &plan->problem;
+    const size_t numbers =
+        (size_t)p->batch * (size_t)plan->kernel_plan.rows * (size_t)heads_of(p, n) * (size_t)dim_of(p, n);
+    return hra_align(numbers * hra_type_bytes(type_of(p, n)), HRA_BUFFER_ALIGNMENT);
+}
+
+hra_tensor hra_slots_of_rows(const hra_plan *plan, const void *data)
+{
+    const int64_t rows = plan->kernel_plan.rows;
+    return (hra_tensor){.data = (void *)(uintptr_t)data,
+                        .stride_batch = plan->problem.heads * rows,
+                        .stride_row = 1,
+                        .stride_head = rows};
+}
+
+size_t hra_slots_bytes(const hra_plan *plan, hra_pass pass)
+{
+    size_t bytes = 0;
+
+    for (int n = 0; n < HRA_OPERANDS; n++)
+        bytes += operand[n].role[pass] != NOTHING ? bytes_of(plan, n) : 0;
+    return bytes;
+}
+
+hra_status hra_slots_take(const hra_plan *plan, hra_pass pass, struct hra_operands *operands, char *memory,
+                          void *stream)
+{
+    const hra_problem *p = &plan->problem;
+    const int64_t rows = plan->kernel_plan.rows;
+
+    for (int n = 0; n < HRA_OPERANDS; n++) {
+        hra_tensor *const given = &operands->tensor[n];
+        const int heads = heads_of(p, n), dim = dim_of(p, n);
+        hra_tensor copy = operand[n].channels == 0 ? hra_slots_of_rows(plan, memory)
+                                                   : (hra_tensor){.data = memory,
+                                                                  .stride_batch = rows * heads * dim,
+                                                                  .stride_row = heads * dim,
+                                                                  .stride_head = dim};
+        if (operand[n].role[pass] == NOTHING || given->data == NULL)
+            continue;
+        if (operand[n].role[pass] == READS)
+            HRA_TRY(plan->backend->reorder(plan->kernels, HRA_GATHER, type_of(p, n), given, &copy,
+                                           plan->token, rows, heads, dim, stream));
+        *given = copy;
+        memory += bytes_of(plan, n);
+    }
+    return HRA_OK;
+}
+
+hra_status hra_slots_give(const hra_plan *plan, hra_pass pass, const struct hra_operands *given,
+                          const struct hra_operands *copies, void *stream)
+{
+    const hra_problem *p = &plan->problem;
+
+    for (int n = 0; n < HRA_OPERANDS; n++)
+        if (operand[n].role[pass] == WRITES && given->tensor[n].data != NULL)
+            HRA_TRY(plan->backend->reorder(plan->kernels, HRA_SCATTER, type_of(p, n), &given->tensor[n],
+                                           &copies->tensor[n], plan->token, plan->kernel_plan.rows,
+                                           heads_of(p, n), dim_of(p, n), stream));
+    return HRA_OK;
+}
