@@ -142,10 +142,11 @@ static void solve(struct trial *t)
     }
 }
 
-static void make_plan(struct trial *t, int threads)
+static void make_plan_with(struct trial *t, int threads, hra_rows_kind rows)
 {
     const struct shape *s = &t->s;
     hra_problem p = HRA_PROBLEM_INIT;
+    hra_options options = HRA_OPTIONS_INIT;
 
     p.batch = s->batch;
     p.heads = s->heads;
@@ -157,11 +158,19 @@ static void make_plan(struct trial *t, int threads)
     p.type = s->type;
     p.scale = s->scale;
     p.threads = threads;
-    cr_assert(eq(int, hra_plan_create(&t->plan, t->comm, &p, t->order, t->mask, NULL), HRA_OK), "%s",
+    options.rows = rows;
+    cr_assert(eq(int, hra_plan_create(&t->plan, t->comm, &p, t->order, t->mask, &options), HRA_OK), "%s",
               hra_last_error());
     t->info = (hra_plan_info){.size = sizeof(t->info)};
     cr_assert(eq(int, hra_plan_get_info(t->plan, &t->info), HRA_OK));
     cr_assert(eq(int, hra_plan_row_index(t->plan, 0, NULL, t->token), HRA_OK));
+    for (int64_t i = 0; rows == HRA_ROWS_TOKENS && i < s->tokens; i++)
+        t->token[i] = i;
+}
+
+static void make_plan(struct trial *t, int threads)
+{
+    make_plan_with(t, threads, HRA_ROWS_SLOTS);
 }
 
 static struct trial begin(const struct shape *s)
@@ -828,6 +837,66 @@ ParameterizedTest(struct shape *s, attention, same_bits_for_any_threads, .timeou
     }
     drop(&one);
     end(&t);
+}
+
+/* An output in token order. */
+static double *whole_of(const struct trial *t, const struct run *r, int n)
+{
+    double *whole = take((size_t)(t->s.batch * t->s.tokens * heads_of(&t->s, n) * channels_of(&t->s, n)) *
+                         sizeof(*whole));
+    move(t, r, n, whole, 0);
+    return whole;
+}
+
+ParameterizedTestParameters(attention, rows_by_token_give_the_same_bits)
+{
+    static struct shape rows[] = {
+        {1, 300, 1, 1, 64, 64, HRA_F32, 1, 1, 0, BATCH_FIRST, 0, 0, {0}, "hilbert", "causal"},
+        {2, 320, 4, 2, 64, 32, HRA_BF16, 1, 2, 0, PADDED, 0, 0, {16, 20}, "boxes:4x8", "grid(3,3)"},
+        {2,
+         300,
+         6,
+         3,
+         16,
+         16,
+         HRA_F16,
+         0,
+         1,
+         0,
+         SEQ_FIRST,
+         0,
+         0,
+         {0},
+         "residues:100:4",
+         "dilated(100,4,0,both)"},
+        {1, 257, 2, 1, 65, 3, HRA_F64, 1, 1, 0, HEAD_FIRST, 0, 0, {0}, "morton", "window(90,20)"},
+        {1, 130, 1, 1, 8, 8, HRA_F32, 0, 1, 0, BATCH_FIRST, 0, 0, {0}, "identity", "full"},
+    };
+    return cr_make_param_array(struct shape, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct shape *s, attention, rows_by_token_give_the_same_bits)
+{
+    struct trial slots = begin(s), tokens = begin(s);
+
+    hra_plan_destroy(tokens.plan);
+    make_plan_with(&tokens, s->threads, HRA_ROWS_TOKENS);
+    const int reorders = strcmp(s->order, "identity") != 0;
+    cr_expect(eq(int, tokens.info.reorders_forward, reorders));
+    cr_expect(eq(int, tokens.info.reorders_backward, reorders));
+    cr_expect(eq(int, slots.info.reorders_forward, 0));
+    struct run a = execute(&slots), b = execute(&tokens);
+    for (int n = INPUTS; n < TENSORS; n++) {
+        double *one = whole_of(&slots, &a, n), *two = whole_of(&tokens, &b, n);
+        const size_t count = (size_t)(s->batch * s->tokens * heads_of(s, n) * channels_of(s, n));
+        cr_expect(memcmp(one, two, count * sizeof(*one)) == 0, "%s differs", kinds[n].name);
+        free(one);
+        free(two);
+    }
+    drop(&a);
+    drop(&b);
+    end(&slots);
+    end(&tokens);
 }
 
 /* The number of OpenBLAS threads belongs to the process. */

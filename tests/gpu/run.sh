@@ -240,6 +240,11 @@ sm90() {
             done
             echo "fast twice --tokens 2000 --heads 3 --dim $dim --dtype $type --mask causal"
             echo "fast twice --grid 40x40 --heads 4 --kv-heads 1 --dim $dim --dtype $type --order hilbert --mask 'grid(7,7)' --dlse"
+            for order in boxes:8x8 boxes:8x16 boxes:4x16 residues:512:4 hilbert; do
+                echo "fast check --rows tokens --grid 72x64 --heads 4 --kv-heads 2 --batch 2 --dim $dim --dtype $type --order $order --mask 'grid(7,7)' --dlse"
+            done
+            echo "fast check --rows tokens --grid 6x16x32 --heads 3 --kv-heads 1 --dim $dim --dtype $type --order boxes:4x4x8 --mask 'neighbourhood(3,7,7)'"
+            echo "fast twice --rows tokens --tokens 4096 --heads 2 --dim $dim --dtype $type --order residues:1024:4 --mask 'dilated(1024,4,0,both)'"
         done
     done
     echo "fast check --random 200"
