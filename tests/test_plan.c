@@ -1190,6 +1190,8 @@ Test(plan, refuses_wrong_options)
         {offsetof(hra_options, backward), INT, -1, "options.backward is -1"},
         {offsetof(hra_options, saved), INT, 2, "options.saved is 2, which is no hra_saved_kind"},
         {offsetof(hra_options, saved), INT, -1, "options.saved is -1"},
+        {offsetof(hra_options, rows), INT, 2, "options.rows is 2, which is no hra_rows_kind"},
+        {offsetof(hra_options, rows), INT, -1, "options.rows is -1"},
     };
     struct args a = right();
     hra_options lacking = a.options;
@@ -1219,6 +1221,23 @@ Test(plan, refuses_wrong_options)
     expect_refused(&a, &one, &lacking, HRA_ERR_UNSUPPORTED,
                    "options.schedule is heads, which wants 2 K/V heads");
     expect_accepted(&a, &a.problem, NULL);
+    done(&a);
+}
+
+Test(plan, rows_by_token_want_one_rank)
+{
+    struct args a = right();
+    hra_comm *two = NULL;
+    hra_plan *plan = NULL;
+    hra_options o = a.options;
+
+    o.rows = HRA_ROWS_TOKENS;
+    cr_assert(eq(int, hra_comm_create_model(&two, 0, 2), HRA_OK));
+    cr_expect(eq(int, hra_plan_create(&plan, two, &a.problem, a.order, a.mask, &o), HRA_ERR_UNSUPPORTED));
+    cr_expect(strstr(hra_last_error(), "options.rows is tokens, which needs one rank") != NULL, "%s",
+              hra_last_error());
+    cr_expect(eq(int, hra_comm_destroy(two), HRA_OK));
+    expect_accepted(&a, &a.problem, &o);
     done(&a);
 }
 

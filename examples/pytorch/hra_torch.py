@@ -55,6 +55,7 @@ BACKENDS = {"cpu": 1, "cuda": 2, "sm90": 3, "gpu": 4}
 DEFAULT_BACKENDS = {"cpu": "cpu", "cuda": "gpu"}  # by the type of the device
 BACKWARDS = {"auto": 0, "fused": 1, "cublas": 2}
 SAVED = {"nothing": 0, "qkv": 1}
+ROWS = {"slots": 0, "tokens": 1}
 SHARDS = {"auto": 0, "contiguous": 1, "zigzag": 2, "balanced": 3}
 SCHEDULES = {"auto": 0, "ring": 1, "halo": 2, "heads": 3}
 TRANSPORTS = {"auto": 0, "gpu": 2, "nccl": 3, "peer": 4}
@@ -91,7 +92,7 @@ class _Problem(_Sized):
 
 class _Options(_Sized):
     _fields_ = [("size", c_size_t), ("shard", c_int), ("schedule", c_int), ("backend", c_int),
-                ("backward", c_int), ("saved", c_int), ("machine", c_void_p)]
+                ("backward", c_int), ("saved", c_int), ("machine", c_void_p), ("rows", c_int)]
 
 
 class _CommOptions(_Sized):
@@ -110,7 +111,8 @@ class _PlanInfo(_Sized):
                 ("balance_bound", c_double), ("pieces", c_int), ("shard", c_int),
                 ("blocking", c_int), ("threads", c_int), ("backend", c_char_p),
                 ("transport", c_char_p), ("schedule", c_char_p), ("backward", c_char_p),
-                ("inflation", c_double)]
+                ("inflation", c_double), ("reorders_forward", c_int),
+                ("reorders_backward", c_int)]
 
 
 class _Tensor(ctypes.Structure):
@@ -520,6 +522,9 @@ class Plan(_Shared):
     scale     factor on q.k, by default 1/sqrt(dim)
     backward  "auto", "fused" or "cublas"
     saved     "nothing" or "qkv": what forward keeps for backward
+    rows      "slots": tensors have the rank's rows in the plan's order; "tokens": all tokens in natural
+              order, on one rank. info["reorders_forward"] and ["reorders_backward"] tell whether a
+              pass then brings them into the plan's order and back, or takes them as they are
     sm_margin multiprocessors that attention leaves to others, on "sm90" with its own backward
     shard     "auto", "contiguous", "zigzag" or "balanced"
     schedule  how K/V travel between ranks: "auto", "ring", "halo" or "heads"
@@ -532,8 +537,8 @@ class Plan(_Shared):
 
     def __init__(self, mask, *, heads, dim, tokens=None, heads_kv=None, dim_v=None, batch=1,
                  dtype=torch.bfloat16, order="identity", grid=None, scale=None, head0=0,
-                 backward="auto", saved="nothing", sm_margin=0, shard="auto", schedule="auto",
-                 backend=None, comm=None):
+                 backward="auto", saved="nothing", rows="slots", sm_margin=0, shard="auto",
+                 schedule="auto", backend=None, comm=None):
         self.device = comm.device if comm and not backend else _device(backend)
         self.comm = comm or _comm_of(self.device)
         if self.comm.device != self.device:
@@ -555,7 +560,8 @@ class Plan(_Shared):
                            backend=_choose(BACKENDS, backend or DEFAULT_BACKENDS[self.device.type],
                                            "backend"),
                            backward=_choose(BACKWARDS, backward, "backward"),
-                           saved=_choose(SAVED, saved, "saved"))
+                           saved=_choose(SAVED, saved, "saved"),
+                           rows=_choose(ROWS, rows, "rows"))
         with _on(self.device), self.comm.lock:
             self.handle = _made(_lib.hra_plan_create, self.comm.living(), problem, order.handle,
                                 mask.handle, options)
@@ -564,9 +570,11 @@ class Plan(_Shared):
         self.comm.made.add(self)
         self.rows = _lib.hra_plan_rows(self.handle, self.comm.rank)
         self.info = self._ask()
-        self.row_tokens = self.row_index()[1]
+        self.by_token = rows == "tokens"
+        every = torch.arange(self.tokens, device=self.device)
+        self.row_tokens = every if self.by_token else self.row_index()[1]
         # Rows that are all tokens in natural order need no reordering.
-        self.natural = torch.equal(self.row_tokens, torch.arange(self.tokens, device=self.device))
+        self.natural = torch.equal(self.row_tokens, every)
 
     def living(self):
         """The library's plan."""
@@ -706,6 +714,8 @@ class Plan(_Shared):
         written = self._pass(result, "the result", other, heads, dim)
         whole, rows = (given, written) if direction == GATHER else (written, given)
         kind = _choose(TYPES, tensor.dtype, "the tensor's type")
+        if self.by_token:
+            return result.copy_(tensor)
         with _on(self.device), self.comm.lock:
             _lib.hra_reorder(self.living(), direction, kind, heads, dim, whole, rows,
                              self.comm.stream())
@@ -773,7 +783,8 @@ def hra_attention(q, k, v, plan, return_lse=False):
 
 
 class HraAttention(torch.nn.Module):
-    """Attention on tensors in natural token order: gathers them into the order, attends, scatters.
+    """Attention on tensors in natural token order: gathers them into the order, attends, scatters;
+    where the backend's forward takes them as they are, nothing is gathered for it.
 
     mask, order, grid and the options are Plan's. Everything else is read off the tensors; a plan is
     made for each new shape, type and device, on that device's backend if the options name none,
@@ -819,10 +830,20 @@ class HraAttention(torch.nn.Module):
                 plan = comm.plans.get(key)
                 if plan is None:
                     options = {"backend": DEFAULT_BACKENDS[device.type], **self.arguments}
-                    plan = Plan(**sizes, **options, comm=comm)
+                    plan = self._make(sizes, options, comm)
                 comm.plans[key] = plan
             self.plans[key] = plan
         return self.plans[key]
+
+    def _make(self, sizes, options, comm):
+        """A plan by tokens where its forward takes them as they are. Elsewhere autograd keeps what is
+        gathered once for both passes, so that rows are slots."""
+        boxes = isinstance(options["order"], str) and options["order"].startswith(("boxes", "residues"))
+        if boxes and not self.comm and "rows" not in options:
+            plan = Plan(**sizes, **options, rows="tokens", comm=comm)
+            if not plan.info["reorders_forward"]:
+                return plan
+        return Plan(**sizes, **options, comm=comm)
 
     def forward(self, q, k, v):
         """q (batch, tokens, heads, dim), k (batch, tokens, heads_kv, dim), v (batch, tokens,
@@ -1218,6 +1239,22 @@ def _check_module(plan, q, k, v, do):
     _same((along(q, k, v),), (copy.deepcopy(along)(q, k, v),))
     plain = pickle.loads(pickle.dumps(attend))
     _same((attend(q, k, v),), (plain(q, k, v),))
+    _check_rows(q, k, v, do)
+
+
+def _check_rows(q, k, v, do):
+    """By token or by slot: the same to within rounding, gradients too."""
+    sizes = {"mask": "window(40,9)", "tokens": 300, "heads": q.shape[2], "dim": q.shape[3], "dtype": q.dtype,
+             "heads_kv": k.shape[2], "dim_v": v.shape[3], "batch": q.shape[0], "order": "residues:100:4",
+             "backend": DEFAULT_BACKENDS[q.device.type]}
+    slots, tokens = Plan(**sizes), Plan(**sizes, rows="tokens")
+    assert not slots.info["reorders_backward"] and tokens.info["reorders_backward"]
+    assert tokens.natural and not slots.natural
+    o, *gradients = _gradients(slots, *(slots.gather(t) for t in (q, k, v, do)))
+    want = [slots.scatter(t) for t in (o, *gradients)]
+    kind = torch.finfo(q.dtype)
+    for got, expected in zip(_gradients(tokens, q, k, v, do), want):
+        assert _off(got, expected) <= 8 * kind.eps
 
 
 def _check_streams(plan, q, k, v, do):

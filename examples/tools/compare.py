@@ -142,7 +142,7 @@ CASES = {
     "image-raster": sparse("grid(16,16)", 65536, **IMAGE,
                            note="in any order HRA is to reach 12 x the raster row of flex"),
     "image-hilbert": sparse("grid(16,16)", 65536, **IMAGE, goal=("x flex", 2.8, 2.0),
-                            order="hilbert", second="boxes:8x16"),
+                            order="hilbert", second="boxes:8x8"),
     "video-raster": sparse("grid(4,8,8)", 131072, **VIDEO,
                            note="in any order HRA is to reach 6 x the raster row of flex"),
     "video-hilbert": sparse("grid(4,8,8)", 131072, **VIDEO, goal=("x flex", 3.7, 2.2),
@@ -155,11 +155,11 @@ CASES = {
                             second="residues:4096:4:hilbert", segment=(4096, 4, "keys")),
     "natten-image": sparse("neighbourhood(80,80)", 65536, ("neighbourhood", 80, 80),
                            ("ms", 9.9, None), grid=(256, 256), heads=24, natural=True,
-                           order="hilbert", second="boxes:8x16",
+                           order="hilbert", second="boxes:8x8",
                            note="NATTEN published 16.2 ms + 2.4 ms of permutation, forward"),
     "natten-video": sparse("neighbourhood(18,24,24)", 115200, ("neighbourhood", 18, 24, 24),
                            ("ms", 34, None), grid=(30, 48, 80), heads=24, natural=True,
-                           order="hilbert", second="boxes:4x4x8",
+                           order="hilbert", second="boxes:2x8x4",
                            note="NATTEN published 79.0 ms + 5.4 ms of permutation, forward"),
 }
 
