@@ -38,6 +38,10 @@ struct hra_bit_layout {
     void (*pack)(void *out, const hra_bits *bits); /* NULL: hra_bits as they are */
 };
 
+/* Which of the caller's tensors hold all tokens in natural order, the plan's row r at token[r]: none, o and lse, or all
+ * that a pass reads and writes. */
+enum hra_by_token { HRA_BY_SLOT = 0, HRA_WRITES_BY_TOKEN, HRA_ALL_BY_TOKEN };
+
 /* Everything about a plan that kernels need and that does not change. Pointers stay valid as long as the plan. */
 struct hra_kernel_plan {
     int batch, heads, heads_kv, dim, dim_v;
@@ -57,8 +61,7 @@ struct hra_kernel_plan {
     int own_key0, own_key1;           /* key tiles whose keys are the rows of this rank */
     int saves;                        /* 1: forward keeps q, k and v of this rank for backward */
     const int64_t *token;             /* [rows] token of each row */
-    int by_token[2]; /* by hra_pass: 1: the caller's q, k, v and outputs hold row r at token[r]; only with
-                        backends that say takes_tokens, and where one rank has all tokens */
+    enum hra_by_token by_token[2];    /* by hra_pass; what takes_tokens said, or HRA_BY_SLOT */
     int bitmaps;
     const struct hra_bit_layout
         *layout[2];        /* by hra_pass; what the backend's table asks for, checked at each launch */
@@ -139,9 +142,9 @@ struct hra_backend {
      * HRA_ERR_UNSUPPORTED names what is lacking. NULL: open tells. */
     hra_status (*suits)(const struct hra_kernel_plan *plan);
 
-    /* Does this pass of the plan, whose rows are all tokens, take tensors by token as they are? *out: 1 or 0. NULL: no pass
-     * does. Chunks are then of whole tensors, whatever their key tiles. */
-    hra_status (*takes_tokens)(int *out, const struct hra_kernel_plan *plan, hra_pass pass);
+    /* Which tensors of this pass of the plan, whose rows are all tokens, may lie by token? With HRA_ALL_BY_TOKEN chunks are of
+     * whole tensors, whatever their key tiles. NULL: none. */
+    hra_status (*takes_tokens)(enum hra_by_token *out, const struct hra_kernel_plan *plan, hra_pass pass);
 
     /* Prepare for a plan; HRA_ERR_UNSUPPORTED names what is lacking. Sets plan->threads to those it uses. close
      * accepts NULL. */

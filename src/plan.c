@@ -113,8 +113,9 @@ static hra_status check_methods(const hra_plan *plan)
     if (o->backward != HRA_BACKWARD_AUTO && strcmp(plan->backend->method, wanted) != 0)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.backward is %s; the %s backend has only %s", wanted,
                         plan->backend->name, plan->backend->method);
-    if (o->saved == HRA_SAVED_QKV && plan->backend->saved_bytes == NULL)
-        return HRA_FAIL(HRA_ERR_UNSUPPORTED, "options.saved is qkv; the %s backend keeps nothing",
+    if (o->saved == HRA_SAVED_QKV && plan->backend->saved_bytes == NULL && o->rows == HRA_ROWS_SLOTS)
+        return HRA_FAIL(HRA_ERR_UNSUPPORTED,
+                        "options.saved is qkv; the %s backend keeps nothing of rows in slot order",
                         plan->backend->name);
     if (o->rows == HRA_ROWS_TOKENS && plan->comm->ranks > 1)
         return HRA_FAIL(HRA_ERR_UNSUPPORTED,
@@ -658,7 +659,8 @@ static hra_status join_arena(hra_plan *plan)
     return HRA_OK;
 }
 
-/* Which pass takes rows by token, and which has to bring them into slot order? */
+/* Which pass takes rows by token, and which has to bring them into slot order? What forward has brought there it can keep
+ * for backward. */
 static hra_status find_reorders(hra_plan *plan)
 {
     struct hra_kernel_plan *k = &plan->kernel_plan;
@@ -671,8 +673,10 @@ static hra_status find_reorders(hra_plan *plan)
     for (int i = 0; i < 2; i++) {
         if (plan->backend->takes_tokens != NULL)
             HRA_TRY(plan->backend->takes_tokens(&k->by_token[i], k, (hra_pass)i));
-        plan->reorders[i] = !k->by_token[i];
+        plan->reorders[i] = k->by_token[i] != HRA_ALL_BY_TOKEN;
     }
+    plan->keeps_slots = plan->options.saved == HRA_SAVED_QKV && !k->saves && plan->reorders[HRA_FORWARD] &&
+                        plan->reorders[HRA_BACKWARD];
     return HRA_OK;
 }
 
@@ -713,7 +717,8 @@ static hra_status prepare(hra_plan *plan)
                                                  .token = plan->token,
                                                  .own_key0 = first,
                                                  .own_key1 = l->rank_tile[comm->rank + 1],
-                                                 .saves = plan->options.saved == HRA_SAVED_QKV,
+                                                 .saves = plan->options.saved == HRA_SAVED_QKV &&
+                                                          plan->backend->saved_bytes != NULL,
                                                  .bitmaps = plan->tiles->dictionary.count};
     for (int i = 0; i < 2; i++) {
         const struct hra_bit_layout *layout = plan->backend->layout[i];
@@ -728,8 +733,10 @@ static hra_status prepare(hra_plan *plan)
     HRA_TRY(find_reserve(plan));
 
     plan->kernel_plan.chunk_tiles = largest_chunk(plan);
-    plan->saved_bytes = plan->kernel_plan.saves ? plan->backend->saved_bytes(&plan->kernel_plan) : 0;
     HRA_TRY(find_reorders(plan));
+    plan->saved_bytes = plan->kernel_plan.saves ? plan->backend->saved_bytes(&plan->kernel_plan)
+                        : plan->keeps_slots     ? hra_slots_kept_bytes(plan)
+                                                : 0;
     const size_t forward =
         place_slots(plan, HRA_FORWARD, plan->backend->workspace_bytes(&plan->kernel_plan, HRA_FORWARD));
     plan->kernel_bytes = hra_align(plan->backend->workspace_bytes(&plan->kernel_plan, HRA_BACKWARD), 256);

@@ -66,6 +66,7 @@ struct hra_plan {
     size_t arena_bytes;   /* that this plan needs */
     size_t arena_reserve; /* that the communicator takes if it has less than arena_bytes */
     int reorders[2];      /* by hra_pass: 1: rows are brought into slot order, and back, in the workspace */
+    int keeps_slots;      /* 1: forward keeps q, k and v in slot order for backward */
     size_t slots_at[2];   /* by hra_pass: where in the workspace they are then */
     size_t kernel_bytes;  /* of the workspace that are the backend's; own dK/dV sums follow */
     size_t workspace_bytes;

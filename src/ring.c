@@ -266,7 +266,8 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
                                     .head1 = part->head1,
                                     .zero = source->zero};
         if (source->buffer == HRA_OWN) {
-            const int64_t row0 = plan->kernel_plan.by_token[x->which] ? 0 : hra_plan_part_row0(plan, part);
+            const int all = plan->kernel_plan.by_token[x->which] == HRA_ALL_BY_TOKEN;
+            const int64_t row0 = all ? 0 : hra_plan_part_row0(plan, part);
             chunk->k = cut_rows(x->k, row0, part->head0, plan->problem.type);
             chunk->v = cut_rows(x->v, row0, part->head0, plan->problem.type);
         } else {
@@ -528,14 +529,15 @@ static hra_status begin(struct execution *out, hra_plan *plan, hra_pass which, c
 }
 
 /* Where the plan wants that, rows by token become copies in slot order. */
-static hra_status take_slots(const struct execution *x, struct hra_operands *operands, void *workspace)
+static hra_status take_slots(const struct execution *x, struct hra_operands *operands, void *workspace,
+                             void *saved)
 {
     const hra_plan *plan = x->plan;
 
     if (!plan->reorders[x->which])
         return HRA_OK;
-    HRA_TRY(
-        hra_slots_take(plan, x->which, operands, (char *)workspace + plan->slots_at[x->which], x->stream));
+    HRA_TRY(hra_slots_take(plan, x->which, operands, (char *)workspace + plan->slots_at[x->which], saved,
+                           x->stream));
     return record(x, HRA_SPAN_OTHER, -1);
 }
 
@@ -561,7 +563,7 @@ hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k,
     const hra_tensor *const t = own.tensor;
     struct execution x;
     HRA_TRY(begin(&x, plan, HRA_FORWARD, &t[HRA_K], &t[HRA_V], workspace, stream));
-    HRA_TRY(take_slots(&x, &own, workspace));
+    HRA_TRY(take_slots(&x, &own, workspace, saved));
     struct hra_forward_args args = {
         .run.workspace = workspace, .run.saved = saved, .q = t[HRA_Q], .o = t[HRA_O], .lse = t[HRA_LSE].data};
     HRA_TRY(execute(&x, &args.run, &args, NULL));
@@ -618,7 +620,7 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
     const hra_tensor *const t = own.tensor;
     struct execution x;
     HRA_TRY(begin(&x, plan, HRA_BACKWARD, &t[HRA_K], &t[HRA_V], workspace, stream));
-    HRA_TRY(take_slots(&x, &own, workspace));
+    HRA_TRY(take_slots(&x, &own, workspace, saved));
     x.dk = &t[HRA_DK];
     x.dv = &t[HRA_DV];
     struct hra_backward_args args = {.run.workspace = workspace,

@@ -37,6 +37,19 @@ static size_t bytes_of(const hra_plan *plan, int n)
     return hra_align(numbers * hra_type_bytes(type_of(p, n)), HRA_BUFFER_ALIGNMENT);
 }
 
+/* Is there a copy of it in this pass? */
+static int is_copied(const hra_plan *plan, hra_pass pass, int n)
+{
+    const enum role role = operand[n].role[pass];
+    return role == READS || (role == WRITES && plan->kernel_plan.by_token[pass] == HRA_BY_SLOT);
+}
+
+/* Is the copy kept from forward to backward? */
+static int is_kept(const hra_plan *plan, int n)
+{
+    return plan->keeps_slots && operand[n].role[HRA_FORWARD] == READS;
+}
+
 hra_tensor hra_slots_of_rows(const hra_plan *plan, const void *data)
 {
     const int64_t rows = plan->kernel_plan.rows;
@@ -51,31 +64,41 @@ size_t hra_slots_bytes(const hra_plan *plan, hra_pass pass)
     size_t bytes = 0;
 
     for (int n = 0; n < HRA_OPERANDS; n++)
-        bytes += operand[n].role[pass] != NOTHING ? bytes_of(plan, n) : 0;
+        bytes += is_copied(plan, pass, n) && !is_kept(plan, n) ? bytes_of(plan, n) : 0;
+    return bytes;
+}
+
+size_t hra_slots_kept_bytes(const hra_plan *plan)
+{
+    size_t bytes = 0;
+
+    for (int n = 0; n < HRA_OPERANDS; n++)
+        bytes += is_kept(plan, n) ? bytes_of(plan, n) : 0;
     return bytes;
 }
 
 hra_status hra_slots_take(const hra_plan *plan, hra_pass pass, struct hra_operands *operands, char *memory,
-                          void *stream)
+                          char *saved, void *stream)
 {
     const hra_problem *p = &plan->problem;
     const int64_t rows = plan->kernel_plan.rows;
 
     for (int n = 0; n < HRA_OPERANDS; n++) {
         hra_tensor *const given = &operands->tensor[n];
-        const int heads = heads_of(p, n), dim = dim_of(p, n);
-        hra_tensor copy = operand[n].channels == 0 ? hra_slots_of_rows(plan, memory)
-                                                   : (hra_tensor){.data = memory,
-                                                                  .stride_batch = rows * heads * dim,
-                                                                  .stride_row = heads * dim,
-                                                                  .stride_head = dim};
-        if (operand[n].role[pass] == NOTHING || given->data == NULL)
+        const int heads = heads_of(p, n), dim = dim_of(p, n), kept = is_kept(plan, n);
+        char **const at = kept ? &saved : &memory;
+        if (!is_copied(plan, pass, n) || given->data == NULL)
             continue;
-        if (operand[n].role[pass] == READS)
+        const hra_tensor copy = operand[n].channels == 0 ? hra_slots_of_rows(plan, *at)
+                                                         : (hra_tensor){.data = *at,
+                                                                        .stride_batch = rows * heads * dim,
+                                                                        .stride_row = heads * dim,
+                                                                        .stride_head = dim};
+        if (operand[n].role[pass] == READS && !(kept && pass == HRA_BACKWARD))
             HRA_TRY(plan->backend->reorder(plan->kernels, HRA_GATHER, type_of(p, n), given, &copy,
                                            plan->token, rows, heads, dim, stream));
         *given = copy;
-        memory += bytes_of(plan, n);
+        *at += bytes_of(plan, n);
     }
     return HRA_OK;
 }
@@ -86,7 +109,7 @@ hra_status hra_slots_give(const hra_plan *plan, hra_pass pass, const struct hra_
     const hra_problem *p = &plan->problem;
 
     for (int n = 0; n < HRA_OPERANDS; n++)
-        if (operand[n].role[pass] == WRITES && given->tensor[n].data != NULL)
+        if (operand[n].role[pass] == WRITES && is_copied(plan, pass, n) && given->tensor[n].data != NULL)
             HRA_TRY(plan->backend->reorder(plan->kernels, HRA_SCATTER, type_of(p, n), &given->tensor[n],
                                            &copies->tensor[n], plan->token, plan->kernel_plan.rows,
                                            heads_of(p, n), dim_of(p, n), stream));

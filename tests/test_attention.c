@@ -142,7 +142,7 @@ static void solve(struct trial *t)
     }
 }
 
-static void make_plan_with(struct trial *t, int threads, hra_rows_kind rows)
+static void make_plan_with(struct trial *t, int threads, hra_rows_kind rows, hra_saved_kind saved)
 {
     const struct shape *s = &t->s;
     hra_problem p = HRA_PROBLEM_INIT;
@@ -159,6 +159,7 @@ static void make_plan_with(struct trial *t, int threads, hra_rows_kind rows)
     p.scale = s->scale;
     p.threads = threads;
     options.rows = rows;
+    options.saved = saved;
     cr_assert(eq(int, hra_plan_create(&t->plan, t->comm, &p, t->order, t->mask, &options), HRA_OK), "%s",
               hra_last_error());
     t->info = (hra_plan_info){.size = sizeof(t->info)};
@@ -170,7 +171,7 @@ static void make_plan_with(struct trial *t, int threads, hra_rows_kind rows)
 
 static void make_plan(struct trial *t, int threads)
 {
-    make_plan_with(t, threads, HRA_ROWS_SLOTS);
+    make_plan_with(t, threads, HRA_ROWS_SLOTS, HRA_SAVED_NOTHING);
 }
 
 static struct trial begin(const struct shape *s)
@@ -235,7 +236,7 @@ static int guards_hold(const struct fence *f)
 
 /* The memory of one run. */
 struct run {
-    struct fence memory[TENSORS], work;
+    struct fence memory[TENSORS], work, saved;
     hra_tensor view[TENSORS];
 };
 
@@ -301,13 +302,20 @@ static struct run prepare(const struct trial *t)
             move(t, &r, n, t->in[n], 1);
     }
     r.work = fence(t->info.workspace_bytes);
+    r.saved = fence(t->info.saved_bytes);
     return r;
+}
+
+static void *saved_of(const struct trial *t, const struct run *r)
+{
+    return t->info.saved_bytes > 0 ? r->saved.start + GUARD : NULL;
 }
 
 static hra_status forward(const struct trial *t, const struct run *r)
 {
     const hra_tensor *v = r->view;
-    return hra_forward(t->plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, r->work.start + GUARD, NULL, NULL);
+    return hra_forward(t->plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, r->work.start + GUARD,
+                       saved_of(t, r), NULL);
 }
 
 static hra_status backward(const struct trial *t, const struct run *r)
@@ -315,7 +323,7 @@ static hra_status backward(const struct trial *t, const struct run *r)
     const hra_tensor *v = r->view;
     return hra_backward(t->plan, &v[Q], &v[K], &v[V], &v[O], v[LSE].data, &v[DO],
                         t->in[DLSE] != NULL ? v[DLSE].data : NULL, &v[DQ], &v[DK], &v[DV],
-                        r->work.start + GUARD, NULL, NULL);
+                        r->work.start + GUARD, saved_of(t, r), NULL);
 }
 
 /* Every byte of output n that is no element of it is as it was. */
@@ -342,7 +350,7 @@ static struct run execute(const struct trial *t)
     struct run r = prepare(t), fresh = prepare(t);
 
     cr_assert(eq(int, forward(t, &r), HRA_OK), "%s", hra_last_error());
-    cr_assert(guards_hold(&r.work));
+    cr_assert(guards_hold(&r.work) && guards_hold(&r.saved));
     memset(r.work.start + GUARD, UNWRITTEN, r.work.bytes); /* nothing may be kept in it */
     cr_assert(eq(int, backward(t, &r), HRA_OK), "%s", hra_last_error());
     cr_assert(guards_hold(&r.work));
@@ -354,6 +362,7 @@ static struct run execute(const struct trial *t)
         free(fresh.memory[n].start);
     }
     free(fresh.work.start);
+    free(fresh.saved.start);
     return r;
 }
 
@@ -362,6 +371,7 @@ static void drop(struct run *r)
     for (int n = 0; n < TENSORS; n++)
         free(r->memory[n].start);
     free(r->work.start);
+    free(r->saved.start);
 }
 
 static void expect_same_bits(const struct run *a, const struct run *b, const char *why)
@@ -877,24 +887,29 @@ ParameterizedTestParameters(attention, rows_by_token_give_the_same_bits)
 
 ParameterizedTest(struct shape *s, attention, rows_by_token_give_the_same_bits)
 {
-    struct trial slots = begin(s), tokens = begin(s);
-
-    hra_plan_destroy(tokens.plan);
-    make_plan_with(&tokens, s->threads, HRA_ROWS_TOKENS);
+    static const hra_saved_kind saved[] = {HRA_SAVED_NOTHING, HRA_SAVED_QKV};
     const int reorders = strcmp(s->order, "identity") != 0;
-    cr_expect(eq(int, tokens.info.reorders_forward, reorders));
-    cr_expect(eq(int, tokens.info.reorders_backward, reorders));
+    struct trial slots = begin(s), tokens = begin(s);
+    struct run a = execute(&slots);
+
     cr_expect(eq(int, slots.info.reorders_forward, 0));
-    struct run a = execute(&slots), b = execute(&tokens);
-    for (int n = INPUTS; n < TENSORS; n++) {
-        double *one = whole_of(&slots, &a, n), *two = whole_of(&tokens, &b, n);
-        const size_t count = (size_t)(s->batch * s->tokens * heads_of(s, n) * channels_of(s, n));
-        cr_expect(memcmp(one, two, count * sizeof(*one)) == 0, "%s differs", kinds[n].name);
-        free(one);
-        free(two);
+    for (int i = 0; i < 2; i++) {
+        hra_plan_destroy(tokens.plan);
+        make_plan_with(&tokens, s->threads, HRA_ROWS_TOKENS, saved[i]);
+        cr_expect(eq(int, tokens.info.reorders_forward, reorders));
+        cr_expect(eq(int, tokens.info.reorders_backward, reorders));
+        cr_expect(eq(int, tokens.info.saved_bytes > 0, reorders && saved[i] == HRA_SAVED_QKV));
+        struct run b = execute(&tokens);
+        for (int n = INPUTS; n < TENSORS; n++) {
+            double *one = whole_of(&slots, &a, n), *two = whole_of(&tokens, &b, n);
+            const size_t count = (size_t)(s->batch * s->tokens * heads_of(s, n) * channels_of(s, n));
+            cr_expect(memcmp(one, two, count * sizeof(*one)) == 0, "%s differs", kinds[n].name);
+            free(one);
+            free(two);
+        }
+        drop(&b);
     }
     drop(&a);
-    drop(&b);
     end(&slots);
     end(&tokens);
 }

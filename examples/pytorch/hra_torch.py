@@ -522,9 +522,9 @@ class Plan(_Shared):
     scale     factor on q.k, by default 1/sqrt(dim)
     backward  "auto", "fused" or "cublas"
     saved     "nothing" or "qkv": what forward keeps for backward
-    rows      "slots": tensors have the rank's rows in the plan's order; "tokens": all tokens in natural
-              order, on one rank. info["reorders_forward"] and ["reorders_backward"] tell whether a
-              pass then brings them into the plan's order and back, or takes them as they are
+    rows      "slots": tensors have the rank's rows in the plan's order; "tokens": all tokens in
+              natural order, on one rank. info["reorders_forward"] and ["reorders_backward"] tell
+              whether a pass then brings what it reads into the plan's order, or takes it as it is
     sm_margin multiprocessors that attention leaves to others, on "sm90" with its own backward
     shard     "auto", "contiguous", "zigzag" or "balanced"
     schedule  how K/V travel between ranks: "auto", "ring", "halo" or "heads"
@@ -783,8 +783,8 @@ def hra_attention(q, k, v, plan, return_lse=False):
 
 
 class HraAttention(torch.nn.Module):
-    """Attention on tensors in natural token order: gathers them into the order, attends, scatters;
-    where the backend's forward takes them as they are, nothing is gathered for it.
+    """Attention on tensors in natural token order: gathers them into the order, attends, scatters, but
+    for what the backend reads and writes as it is.
 
     mask, order, grid and the options are Plan's. Everything else is read off the tensors; a plan is
     made for each new shape, type and device, on that device's backend if the options name none,
@@ -836,12 +836,11 @@ class HraAttention(torch.nn.Module):
         return self.plans[key]
 
     def _make(self, sizes, options, comm):
-        """A plan by tokens where its forward takes them as they are. Elsewhere autograd keeps what is
-        gathered once for both passes, so that rows are slots."""
-        boxes = isinstance(options["order"], str) and options["order"].startswith(("boxes", "residues"))
-        if boxes and not self.comm and "rows" not in options:
-            plan = Plan(**sizes, **options, rows="tokens", comm=comm)
-            if not plan.info["reorders_forward"]:
+        """A plan by tokens where its forward reads or writes them as they are: sm90's. Elsewhere rows are
+        gathered and scattered here."""
+        if not self.comm and comm.device.type == "cuda" and not {"rows", "saved"} & options.keys():
+            plan = Plan(**sizes, **options, rows="tokens", saved="qkv", comm=comm)
+            if plan.info["backend"] == "sm90":
                 return plan
         return Plan(**sizes, **options, comm=comm)
 

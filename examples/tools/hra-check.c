@@ -686,7 +686,7 @@ static int check(hra_comm *comm, struct problem *p, int loud, const char *folder
                (double)info.pairs_counted / all, (double)info.pairs_in_tiles / all);
         if (p->rows == HRA_ROWS_TOKENS)
             printf("rows are tokens: forward %s, backward %s\n",
-                   info.reorders_forward ? "reorders them" : "takes them as they are",
+                   info.reorders_forward ? "reorders what it reads" : "takes them as they are",
                    info.reorders_backward ? "reorders them" : "takes them as they are");
     }
 
@@ -790,6 +790,8 @@ static int series_next(struct series *s, int n, struct problem *p, char *sentenc
         p->backward = s->wanted->backward;
         p->margin = s->wanted->margin;
         p->rows = world.ranks == 1 && n % 2 == 1 ? HRA_ROWS_TOKENS : HRA_ROWS_SLOTS;
+        if (p->rows == HRA_ROWS_TOKENS && n % 4 == 1) /* then every backend has it */
+            p->saved = HRA_SAVED_QKV;
         if (s->wanted->schedule == HRA_SCHEDULE_HEADS && p->heads_kv == 1)
             p->heads_kv = p->heads;
         if (s->wanted->schedule != HRA_SCHEDULE_AUTO &&

@@ -451,16 +451,18 @@ typedef enum hra_backward_kind {
 /* What a forward keeps for its backward in `saved`. */
 typedef enum hra_saved_kind {
     HRA_SAVED_NOTHING = 0,
-    HRA_SAVED_QKV /* this rank's q, k and v as the backend works on them; the CUDA backend */
+    HRA_SAVED_QKV /* this rank's q, k and v as the backend works on them: the CUDA backend; and on every backend what a
+                     forward has brought into slot order (HRA_ROWS_TOKENS), which may be nothing */
 } hra_saved_kind;
 
 /* What the rows of q, k, v, o, lse and of their gradients are. */
 typedef enum hra_rows_kind {
     HRA_ROWS_SLOTS = 0, /* those of the rank, in slot order */
-    HRA_ROWS_TOKENS /* all tokens in natural order, whatever the plan's order; on one rank. Forward of sm90 reads and
-                       writes them where they are if the order's tiles are boxes of the grid (boxes, residues, where sides
-                       divide the axes but the slowest, S the tokens and r S; boxes of three axes with batch 1); else,
-                       and in backward, they are brought into slot order and back in the workspace */
+    HRA_ROWS_TOKENS /* all tokens in natural order, whatever the plan's order; on one rank. Forward of sm90 writes o and
+                       lse where they are, and reads q, k and v where they are if halves of tiles are boxes of the grid:
+                       orders boxes and residues where sides of boxes divide the axes, but the slowest, and r and S
+                       the tokens, and with three axes batch is 1. What is not is brought into slot order and back in
+                       the workspace. hra_plan_row_index and others that tell of rows mean those in slot order */
 } hra_rows_kind;
 
 /* A link between ranks, each direction by itself. */
@@ -562,8 +564,7 @@ typedef struct hra_plan_info {
     const char *backward;         /* how gradients are computed: "cpu", "cublas" or "fused" */
     double inflation;             /* bytes received / least possible, forward and backward together; 1 where
                                      that is 0 */
-    int reorders_forward; /* 1: a forward brings rows by token into slot order and back; 0: they are used as they
-                             are */
+    int reorders_forward; /* 1: a forward brings rows by token into slot order; 0: they are used as they are */
     int reorders_backward; /* likewise */
 } hra_plan_info;
 

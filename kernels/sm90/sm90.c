@@ -25,8 +25,8 @@ struct sm90 {
     void *portable;
     __typeof__(cuTensorMapEncodeTiled) *encode;
     int processors;              /* that kernels take */
-    struct hra_sm90_boxes boxes; /* where forward takes rows by token */
-    int64_t *token;              /* likewise; in device memory */
+    struct hra_sm90_boxes boxes; /* where forward reads rows by token */
+    int64_t *token;              /* where it writes them so; in device memory */
     struct hra_sm90_work work;   /* its items and entries in device memory are below */
     int *run_launch;             /* [runs + 1] first launch of a run */
     struct hra_sm90_item *item;
@@ -146,16 +146,16 @@ static hra_status check_plan(const struct hra_kernel_plan *p)
     return HRA_OK;
 }
 
-/* Forward does where tiles are boxes. */
-static hra_status sm90_takes_tokens(int *out, const struct hra_kernel_plan *plan, hra_pass pass)
+/* Forward writes rows wherever they go, and reads them where tiles are boxes. */
+static hra_status sm90_takes_tokens(enum hra_by_token *out, const struct hra_kernel_plan *plan, hra_pass pass)
 {
     struct hra_sm90_boxes boxes;
 
-    *out = 0;
+    *out = HRA_BY_SLOT;
     if (pass == HRA_BACKWARD)
         return HRA_OK;
     HRA_TRY(hra_sm90_find_boxes(&boxes, plan));
-    *out = boxes.axes > 0;
+    *out = boxes.axes > 0 ? HRA_ALL_BY_TOKEN : HRA_WRITES_BY_TOKEN;
     hra_sm90_boxes_clear(&boxes);
     return HRA_OK;
 }
@@ -228,10 +228,10 @@ static hra_status build(struct sm90 *c, const struct hra_kernel_plan *plan)
     HRA_TRY(find_device(c));
     HRA_TRY_CUDA(hra_sm90_forward_open(plan->type, plan->dim));
     HRA_TRY(upload(&c->bits, plan->packed[HRA_FORWARD], plan->bitmaps, sizeof(*c->bits)));
-    if (plan->by_token[HRA_FORWARD]) {
+    if (plan->by_token[HRA_FORWARD] == HRA_ALL_BY_TOKEN)
         HRA_TRY(hra_sm90_find_boxes(&c->boxes, plan));
+    if (plan->by_token[HRA_FORWARD] != HRA_BY_SLOT)
         HRA_TRY(upload(&c->token, plan->token, plan->rows, sizeof(*c->token)));
-    }
     if (!c->fused)
         return HRA_OK;
     HRA_TRY_CUDA(hra_sm90_backward_open(plan->type, plan->dim));

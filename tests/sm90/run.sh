@@ -101,6 +101,11 @@ cat >"$BUILD/tokens" <<'END'
 --rows tokens --tokens 1024 --heads 1 --batch 2 --dim 128 --dtype f16 --order residues:512:4 --mask 'dilated(512,4,0,both)' --seed 4
 --rows tokens --tokens 1024 --heads 2 --dim 64 --dtype bf16 --order residues:256:4 --mask causal --seed 5
 END
+# No boxes: what is read comes into slot order, and may be kept for backward.
+cat >"$BUILD/gathered" <<'END'
+--rows tokens --grid 24x20 --heads 2 --batch 2 --dim 128 --dtype bf16 --order hilbert --mask 'grid(4,4)' --seed 1
+--rows tokens --saved qkv --tokens 700 --heads 4 --kv-heads 2 --dim 64 --dtype f16 --order random:3 --mask 'window(200,9)' --dlse --seed 2
+END
 
 # Every line of it is read and written where it is.
 as_they_are() {
@@ -148,6 +153,7 @@ both() { printf '%s\0%s\0' "$@"; }
     both "ragged tiles" 'check --list "$BUILD/list"'
     both "rows by token" 'check --list "$BUILD/tokens"'
     both "rows by token as they are" as_they_are
+    both "rows by token in another order" 'check --list "$BUILD/gathered"'
     both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
     both "the same bits, however lists are cut" '"$BUILD/resume"'
     both "the same bits every time" '"$BUILD/twice"'
