@@ -51,6 +51,9 @@ jobs=$(($(nproc) / 4))
 most=$((4 * gpus < 4 ? 4 : 4 * gpus))
 jobs=$((jobs < 1 ? 1 : jobs > most ? most : jobs))
 began=$SECONDS
+# Stopped from outside, nothing is left running, and what was heard is counted.
+stopped=0
+trap 'stopped=1; pkill -TERM -f "$BUILD/tests/gpu-ring faults"' TERM INT
 for ((n = 0, left = faults; left > 0; n++, left -= size)); do
     printf '%s %s %s %s\n' "$n" $((left < size ? left : size)) $((seed * 1000 + n)) "${ways[n % ${#ways[@]}]}"
 done | xargs -L 1 -P "$jobs" bash -c 'batch "$@"' batch
@@ -83,6 +86,7 @@ awk -F '\t' '
         exit bad + lost + crashed > 0
     }' "$logs/all"
 result=$?
+[ $stopped -eq 0 ] || { echo "stopped before all $faults were drawn"; result=1; }
 echo "$((SECONDS - began)) s, $jobs batches at a time"
 if [ $result -ne 0 ]; then
     grep -h -e $'\tWRONG\t' -e $'^lost\t' "$logs/all" | head -n 20
