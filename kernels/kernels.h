@@ -197,6 +197,11 @@ struct hra_backend {
     hra_status (*add)(void *state, const hra_tensor *to, const hra_tensor *from, int64_t rows, int heads,
                       int dim, void *stream);
 
+    /* to = factor * (sums + from), all [batch][rows][heads][dim], to of the plan's type, the others hra_type_sums; what sums
+     * holds after that nobody reads. */
+    hra_status (*finish)(void *state, const hra_tensor *to, const hra_tensor *sums, const hra_tensor *from,
+                         int64_t rows, int heads, int dim, double factor, void *stream);
+
     /* rows[r] = whole[token[r]] (HRA_GATHER) or the other way, [batch][..][heads][dim] of `type`. */
     hra_status (*reorder)(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
                           const hra_tensor *rows, const int64_t *token, int64_t count, int heads, int dim,

@@ -211,7 +211,7 @@ double hra_cost_behind(const struct hra_costs *c, int rank)
 {
     const double rows = (double)c->plan->layout->rows[rank];
 
-    if (c->pass == HRA_FORWARD || rows == 0)
+    if (c->pass == HRA_FORWARD || rows == 0 || c->plan->pass[HRA_BACKWARD].closes)
         return 0;
     return hra_cost_memory(c, hra_cost_rows(c, rows, HRA_DKV) + hra_cost_rows(c, rows, HRA_KV), 2);
 }
@@ -514,6 +514,16 @@ static void finish_end(struct play *p, int message)
 
 /* ---- What a rank does ---- */
 
+/* What adding dK/dV that came home reads and writes: both sums, and a sum or, where that is the last one, gradients. */
+static double add_bytes(const struct hra_costs *c, int64_t bytes)
+{
+    const hra_type type = c->plan->problem.type;
+    const double written = c->plan->pass[HRA_BACKWARD].closes
+                               ? (double)hra_type_bytes(type) / (double)hra_type_bytes(hra_type_sums(type))
+                               : 1;
+    return (2 + written) * (double)bytes;
+}
+
 /* Finish what is under way on a buffer, as the executor does. *blocked is 1 where the stream has to wait for something of
  * which nobody knows yet when it ends: then this is asked again. */
 static hra_status settle(struct play *p, int rank, int payload, int buffer, int reading, int *blocked)
@@ -539,11 +549,11 @@ static hra_status settle(struct play *p, int rank, int payload, int buffer, int 
         finish_end(p, move.message);
         a->actives--;
         memmove(&a->active[i], &a->active[i + 1], (size_t)(a->actives - i) * sizeof(*a->active));
-        if (move.add && !move.sends) /* K and V of each part, each read twice and written */
-            HRA_TRY(
-                spend(p, rank, HRA_SPAN_OTHER,
-                      hra_cost_memory(&p->costs, 3.0 * (double)move.bytes, 2 * (move.last - move.buffer + 1)),
-                      a->round, -1));
+        if (move.add && !move.sends) /* K and V of each part */
+            HRA_TRY(spend(p, rank, HRA_SPAN_OTHER,
+                          hra_cost_memory(&p->costs, add_bytes(&p->costs, move.bytes),
+                                          2 * (move.last - move.buffer + 1)),
+                          a->round, -1));
     }
     return HRA_OK;
 }

@@ -417,6 +417,30 @@ static int is_added_later(const hra_plan *plan, const struct hra_schedule *s, co
     return later;
 }
 
+/* Does every one of our own key tiles and heads come home once, after all rounds are over? seen [own tiles][heads_kv]. */
+static int is_closed_by_moves(const hra_plan *plan, const struct hra_schedule *s, const int *touched,
+                              int *seen)
+{
+    const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
+    const int count = (plan->kernel_plan.own_key1 - first) * heads;
+
+    memset(seen, 0, (size_t)count * sizeof(*seen));
+    for (int i = 0; i < s->moves; i++)
+        for (int n = 0; n <= s->move[i].more && s->move[i].add && !s->move[i].sends; n++) {
+            const struct hra_part *part = &s->part[s->move[i].part + n];
+            if (touched[s->move[i].to + n] != i)
+                return 0;
+            for (int k = part->key_tile0; k < part->key_tile1; k++)
+                for (int h = part->head0; h < part->head1; h++)
+                    if (seen[(k - first) * heads + h]++ > 0)
+                        return 0;
+        }
+    for (int i = 0; i < count; i++)
+        if (seen[i] == 0)
+            return 0;
+    return count > 0;
+}
+
 /* Find what kernels do to our own dK/dV. */
 static hra_status find_own_sums(hra_plan *plan)
 {
@@ -434,6 +458,7 @@ static hra_status find_own_sums(hra_plan *plan)
             added |= s->move[i].add && !s->move[i].sends;
         pass->begins = once && is_added_later(plan, s, begun, touched);
         pass->writes = once && !added && plan->backend->writes_gradients;
+        pass->closes = added && is_closed_by_moves(plan, s, touched, begun);
     }
     free(begun);
     free(touched);

@@ -23,6 +23,7 @@ struct hra_rank_stats {
 struct hra_pass_plan {
     int begins; /* backward: our own dK/dV begin at 0 in the kernels, since each has one source and nothing is added before */
     int writes; /* backward: kernels write our own dk and dv, since each is the sum of one source and nothing else */
+    int closes; /* backward: each of our own dk and dv is written where what comes home is added, once and after all else */
     struct hra_schedule schedule;
     size_t *buffer[HRA_PAYLOADS];  /* offset of each buffer in the arena, bytes */
     int *first, *last;             /* [heads_kv][queries] runs */

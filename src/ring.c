@@ -98,6 +98,21 @@ static void open_own_sums(const struct execution *x, const struct hra_part *part
     *dv = cut_own(x->plan, &all_v, part, sums);
 }
 
+/* The last addition to a part of our own dK/dV: write dk = scale dK and dv = dV. */
+static hra_status close_part(struct execution *x, const struct hra_part *part, const hra_tensor own[2],
+                             const hra_tensor home[2])
+{
+    const hra_plan *plan = x->plan;
+    const hra_problem *p = &plan->problem;
+    const hra_tensor dk = cut_own(plan, x->dk, part, p->type), dv = cut_own(plan, x->dv, part, p->type);
+    const int64_t rows = hra_plan_part_rows(plan, part);
+    const int heads = part->head1 - part->head0;
+
+    HRA_TRY(plan->backend->finish(plan->kernels, &dk, &own[0], &home[0], rows, heads, p->dim, p->scale,
+                                  x->stream));
+    return plan->backend->finish(plan->kernels, &dv, &own[1], &home[1], rows, heads, p->dim_v, 1, x->stream);
+}
+
 /* A move has arrived and is added to our own sums. */
 static hra_status add_home(struct execution *x, const struct hra_move *move)
 {
@@ -107,12 +122,18 @@ static hra_status add_home(struct execution *x, const struct hra_move *move)
         const struct hra_part *part = &x->pass->schedule.part[move->part + n];
         const int64_t rows = hra_plan_part_rows(plan, part);
         const int heads = part->head1 - part->head0;
-        hra_tensor dk, dv, own_dk, own_dv;
+        hra_tensor home[2], own[2]; /* dK, dV */
 
-        open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to + n), &dk, &dv);
-        open_own_sums(x, part, &own_dk, &own_dv);
-        HRA_TRY(plan->backend->add(plan->kernels, &own_dk, &dk, rows, heads, plan->problem.dim, x->stream));
-        HRA_TRY(plan->backend->add(plan->kernels, &own_dv, &dv, rows, heads, plan->problem.dim_v, x->stream));
+        open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to + n), &home[0], &home[1]);
+        open_own_sums(x, part, &own[0], &own[1]);
+        if (x->pass->closes) {
+            HRA_TRY(close_part(x, part, own, home));
+            continue;
+        }
+        HRA_TRY(
+            plan->backend->add(plan->kernels, &own[0], &home[0], rows, heads, plan->problem.dim, x->stream));
+        HRA_TRY(plan->backend->add(plan->kernels, &own[1], &home[1], rows, heads, plan->problem.dim_v,
+                                   x->stream));
     }
     return HRA_OK;
 }
@@ -638,7 +659,7 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
         HRA_TRY(record(&x, HRA_SPAN_OTHER, -1));
     }
     HRA_TRY(execute(&x, &args.run, NULL, &args));
-    if (rows > 0 && !x.pass->writes)
+    if (rows > 0 && !x.pass->writes && !x.pass->closes)
         HRA_TRY(write_own(&x, x.dk, x.dv));
     HRA_TRY(give_slots(&x, &given, &own));
     return end(&x);

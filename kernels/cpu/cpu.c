@@ -161,6 +161,17 @@ static hra_status cpu_add(void *state, const hra_tensor *to, const hra_tensor *f
     return HRA_OK;
 }
 
+static hra_status cpu_finish(void *state, const hra_tensor *to, const hra_tensor *sums,
+                             const hra_tensor *from, int64_t rows, int heads, int dim, double factor,
+                             void *stream)
+{
+    const struct hra_cpu *cpu = state;
+    const hra_type type = cpu->plan->type;
+
+    HRA_TRY(cpu_add(state, sums, from, rows, heads, dim, stream));
+    return cpu_copy(state, to, type, sums, hra_type_sums(type), rows, heads, dim, factor, stream);
+}
+
 static hra_status cpu_reorder(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
                               const hra_tensor *rows, const int64_t *token, int64_t count, int heads, int dim,
                               void *stream)
@@ -230,5 +241,6 @@ const struct hra_backend hra_backend_cpu = {
     .copy = cpu_copy,
     .clear = cpu_clear,
     .add = cpu_add,
+    .finish = cpu_finish,
     .reorder = cpu_reorder,
 };

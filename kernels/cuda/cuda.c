@@ -595,6 +595,17 @@ static hra_status cuda_add(void *state, const hra_tensor *to, const hra_tensor *
     return HRA_OK;
 }
 
+static hra_status cuda_finish(void *state, const hra_tensor *to, const hra_tensor *sums,
+                              const hra_tensor *from, int64_t rows, int heads, int dim, double factor,
+                              void *stream)
+{
+    const struct cuda *c = state;
+
+    HRA_TRY_CUDA(
+        hra_hybrid_finish(c->plan->batch, to, c->plan->type, sums, from, rows, heads, dim, factor, stream));
+    return HRA_OK;
+}
+
 static hra_status cuda_reorder(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
                                const hra_tensor *rows, const int64_t *token, int64_t count, int heads,
                                int dim, void *stream)
@@ -732,5 +743,6 @@ const struct hra_backend hra_backend_cuda = {
     .copy = cuda_copy,
     .clear = cuda_clear,
     .add = cuda_add,
+    .finish = cuda_finish,
     .reorder = cuda_reorder,
 };

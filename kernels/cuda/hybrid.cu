@@ -488,17 +488,32 @@ __global__ void convert(hra_tensor to, hra_tensor from, int64_t rows, int dim, f
         out[c] = from_float<To>(factor * to_float(in[c]));
 }
 
-/* to += from, or to = 0 where from.data is NULL. */
-__global__ void accumulate(hra_tensor to, hra_tensor from, int64_t rows, int dim)
+/* to = factor (sums + from), WIDTH channels at a time, or 0 where from.data is NULL; sums may be to. */
+template <typename To, int WIDTH>
+__global__ void add_rows(hra_tensor to, hra_tensor sums, hra_tensor from, int64_t rows, int dim, float factor)
 {
+    struct alignas(4 * WIDTH) numbers {
+        float x[WIDTH];
+    };
+    struct alignas(sizeof(To) * WIDTH) results {
+        To x[WIDTH];
+    };
     const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     const int h = blockIdx.y, b = blockIdx.z;
 
     if (row >= rows)
         return;
-    float *out = at<float>(to, b, row, h);
-    for (int c = threadIdx.x % 32; c < dim; c += 32)
-        out[c] = from.data == nullptr ? 0 : out[c] + at<float>(from, b, row, h)[c];
+    for (int c = threadIdx.x % 32 * WIDTH; c < dim; c += 32 * WIDTH) {
+        results out = {};
+        if (from.data != nullptr) {
+            const numbers x = *(const numbers *)(at<float>(sums, b, row, h) + c);
+            const numbers y = *(const numbers *)(at<float>(from, b, row, h) + c);
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                out.x[i] = from_float<To>(factor * (x.x[i] + y.x[i]));
+        }
+        *(results *)(at<To>(to, b, row, h) + c) = out;
+    }
 }
 
 /* Rows of `pieces` pieces of 16, or of smaller ones. */
@@ -691,10 +706,24 @@ extern "C" cudaError_t hra_hybrid_copy(int batch, const hra_tensor *to, hra_type
 extern "C" cudaError_t hra_hybrid_add(int batch, const hra_tensor *to, const hra_tensor *from, int64_t rows,
                                       int heads, int dim, cudaStream_t stream)
 {
+    return hra_hybrid_finish(batch, to, HRA_F32, to, from, rows, heads, dim, 1, stream);
+}
+
+extern "C" cudaError_t hra_hybrid_finish(int batch, const hra_tensor *to, hra_type type,
+                                         const hra_tensor *sums, const hra_tensor *from, int64_t rows,
+                                         int heads, int dim, double factor, cudaStream_t stream)
+{
+    const dim3 grid = grid_of_rows(rows, heads, batch);
+
     if (rows == 0)
         return cudaSuccess;
-    accumulate<<<grid_of_rows(rows, heads, batch), THREADS, 0, stream>>>(*to, *from, rows, dim);
-    return cudaGetLastError();
+    return for_type(type, [&](auto x) {
+        using X = decltype(x);
+        if (dim % 4 == 0)
+            add_rows<X, 4><<<grid, THREADS, 0, stream>>>(*to, *sums, *from, rows, dim, (float)factor);
+        else
+            add_rows<X, 1><<<grid, THREADS, 0, stream>>>(*to, *sums, *from, rows, dim, (float)factor);
+    });
 }
 
 extern "C" cudaError_t hra_hybrid_zero(int batch, const hra_tensor *to, int64_t rows, int heads, int dim,

@@ -115,6 +115,9 @@ cudaError_t hra_hybrid_copy(int batch, const hra_tensor *to, hra_type to_type, c
                             cudaStream_t stream);
 cudaError_t hra_hybrid_add(int batch, const hra_tensor *to, const hra_tensor *from, int64_t rows, int heads,
                            int dim, cudaStream_t stream);
+cudaError_t hra_hybrid_finish(int batch, const hra_tensor *to, hra_type type, const hra_tensor *sums,
+                              const hra_tensor *from, int64_t rows, int heads, int dim, double factor,
+                              cudaStream_t stream);
 cudaError_t hra_hybrid_zero(int batch, const hra_tensor *to, int64_t rows, int heads, int dim,
                             cudaStream_t stream);
 cudaError_t hra_hybrid_reorder(int batch, hra_direction direction, hra_type type, const hra_tensor *whole,

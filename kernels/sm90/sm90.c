@@ -617,6 +617,14 @@ static hra_status sm90_add(void *state, const hra_tensor *to, const hra_tensor *
     return hra_backend_cuda.add(c->portable, to, from, rows, heads, dim, stream);
 }
 
+static hra_status sm90_finish(void *state, const hra_tensor *to, const hra_tensor *sums,
+                              const hra_tensor *from, int64_t rows, int heads, int dim, double factor,
+                              void *stream)
+{
+    const struct sm90 *c = state;
+    return hra_backend_cuda.finish(c->portable, to, sums, from, rows, heads, dim, factor, stream);
+}
+
 static hra_status sm90_reorder(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
                                const hra_tensor *rows, const int64_t *token, int64_t count, int heads,
                                int dim, void *stream)
@@ -688,7 +696,7 @@ static hra_status sm90_read_marks(const void *marks, int count, double *out_s)
         .make_marks = sm90_make_marks, .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark,             \
         .read_marks = sm90_read_marks, .forward = sm90_forward, .backward = prefix##_backward,               \
         .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
-        .reorder = sm90_reorder,                                                                             \
+        .finish = sm90_finish, .reorder = sm90_reorder,                                                      \
     }
 
 const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);
