@@ -77,8 +77,8 @@ struct hra_chunk {
     hra_tensor dk, dv; /* backward: sums, hra_type_sums; dk without the factor scale */
     int zero;          /* backward: dk and dv begin at 0 here; what they held is ignored */
     hra_tensor out_dk,
-        out_dv; /* backward: data not NULL: nothing else is added, and the gradients go here, of the
-                                  plan's type, dk times scale, and not to dk and dv. writes_gradients backends only */
+        out_dv; /* backward: data not NULL: the gradients go here, of the plan's type, dk times scale, and not to dk
+                                  and dv, but for tiles that hra_shapes.summed names. writes_gradients backends only */
 };
 
 /* Called by the thread that called the kernel, now and then while it computes. */
@@ -99,6 +99,9 @@ struct hra_shapes {
     const struct hra_shape *shape; /* [count] the chunks of each run in their order */
     int count, runs;
     const int *first, *last; /* as in hra_run_args */
+    const uint8_t *
+        summed; /* backward: [own key tiles][heads_kv] 1: dK and dV are left in sums where chunks have outputs;
+                              NULL: none */
 };
 
 /* One run of a schedule: query tiles query0 .. query1 - 1 against the chunks, in their order. first[head][q] and

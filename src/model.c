@@ -211,7 +211,7 @@ double hra_cost_behind(const struct hra_costs *c, int rank)
 {
     const double rows = (double)c->plan->layout->rows[rank];
 
-    if (c->pass == HRA_FORWARD || rows == 0 || c->plan->pass[HRA_BACKWARD].closes)
+    if (c->pass == HRA_FORWARD || rows == 0 || c->plan->pass[HRA_BACKWARD].opens == 0)
         return 0;
     return hra_cost_memory(c, hra_cost_rows(c, rows, HRA_DKV) + hra_cost_rows(c, rows, HRA_KV), 2);
 }
@@ -518,7 +518,7 @@ static void finish_end(struct play *p, int message)
 static double add_bytes(const struct hra_costs *c, int64_t bytes)
 {
     const hra_type type = c->plan->problem.type;
-    const double written = c->plan->pass[HRA_BACKWARD].closes
+    const double written = c->plan->pass[HRA_BACKWARD].opens == 0
                                ? (double)hra_type_bytes(type) / (double)hra_type_bytes(hra_type_sums(type))
                                : 1;
     return (2 + written) * (double)bytes;

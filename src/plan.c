@@ -417,48 +417,102 @@ static int is_added_later(const hra_plan *plan, const struct hra_schedule *s, co
     return later;
 }
 
-/* Does every one of our own key tiles and heads come home once, after all rounds are over? seen [own tiles][heads_kv]. */
-static int is_closed_by_moves(const hra_plan *plan, const struct hra_schedule *s, const int *touched,
-                              int *seen)
+/* For each own key tile and head the last move that brings something of it home, -1: none. last [own tiles][heads_kv]. */
+static void find_homes(const hra_plan *plan, const struct hra_schedule *s, int *last)
 {
     const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
-    const int count = (plan->kernel_plan.own_key1 - first) * heads;
 
-    memset(seen, 0, (size_t)count * sizeof(*seen));
+    for (int i = 0; i < (plan->kernel_plan.own_key1 - first) * heads; i++)
+        last[i] = -1;
     for (int i = 0; i < s->moves; i++)
         for (int n = 0; n <= s->move[i].more && s->move[i].add && !s->move[i].sends; n++) {
             const struct hra_part *part = &s->part[s->move[i].part + n];
-            if (touched[s->move[i].to + n] != i)
-                return 0;
             for (int k = part->key_tile0; k < part->key_tile1; k++)
                 for (int h = part->head0; h < part->head1; h++)
-                    if (seen[(k - first) * heads + h]++ > 0)
-                        return 0;
+                    last[(k - first) * heads + h] = i;
         }
-    for (int i = 0; i < count; i++)
-        if (seen[i] == 0)
-            return 0;
-    return count > 0;
 }
 
-/* Find what kernels do to our own dK/dV. */
+/* Is a move that brings something home the last one for all of that, and finished after all rounds? */
+static int is_last(const hra_plan *plan, const struct hra_schedule *s, int i, const int *touched,
+                   const int *last)
+{
+    const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
+
+    for (int n = 0; n <= s->move[i].more; n++) {
+        const struct hra_part *part = &s->part[s->move[i].part + n];
+        if (touched[s->move[i].to + n] != i)
+            return 0;
+        for (int k = part->key_tile0; k < part->key_tile1; k++)
+            for (int h = part->head0; h < part->head1; h++)
+                if (last[(k - first) * heads + h] != i)
+                    return 0;
+    }
+    return 1;
+}
+
+/* Is our own dK/dV of a key tile and a head written neither by kernels nor by the last move that brings of it home? */
+static int is_open(const struct hra_pass_plan *pass, int last)
+{
+    return last < 0 ? !pass->writes : !pass->closes[last];
+}
+
+/* The key tiles and heads that are open, as parts: next to each other, heads of a tile are one, and tiles with the same of
+ * them. */
+static hra_status find_open(const hra_plan *plan, struct hra_pass_plan *pass, const int *last)
+{
+    const int first = plan->kernel_plan.own_key0, tiles = plan->kernel_plan.own_key1 - first;
+    const int heads = plan->problem.heads_kv;
+
+    for (int writing = 0; writing < 2; writing++) {
+        if (writing)
+            HRA_TRY(hra_alloc((void **)&pass->open, pass->opens, sizeof(*pass->open), "gradients"));
+        pass->opens = 0;
+        for (int k = 0, end; k < tiles; k = end) {
+            int alike = 1;
+            for (end = k + 1; end < tiles && alike; end += alike)
+                for (int h = 0; h < heads; h++)
+                    alike &= is_open(pass, last[end * heads + h]) == is_open(pass, last[k * heads + h]);
+            for (int h = 0, h1; h < heads; h = h1) {
+                const int open = is_open(pass, last[k * heads + h]);
+                for (h1 = h + 1; h1 < heads && is_open(pass, last[k * heads + h1]) == open;)
+                    h1++;
+                if (!open)
+                    continue;
+                if (writing)
+                    pass->open[pass->opens] =
+                        (struct hra_part){plan->comm->rank, first + k, first + end, h, h1};
+                pass->opens++;
+            }
+        }
+    }
+    return HRA_OK;
+}
+
+/* Find what becomes of our own dK/dV: what kernels do, what is done where something comes home, and what is left. */
 static hra_status find_own_sums(hra_plan *plan)
 {
     struct hra_pass_plan *pass = &plan->pass[HRA_BACKWARD];
     const struct hra_schedule *s = &pass->schedule;
-    const int64_t tiles = plan->kernel_plan.own_key1 - plan->kernel_plan.own_key0;
-    int *begun = NULL, *touched = NULL, once = 0, added = 0;
+    const int64_t places =
+        (int64_t)(plan->kernel_plan.own_key1 - plan->kernel_plan.own_key0) * plan->problem.heads_kv;
+    int *begun = NULL, *touched = NULL, once = 0;
 
-    HRA_TRY(hra_alloc((void **)&begun, tiles * plan->problem.heads_kv, sizeof(*begun), "runs"));
+    HRA_TRY(hra_alloc((void **)&pass->summed, places, 1, "gradients"));
+    HRA_TRY(hra_alloc((void **)&pass->closes, s->moves, 1, "gradients"));
+    HRA_TRY(hra_alloc((void **)&begun, places, sizeof(*begun), "runs"));
     find_sources(plan, s, begun, &once);
     hra_status status = hra_alloc((void **)&touched, pass->buffers[HRA_DKV], sizeof(*touched), "runs");
     if (status == HRA_OK) {
         find_touched(s, touched);
-        for (int i = 0; i < s->moves; i++)
-            added |= s->move[i].add && !s->move[i].sends;
         pass->begins = once && is_added_later(plan, s, begun, touched);
-        pass->writes = once && !added && plan->backend->writes_gradients;
-        pass->closes = added && is_closed_by_moves(plan, s, touched, begun);
+        pass->writes = once && plan->backend->writes_gradients;
+        find_homes(plan, s, begun);
+        for (int64_t i = 0; i < places; i++)
+            pass->summed[i] = begun[i] >= 0;
+        for (int i = 0; i < s->moves; i++)
+            pass->closes[i] = s->move[i].add && !s->move[i].sends && is_last(plan, s, i, touched, begun);
+        status = find_open(plan, pass, begun);
     }
     free(begun);
     free(touched);
@@ -640,7 +694,8 @@ static hra_status tell_shapes(hra_plan *plan)
                                          .count = s->sources,
                                          .runs = s->runs,
                                          .first = pass->first,
-                                         .last = pass->last};
+                                         .last = pass->last,
+                                         .summed = pass->summed};
     }
     if (status == HRA_OK)
         status = plan->backend->prepare(plan->kernels, all);
@@ -929,6 +984,9 @@ void hra_plan_destroy(hra_plan *plan)
         free(pass->chunk);
         free(pass->next);
         free(pass->straight);
+        free(pass->summed);
+        free(pass->closes);
+        free(pass->open);
         free(pass->wanted);
         free(plan->packed[i]);
     }

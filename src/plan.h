@@ -22,8 +22,13 @@ struct hra_rank_stats {
 /* Where the parts of one pass lie, and which runs begin and end each query tile. */
 struct hra_pass_plan {
     int begins; /* backward: our own dK/dV begin at 0 in the kernels, since each has one source and nothing is added before */
-    int writes; /* backward: kernels write our own dk and dv, since each is the sum of one source and nothing else */
-    int closes; /* backward: each of our own dk and dv is written where what comes home is added, once and after all else */
+    /* Backward: where our own dk and dv are written. */
+    int writes;      /* 1: by kernels, each being the sum of one source, but for those that `summed` names */
+    uint8_t *summed; /* [own tiles][heads_kv] 1: something that comes home is added to them */
+    uint8_t *
+        closes; /* [moves] 1: what it brings home is the last that is added to any of it, and then they are written */
+    struct hra_part *open; /* [opens] where neither is so: written at the end */
+    int opens;
     struct hra_schedule schedule;
     size_t *buffer[HRA_PAYLOADS];  /* offset of each buffer in the arena, bytes */
     int *first, *last;             /* [heads_kv][queries] runs */

@@ -114,9 +114,10 @@ static hra_status close_part(struct execution *x, const struct hra_part *part, c
 }
 
 /* A move has arrived and is added to our own sums. */
-static hra_status add_home(struct execution *x, const struct hra_move *move)
+static hra_status add_home(struct execution *x, int i)
 {
     const hra_plan *plan = x->plan;
+    const struct hra_move *move = &x->pass->schedule.move[i];
 
     for (int n = 0; n <= move->more; n++) {
         const struct hra_part *part = &x->pass->schedule.part[move->part + n];
@@ -126,7 +127,7 @@ static hra_status add_home(struct execution *x, const struct hra_move *move)
 
         open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to + n), &home[0], &home[1]);
         open_own_sums(x, part, &own[0], &own[1]);
-        if (x->pass->closes) {
+        if (x->pass->closes[i]) {
             HRA_TRY(close_part(x, part, own, home));
             continue;
         }
@@ -191,7 +192,7 @@ static hra_status finish_move(struct execution *x, int i)
                                             message_at(x, move->payload, first), x->pass->transfer[i].bytes,
                                             x->stream));
     if (added)
-        HRA_TRY(add_home(x, move));
+        HRA_TRY(add_home(x, i));
     return copied || added ? record(x, HRA_SPAN_OTHER, -1) : HRA_OK;
 }
 
@@ -592,21 +593,27 @@ hra_status hra_forward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k,
     return end(&x);
 }
 
-/* Our sums are complete: write dk = scale dK and dv = dV. */
-static hra_status write_own(const struct execution *x, const hra_tensor *dk, const hra_tensor *dv)
+/* Our sums are complete: write dk = scale dK and dv = dV of all that is not yet. */
+static hra_status write_open(const struct execution *x)
 {
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const hra_type sums = hra_type_sums(p->type);
-    const int64_t rows = plan->kernel_plan.rows;
-    hra_tensor own_dk, own_dv;
 
-    open_payload(plan, &x->own, HRA_DKV, x->sums, &own_dk, &own_dv);
-    HRA_TRY(plan->backend->copy(plan->kernels, dk, p->type, &own_dk, sums, rows, p->heads_kv, p->dim,
-                                p->scale, x->stream));
-    HRA_TRY(plan->backend->copy(plan->kernels, dv, p->type, &own_dv, sums, rows, p->heads_kv, p->dim_v, 1,
-                                x->stream));
-    return record(x, HRA_SPAN_OTHER, -1);
+    for (int i = 0; i < x->pass->opens; i++) {
+        const struct hra_part *part = &x->pass->open[i];
+        const hra_tensor dk = cut_own(plan, x->dk, part, p->type), dv = cut_own(plan, x->dv, part, p->type);
+        const int64_t rows = hra_plan_part_rows(plan, part);
+        const int heads = part->head1 - part->head0;
+        hra_tensor own_dk, own_dv;
+
+        open_own_sums(x, part, &own_dk, &own_dv);
+        HRA_TRY(plan->backend->copy(plan->kernels, &dk, p->type, &own_dk, sums, rows, heads, p->dim, p->scale,
+                                    x->stream));
+        HRA_TRY(plan->backend->copy(plan->kernels, &dv, p->type, &own_dv, sums, rows, heads, p->dim_v, 1,
+                                    x->stream));
+    }
+    return x->pass->opens > 0 ? record(x, HRA_SPAN_OTHER, -1) : HRA_OK;
 }
 
 hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k, const hra_tensor *v,
@@ -659,8 +666,7 @@ hra_status hra_backward(hra_plan *plan, const hra_tensor *q, const hra_tensor *k
         HRA_TRY(record(&x, HRA_SPAN_OTHER, -1));
     }
     HRA_TRY(execute(&x, &args.run, NULL, &args));
-    if (rows > 0 && !x.pass->writes && !x.pass->closes)
-        HRA_TRY(write_own(&x, x.dk, x.dv));
+    HRA_TRY(write_open(&x));
     HRA_TRY(give_slots(&x, &given, &own));
     return end(&x);
 }

@@ -423,7 +423,7 @@ __device__ __forceinline__ void end_item(const float (&dk)[D / 2], const float (
     const hra_sm90_key_item item = a.item[index];
     const hra_sm90_gradient &chunk = a.chunk[item.chunk];
 
-    if (chunk.out_dk.data != nullptr) {
+    if (chunk.out_dk.data != nullptr && !item.summed) {
         write_rows<X>(dk, chunk.out_dk, item, chunk.head0, a.factor, thread);
         write_rows<X>(dv, chunk.out_dv, item, chunk.head0, 1, thread);
         return;
@@ -684,7 +684,7 @@ template <int D> __global__ void write_nothing(const __grid_constant__ hra_sm90_
     const hra_sm90_gradient &chunk = a.chunk[item.chunk];
 
     for (int n = 0; n < 2; n++) {
-        const bool out = chunk.out_dk.data != nullptr;
+        const bool out = chunk.out_dk.data != nullptr && !item.summed;
         const hra_tensor &t = n == 0 ? (out ? chunk.out_dk : chunk.dk) : out ? chunk.out_dv : chunk.dv;
         const int bytes = out ? 2 : sizeof(float), pieces = D * bytes / 16;
         char *const to = (char *)t.data + (item.batch * t.stride_batch + item.row0 * t.stride_row +

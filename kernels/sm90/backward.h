@@ -25,7 +25,7 @@ struct hra_sm90_key_item {
     int32_t batch, head_kv; /* K/V head of the rank */
     uint32_t piece0;        /* of its first query head */
     uint32_t step0, steps;
-    uint32_t reserved;
+    uint32_t summed; /* 1: its dK and dV are left in sums, also where its chunk has outputs */
 };
 
 /* Query rows against a key tile. Pieces are counted [batch][heads][query tiles][HRA_TILE / step rows]. */

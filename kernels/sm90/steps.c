@@ -194,19 +194,23 @@ static hra_status add_draft(struct builder *b, int launch, int chunk, int key, i
     const struct hra_kernel_plan *p = b->plan;
     const struct hra_shape *shape = &b->shape[launch][chunk];
     const int share = p->heads / p->heads_kv, pair0 = group * share;
+    const int own = key >= p->own_key0 && key < p->own_key1, head_kv = group % p->heads_kv;
+    const uint8_t *summed = own ? b->shapes->summed : NULL;
     struct draft *d = &b->draft[b->drafts++];
     uint64_t cost = ITEM;
 
-    *d = (struct draft){.item = {.row0 = (int32_t)(p->key[key].row0 - p->key[shape->key_tile0].row0),
-                                 .rows = (int16_t)p->key[key].rows,
-                                 .chunk = (int16_t)chunk,
-                                 .batch = group / p->heads_kv,
-                                 .head_kv = group % p->heads_kv,
-                                 .piece0 = (uint32_t)((int64_t)pair0 * p->queries * b->parts),
-                                 .step0 = (uint32_t)b->out->steps},
-                        .section = (int)(group / in_section),
-                        .group = group,
-                        .tile = key - shape->key_tile0};
+    *d = (struct draft){
+        .item = {.row0 = (int32_t)(p->key[key].row0 - p->key[shape->key_tile0].row0),
+                 .rows = (int16_t)p->key[key].rows,
+                 .chunk = (int16_t)chunk,
+                 .batch = group / p->heads_kv,
+                 .head_kv = head_kv,
+                 .summed = summed != NULL && summed[(key - p->own_key0) * p->heads_kv + head_kv],
+                 .piece0 = (uint32_t)((int64_t)pair0 * p->queries * b->parts),
+                 .step0 = (uint32_t)b->out->steps},
+        .section = (int)(group / in_section),
+        .group = group,
+        .tile = key - shape->key_tile0};
     for (int c = 0; c < chunk; c++)
         d->tile += b->shape[launch][c].key_tile1 - b->shape[launch][c].key_tile0;
     for (int head = 0; head < share; head++)
