@@ -70,7 +70,7 @@ sanitize() {
 # parse are counted.
 fuzz() {
     local dir=build-fuzz sources parsed
-    mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'src/*.c' | grep -vE '/(choose|forecast|model|part|plan|plan_ask|ring|schedule|share|trace)\.c$')
+    mapfile -t sources < <(git ls-files --cached --others --exclude-standard 'src/*.c' | grep -vE '/(choose|forecast|model|part|plan|plan_ask|ring|schedule|share|slots|trace)\.c$')
     rm -rf "$dir/corpus"
     mkdir -p "$dir/corpus"
     clang -std=c11 -D_GNU_SOURCE -O2 -g -Wall -Wextra -Werror -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
