@@ -29,12 +29,35 @@ static hra_type type_of(const hra_problem *p, int n)
     return operand[n].channels == 0 ? hra_type_sums(p->type) : p->type;
 }
 
+/* Channels from one head of a copy to the next: as the backend wants its callers' tensors. */
+static int64_t head_step(const hra_plan *plan, int n)
+{
+    const size_t bytes = hra_type_bytes(type_of(&plan->problem, n));
+    const size_t wanted = operand[n].channels == 0 ? 1 : plan->backend->tensor_alignment;
+
+    return (int64_t)(hra_align((size_t)dim_of(&plan->problem, n) * bytes, wanted > bytes ? wanted : bytes) /
+                     bytes);
+}
+
 static size_t bytes_of(const hra_plan *plan, int n)
 {
     const hra_problem *p = &plan->problem;
-    const size_t numbers =
-        (size_t)p->batch * (size_t)plan->kernel_plan.rows * (size_t)heads_of(p, n) * (size_t)dim_of(p, n);
+    const size_t numbers = (size_t)p->batch * (size_t)plan->kernel_plan.rows * (size_t)heads_of(p, n) *
+                           (size_t)head_step(plan, n);
     return hra_align(numbers * hra_type_bytes(type_of(p, n)), HRA_BUFFER_ALIGNMENT);
+}
+
+/* A copy that lies at `memory`. */
+static hra_tensor copy_at(const hra_plan *plan, int n, char *memory)
+{
+    const int64_t step = head_step(plan, n), heads = heads_of(&plan->problem, n);
+
+    if (operand[n].channels == 0)
+        return hra_slots_of_rows(plan, memory);
+    return (hra_tensor){.data = memory,
+                        .stride_batch = plan->kernel_plan.rows * heads * step,
+                        .stride_row = heads * step,
+                        .stride_head = step};
 }
 
 /* Is there a copy of it in this pass? */
@@ -89,11 +112,7 @@ hra_status hra_slots_take(const hra_plan *plan, hra_pass pass, struct hra_operan
         char **const at = kept ? &saved : &memory;
         if (!is_copied(plan, pass, n) || given->data == NULL)
             continue;
-        const hra_tensor copy = operand[n].channels == 0 ? hra_slots_of_rows(plan, *at)
-                                                         : (hra_tensor){.data = *at,
-                                                                        .stride_batch = rows * heads * dim,
-                                                                        .stride_row = heads * dim,
-                                                                        .stride_head = dim};
+        const hra_tensor copy = copy_at(plan, n, *at);
         if (operand[n].role[pass] == READS && !(kept && pass == HRA_BACKWARD))
             HRA_TRY(plan->backend->reorder(plan->kernels, HRA_GATHER, type_of(p, n), given, &copy,
                                            plan->token, rows, heads, dim, stream));
