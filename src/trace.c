@@ -73,9 +73,9 @@ void hra_trace_forget(struct hra_trace *trace)
 static hra_status open_recording(struct recording *r, const struct hra_backend *backend,
                                  const struct hra_schedule *s)
 {
-    /* The beginning, what is before the first round (sums cleared, executions before waited for, loads) and behind the last
-     * one (gradients written); of a round what is sent staged and started, of a move the waiting and what is done then. */
-    r->room = 5 + 2 * s->rounds + 2 * s->moves + s->runs;
+    /* The beginning, what is before the first round (rows brought into slot order, sums cleared, executions before waited
+     * for, loads) and behind the last one (gradients written, rows brought back); of a round what is sent staged and started, of a move the waiting and what is done then. */
+    r->room = 7 + 2 * s->rounds + 2 * s->moves + s->runs;
     HRA_TRY(hra_alloc((void **)&r->s, r->room, sizeof(*r->s), "trace"));
     HRA_TRY(hra_alloc((void **)&r->step, r->room, sizeof(*r->step), "trace"));
     HRA_TRY(hra_alloc((void **)&r->way, s->moves, sizeof(*r->way), "trace"));
