@@ -506,7 +506,7 @@ static hra_status find_own_sums(hra_plan *plan)
     if (status == HRA_OK) {
         find_touched(s, touched);
         pass->begins = once && is_added_later(plan, s, begun, touched);
-        pass->writes = once && plan->backend->writes_gradients;
+        pass->writes = pass->begins && plan->backend->writes_gradients;
         find_homes(plan, s, begun);
         for (int64_t i = 0; i < places; i++)
             pass->summed[i] = begun[i] >= 0;

@@ -23,10 +23,9 @@ struct hra_rank_stats {
 struct hra_pass_plan {
     int begins; /* backward: our own dK/dV begin at 0 in the kernels, since each has one source and nothing is added before */
     /* Backward: where our own dk and dv are written. */
-    int writes;      /* 1: by kernels, each being the sum of one source, but for those that `summed` names */
+    int writes;      /* 1: by kernels, which begin them, but for those that `summed` names */
     uint8_t *summed; /* [own tiles][heads_kv] 1: something that comes home is added to them */
-    uint8_t *
-        closes; /* [moves] 1: what it brings home is the last that is added to any of it, and then they are written */
+    uint8_t *closes; /* [moves] 1: the last that is added to anything it brings; they are written then */
     struct hra_part *open; /* [opens] where neither is so: written at the end */
     int opens;
     struct hra_schedule schedule;
