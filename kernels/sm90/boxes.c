@@ -16,18 +16,18 @@ static int rows_of_half(const struct hra_tile_rows *tile, int half)
 /* Read the axes off the tokens of a whole half. 0: they are no box of at most three. */
 static int read_axes(struct hra_sm90_boxes *b, const int64_t *token)
 {
-    for (int rows = 1; rows < HALF; b->axes++) {
+    for (int rows = 1; rows < HALF; b->grid.axes++) {
         const int64_t stride = token[rows] - token[0];
         int count = 2;
 
-        if (b->axes == 3 || stride <= 0)
+        if (b->grid.axes == 3 || stride <= 0)
             return 0;
         while (rows * count < HALF && token[(int64_t)rows * count] - token[0] == count * stride)
             count++;
         if (HALF % (rows * count) != 0)
             return 0;
-        b->half[b->axes] = count;
-        b->stride[b->axes] = stride;
+        b->half[b->grid.axes] = count;
+        b->stride[b->grid.axes] = stride;
         rows *= count;
     }
     return 1;
@@ -38,12 +38,12 @@ static int add_fastest(struct hra_sm90_boxes *b)
 {
     if (b->stride[0] == 1)
         return 1;
-    if (b->axes == 3)
+    if (b->grid.axes == 3)
         return 0;
     memmove(b->stride + 1, b->stride, 2 * sizeof(*b->stride));
     memmove(b->half + 1, b->half, 2 * sizeof(*b->half));
     b->stride[0] = b->half[0] = 1;
-    b->axes++;
+    b->grid.axes++;
     return 1;
 }
 
@@ -53,29 +53,28 @@ static int find_extents(struct hra_sm90_boxes *b, int64_t tokens)
 {
     int bits = 0;
 
-    for (int a = 0; a < b->axes; a++) {
-        const int64_t around = a + 1 < b->axes ? b->stride[a + 1] : tokens;
+    for (int a = 0; a < b->grid.axes; a++) {
+        const int64_t around = a + 1 < b->grid.axes ? b->stride[a + 1] : tokens;
         if (around % b->stride[a] != 0)
             return 0;
         b->extent[a] = around / b->stride[a];
     }
-    if (b->axes == 1) {
+    if (b->grid.axes == 1) {
         b->stride[1] = tokens;
         b->extent[1] = b->half[1] = 1;
-        b->axes = 2;
+        b->grid.axes = 2;
     }
-    for (int a = 0; a < b->axes; a++) {
+    for (int a = 0; a < b->grid.axes; a++) {
         int own = 0;
         while (own < 32 && INT64_C(1) << own < b->extent[a])
             own++;
-        if (a + 1 < b->axes) {
+        if (a + 1 < b->grid.axes) {
             b->grid.mask[a] = (uint32_t)((UINT64_C(1) << own) - 1);
             b->grid.shift[a] = bits + own;
         }
         bits += own;
     }
-    b->grid.axes = b->axes;
-    return bits <= 32 && b->grid.shift[b->axes - 2] < 32;
+    return bits <= 32 && b->grid.shift[b->grid.axes - 2] < 32;
 }
 
 /* Where a box begins, as kernels read it. */
@@ -83,7 +82,7 @@ static uint32_t place(const struct hra_sm90_boxes *b, int64_t token)
 {
     uint32_t at = (uint32_t)(token % b->extent[0]);
 
-    for (int a = 1; a < b->axes; a++)
+    for (int a = 1; a < b->grid.axes; a++)
         at |= (uint32_t)(token / b->stride[a] % b->extent[a]) << b->grid.shift[a - 1];
     return at;
 }
@@ -93,8 +92,8 @@ static int is_box(const struct hra_sm90_boxes *b, const int side[3], const int64
 {
     for (int i = 0; i < rows; i++) {
         int64_t expected = token[0];
-        for (int a = 0, rest = i; a < b->axes; rest /= side[a++]) {
-            const int64_t step = a + 1 < b->axes ? rest % side[a] : rest;
+        for (int a = 0, rest = i; a < b->grid.axes; rest /= side[a++]) {
+            const int64_t step = a + 1 < b->grid.axes ? rest % side[a] : rest;
             if (token[0] / b->stride[a] % b->extent[a] + step >= b->extent[a])
                 return 0;
             expected += step * b->stride[a];
@@ -108,7 +107,7 @@ static int is_box(const struct hra_sm90_boxes *b, const int side[3], const int64
 /* 0: a half of some tile is no box. */
 static int place_all(struct hra_sm90_boxes *b, const struct hra_kernel_plan *p)
 {
-    int top = b->axes - 1;
+    int top = b->grid.axes - 1;
 
     while (b->half[top] == 1)
         top--;
@@ -137,7 +136,7 @@ hra_status hra_sm90_find_boxes(struct hra_sm90_boxes *out, const struct hra_kern
     while (k < plan->keys && plan->key[k].rows < HALF)
         k++;
     if (k == plan->keys || plan->rows > INT32_MAX || !read_axes(&b, plan->token + plan->key[k].row0) ||
-        !add_fastest(&b) || !find_extents(&b, plan->rows) || (b.axes == 3 && plan->batch > 1))
+        !add_fastest(&b) || !find_extents(&b, plan->rows) || (b.grid.axes == 3 && plan->batch > 1))
         return HRA_OK;
     HRA_TRY(hra_alloc((void **)&b.at, 2 * (int64_t)plan->keys, sizeof(*b.at), "boxes"));
     if (place_all(&b, plan))

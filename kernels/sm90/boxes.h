@@ -10,11 +10,10 @@
 
 /* Tokens as a grid, fastest axis first: token = sum of coordinate x stride. */
 struct hra_sm90_boxes {
-    int axes; /* 2 or 3 */
     int64_t extent[3], stride[3];
     int half[3], tile[3];      /* rows of half a tile by axis; of a tile, where those are boxes too */
     int whole;                 /* 1: tiles are */
-    struct hra_sm90_grid grid; /* how kernels read `at` */
+    struct hra_sm90_grid grid; /* its axes, and how kernels read `at` */
     uint32_t *at;              /* [key tiles][2] where halves begin */
 };
 

@@ -155,7 +155,7 @@ static hra_status sm90_takes_tokens(enum hra_by_token *out, const struct hra_ker
     if (pass == HRA_BACKWARD)
         return HRA_OK;
     HRA_TRY(hra_sm90_find_boxes(&boxes, plan));
-    *out = boxes.axes > 0 ? HRA_ALL_BY_TOKEN : HRA_WRITES_BY_TOKEN;
+    *out = boxes.grid.axes > 0 ? HRA_ALL_BY_TOKEN : HRA_WRITES_BY_TOKEN;
     hra_sm90_boxes_clear(&boxes);
     return HRA_OK;
 }
@@ -302,8 +302,8 @@ static hra_status sm90_prepare(void *state, const struct hra_shapes shapes[2])
     if (c->fused)
         HRA_TRY(prepare_backward(c, &shapes[HRA_BACKWARD]));
 
-    HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD], c->boxes.axes > 0 ? &c->boxes : NULL,
-                             c->processors));
+    HRA_TRY(hra_sm90_lay_out(&c->work, c->plan, &shapes[HRA_FORWARD],
+                             c->boxes.grid.axes > 0 ? &c->boxes : NULL, c->processors));
     HRA_TRY(hra_alloc((void **)&c->run_launch, (int64_t)shapes[HRA_FORWARD].runs + 1, sizeof(int),
                       "sm90 backend"));
     for (int run = 0, l = 0; run <= shapes[HRA_FORWARD].runs; run++) {
@@ -382,7 +382,7 @@ static hra_status encode_grid(const struct sm90 *c, CUtensorMap *map, const char
     int64_t count[5] = {c->plan->dim}, stride[4];
     int box[5] = {64, side[0], side[1], side[2], 1}, d = 1;
 
-    for (int a = 0; a < b->axes; a++, d++) {
+    for (int a = 0; a < b->grid.axes; a++, d++) {
         count[d] = b->extent[a];
         stride[d - 1] = b->stride[a] * t->stride_row;
     }
@@ -413,7 +413,7 @@ static hra_status encode_chunk(const struct sm90 *c, CUtensorMap *k, CUtensorMap
 {
     const int heads = chunk->head1 - chunk->head0;
 
-    if (c->boxes.axes == 0)
+    if (c->boxes.grid.axes == 0)
         return encode_keys(c, k, v, chunk, packed ? HRA_TILE / 2 : HRA_TILE, packed ? 64 : c->plan->dim);
     HRA_TRY(encode_grid(c, k, "k", &chunk->k, heads, !packed));
     return encode_grid(c, v, "v", &chunk->v, heads, !packed);
@@ -472,7 +472,7 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.o = args->o;
     f.lse = args->lse;
     f.scale = (float)(c->plan->scale * M_LOG2E);
-    if (c->boxes.axes > 0)
+    if (c->boxes.grid.axes > 0)
         HRA_TRY(encode_grid(c, &f.q, "q", &args->q, c->plan->heads, 0));
     else
         HRA_TRY(
