@@ -581,6 +581,12 @@ template <int D> __device__ __forceinline__ piece piece_of(const hra_sm90_pieces
                           : ROWS};
 }
 
+/* Is nothing ever added to this block's piece? Its sums are not read then. Without order all sums begin as 0. */
+__device__ __forceinline__ bool is_unused(const hra_sm90_pieces &a)
+{
+    return ORDERED && a.untouched[blockIdx.x];
+}
+
 template <typename X> __device__ __forceinline__ float2 pair_of(uint32_t x)
 {
     if constexpr (std::is_same_v<X, __half>)
@@ -598,6 +604,8 @@ template <typename X, int D> __global__ void find_delta(const __grid_constant__ 
     const piece p = piece_of<D>(a, blockIdx.x);
     const int column = threadIdx.x % SHARE * 8;
 
+    if (is_unused(a)) /* nor is its delta */
+        return;
     for (int row = threadIdx.x / SHARE; row < ROWS; row += SIDE_THREADS / SHARE) {
         float sum = 0;
         if (row < p.rows) {
@@ -632,13 +640,15 @@ template <int D> __global__ void begin_pieces(const __grid_constant__ hra_sm90_p
     const piece p = piece_of<D>(a, blockIdx.x);
     float *const out = a.rows + (size_t)blockIdx.x * (2 * ROWS);
 
+    if (is_unused(a))
+        return;
     for (int row = threadIdx.x; row < ROWS; row += SIDE_THREADS) {
         const float lse = row < p.rows ? a.lse[p.pair * a.rows_of_rank + p.row0 + row] : NOTHING;
         out[row] = lse == NOTHING ? INFINITY : (float)(lse * 1.4426950408889634);
         if (lse == NOTHING)
             out[ROWS + row] = 0;
     }
-    if (ORDERED && !a.untouched[blockIdx.x])
+    if (ORDERED)
         return;
     float4 *const sums = (float4 *)a.sums + (size_t)blockIdx.x * (SUMS_BYTES<D> / sizeof(float4));
     for (int i = threadIdx.x; i < (int)(SUMS_BYTES<D> / sizeof(float4)); i += SIDE_THREADS)
@@ -657,9 +667,10 @@ template <typename X, int D> __global__ void write_dq(const __grid_constant__ hr
                                thread;
     float4 x[8];
 
+    const bool unused = is_unused(a);
 #pragma unroll
     for (int j = 0; j < 8; j++)
-        x[j] = sums[j * 128];
+        x[j] = unused ? float4{0, 0, 0, 0} : sums[j * 128];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int r = i / 2, j0 = i % 2 * 4;

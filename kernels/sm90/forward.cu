@@ -15,7 +15,8 @@
  *
  * Grid     one block a multiprocessor, each takes items from the list until none is left
  * Block    1 + G warpgroups
- *   0      one thread copies Q and tiles of K and V into shared memory; the other threads leave
+ *   0      one thread copies Q and tiles of K and V into shared memory; three warps write the outputs of items
+ *          without keys, if the launch has any, which takes memory's time and not that of the consumers
  *   1 .. G consumers, 64 query rows each: G = 2 with their Q in registers, or G = 3 with Q in shared memory,
  *          since they have 160 registers instead of 240
  * Tile     128 key rows, D = 64 or 128 channels
@@ -72,9 +73,9 @@ constexpr float NOTHING = -INFINITY;
 constexpr uint32_t TILE_BITMAP = (UINT32_C(1) << HRA_SM90_CHUNK_BIT) - 1;
 constexpr uint32_t TILE_FIRST = UINT32_C(1) << 31, TILE_END = UINT32_C(1) << 30;
 
-/* Registers of a block: 128 (24 + 2 * 240) = 128 (24 + 3 * 160) = 64512 of 65536. */
-constexpr int PRODUCER_REGISTERS = 24;
-template <int G> constexpr int CONSUMER_REGISTERS = G == 2 ? 240 : 160;
+/* Registers of a block: 128 (40 + 2 * 232) = 64512 of 65536; of three groups 128 (32 + 3 * 160) = 65536. */
+template <int G> constexpr int PRODUCER_REGISTERS = G == 2 ? 40 : 32;
+template <int G> constexpr int CONSUMER_REGISTERS = G == 2 ? 232 : 160;
 template <int G> constexpr int THREADS = 128 * (1 + G);
 
 template <int D, int G> struct alignas(1024) shared {
@@ -516,27 +517,44 @@ __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows
 }
 
 /* Where outputs of a row of the plan go. */
-__device__ __forceinline__ int64_t output_row(const hra_sm90_forward &a, int64_t row)
+__device__ __forceinline__ int32_t output_row(const hra_sm90_forward &a, int32_t row)
 {
     return a.token == nullptr ? row : a.token[row];
+}
+
+/* Where this thread's two rows go. To be asked for some time before it is needed. */
+struct targets {
+    int32_t row[2];
+};
+
+__device__ __forceinline__ targets find_targets(const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
+{
+    targets to;
+
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = at.place / 32 * 16 + at.place % 32 / 4 + 8 * r;
+        to.row[r] = row < item.rows[at.tile] ? output_row(a, item.row0[at.tile] + row) : -1;
+    }
+    return to;
 }
 
 /* Write the rows of an item that exist: O / sum, in pieces of 16 bytes, and the log-sum. */
 template <typename X, int D>
 __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows_state &rows,
-                                           const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
+                                           const hra_sm90_forward &a, const hra_sm90_item &item, targets to,
+                                           spot at)
 {
     const int lane = at.place % 32, quarter = lane % 4;
 
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const int row = at.place / 32 * 16 + lane / 4 + 8 * r;
-        const bool exists = row < item.rows[at.tile];
+        const int64_t own = to.row[r];
+        const bool exists = own >= 0;
         const float sum = row_sum(rows.sum[r]);
         const float factor = sum > 0 ? 1 / sum : sum; /* 0 without keys; a NaN goes through */
-        const int64_t own = exists ? output_row(a, item.row0[at.tile] + (int64_t)row) : 0;
-        X *to = (X *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
-                own * a.o.stride_row + 8 * quarter;
+        X *out_row = (X *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head +
+                     own * a.o.stride_row + 8 * quarter;
 
 #pragma unroll
         for (int i = 0; i < D / 32; i++) {
@@ -548,7 +566,7 @@ __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows
             }
             gather_block(x, lane);
             if (exists)
-                *(uint4 *)(to + 32 * i) = {x[0], x[1], x[2], x[3]};
+                *(uint4 *)(out_row + 32 * i) = {x[0], x[1], x[2], x[3]};
         }
         if (exists && quarter == 0 && a.lse != nullptr)
             a.lse[((int64_t)item.batch * a.heads + item.head) * a.rows + own] =
@@ -558,12 +576,34 @@ __device__ __forceinline__ void write_rows(const float (&out)[D / 2], const rows
 
 template <typename X, int D>
 __device__ __forceinline__ void end_item(const float (&out)[D / 2], const rows_state &rows,
-                                         const hra_sm90_forward &a, const hra_sm90_item &item, spot at)
+                                         const hra_sm90_forward &a, const hra_sm90_item &item, targets to,
+                                         spot at)
 {
     if (item.flags[at.tile] & HRA_SM90_ENDS)
-        write_rows<X, D>(out, rows, a, item, at);
+        write_rows<X, D>(out, rows, a, item, to, at);
     else
         keep_state<D>(out, rows, a, item, at);
+}
+
+/* Outputs of this block's items without keys, by `threads` of its threads, 16 bytes of a row at a time. */
+__device__ __forceinline__ void write_nothing(const hra_sm90_forward &a, int dim, int thread, int threads)
+{
+    const int pieces = dim / 8;
+
+    for (int n = blockIdx.x; n < a.nothings; n += gridDim.x) {
+        const hra_sm90_item &item = a.nothing[n];
+        uint16_t *const to =
+            (uint16_t *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head;
+        const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows;
+
+#pragma unroll 1
+        for (int i = thread; i < item.rows[0] * pieces; i += threads)
+            *(uint4 *)(to + output_row(a, item.row0[0] + i / pieces) * a.o.stride_row +
+                       i % pieces * 8) = {0, 0, 0, 0};
+#pragma unroll 1
+        for (int i = thread; i < item.rows[0] && a.lse != nullptr; i += threads)
+            a.lse[first + output_row(a, item.row0[0] + i)] = NOTHING;
+    }
 }
 
 /* ---- The pipeline ---- */
@@ -658,8 +698,10 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
         const spot own_before = own;
         uint2 bits = {0, 0};
         rows_state before;
+        targets to;
 
         if (first) {
+            to = find_targets(a, s.item[turn % ITEMS], own);
             turn++;
             take_queries();
             before = rows;
@@ -700,7 +742,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
         if (signals)
             barrier_arrive(shared_address(&s.empty[value.slot]));
         if (first) {
-            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], own_before);
+            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], to, own_before);
             begin_sums<D>(out, a, s.item[turn % ITEMS], own);
         }
         multiply_rows(out, factor);
@@ -712,7 +754,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     begin_output<X, D>(out, p, ring + at.slot * BYTES);
     products_wait<0>();
     pin(out);
-    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], own);
+    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], find_targets(a, s.item[turn % ITEMS], own), own);
 }
 
 template <typename X, int D, int G, bool BOXES>
@@ -734,9 +776,11 @@ __global__ void __launch_bounds__(THREADS<G>, 1) attend(const __grid_constant__ 
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-        give_registers<PRODUCER_REGISTERS>();
+        give_registers<PRODUCER_REGISTERS<G>>();
         if (threadIdx.x == 0)
             produce<D, G, BOXES>(a, s);
+        else if (threadIdx.x >= 32)
+            write_nothing(a, D, threadIdx.x - 32, 96);
     } else {
         take_registers<CONSUMER_REGISTERS<G>>();
         consume<X, D, G>(a, s);
@@ -812,26 +856,36 @@ __device__ __forceinline__ void fill_part(packed<D> &s, filling &at, const hra_s
     at.part++;
 }
 
-/* By a warp. What is read of a step is asked for a step ahead. */
+/* By a warp. What is read of a step is asked for a step ahead, and of an item while the steps of the one before it are
+ * copied; the item itself is taken when that one begins. */
 template <int D, bool BOXES> __device__ void produce_packed(const hra_sm90_forward &a, packed<D> &s)
 {
+    constexpr int WORDS = sizeof(hra_sm90_item) / 4, ENTRY0 = offsetof(hra_sm90_item, entry0) / 4;
     const int lane = threadIdx.x;
     filling at;
-    uint32_t turn = 0, before = 0;
+    int index = blockIdx.x, taken = 0;         /* the next item; before all lanes know it, the first does */
+    uint32_t turn = 0, before = 0, coming = 0; /* this lane's word of it */
     const auto word_of = [&](uint32_t step) {
         return lane < 9 ? ((const uint32_t *)(a.packed + step))[lane] : 0;
     };
 
+    const auto ask_item = [&] {
+        if (index < a.items && lane < WORDS)
+            coming = ((const uint32_t *)&a.item[index])[lane];
+    };
+
     at.free = packed<D>::SLOTS;
-    for (int index = blockIdx.x; index < a.items; turn++) {
+    ask_item();
+    uint32_t next = word_of(__shfl_sync(~0u, coming, ENTRY0));
+    while (index < a.items) {
         hra_sm90_item &item = s.item[turn % ITEMS];
 
         barrier_wait(shared_address(&s.empty_q), turn % 2 ^ 1);
-        if (lane < (int)(sizeof(item) / 4))
-            ((uint32_t *)&item)[lane] = ((const uint32_t *)&a.item[index])[lane];
+        if (lane < WORDS)
+            ((uint32_t *)&item)[lane] = coming;
         __syncwarp();
-        uint32_t next = word_of(item.entry0);
         if (lane == 0) {
+            taken = gridDim.x + atomicAdd(a.next, 1);
             barrier_expect(shared_address(&s.full_q), (1 + (item.rows[0] > HALF)) * packed<D>::HALF_BYTES);
             for (int i = 0; i < 2; i++)
                 if (i * HALF < item.rows[0])
@@ -840,16 +894,20 @@ template <int D, bool BOXES> __device__ void produce_packed(const hra_sm90_forwa
         }
         for (uint32_t n = 0; n < item.entries; n++) {
             const uint32_t word = next;
+            if (n == (item.entries > 1)) {
+                index = __shfl_sync(~0u, taken, 0);
+                ask_item();
+            }
             if (n + 1 < item.entries)
                 next = word_of(item.entry0 + n + 1);
+            else if (index < a.items)
+                next = word_of(__shfl_sync(~0u, coming, ENTRY0));
             fill_part<D, BOXES>(s, at, a, a.k, item, word, n == 0 ? TILE_FIRST : 0);
             if (n > 0 || turn > 0) /* the V that is next */
                 fill_part<D, BOXES>(s, at, a, a.v, s.item[(n > 0 ? turn : turn - 1) % ITEMS], before, 0);
             before = word;
         }
-        if (lane == 0)
-            index = gridDim.x + atomicAdd(a.next, 1);
-        index = __shfl_sync(~0u, index, 0);
+        turn++;
     }
     fill_part<D, BOXES>(s, at, a, a.v, s.item[(turn - 1) % ITEMS], before, TILE_END);
 }
@@ -933,8 +991,10 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
         const bool first = places & TILE_FIRST;
         uint2 bits = {0, 0};
         rows_state before;
+        targets to;
 
         if (first) {
+            to = find_targets(a, s.item[turn % ITEMS], own);
             turn++;
             take_queries();
             before = rows;
@@ -974,7 +1034,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
         pin(out);
         free_part(part - 1);
         if (first) {
-            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], own);
+            end_item<X, D>(out, before, a, s.item[(turn - 1) % ITEMS], to, own);
             begin_sums<D>(out, a, s.item[turn % ITEMS], own);
         }
         multiply_rows(out, factor);
@@ -986,7 +1046,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
     begin_output<X, D, ROWS>(out, p, pair_at(begin_of<D>(slot, before_places), before_places));
     products_wait<0>();
     pin(out);
-    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], own);
+    end_item<X, D>(out, rows, a, s.item[turn % ITEMS], find_targets(a, s.item[turn % ITEMS], own), own);
 }
 
 template <typename X, int D, bool BOXES>
@@ -1006,28 +1066,20 @@ __global__ void __launch_bounds__(THREADS<2>, 1) attend_packed(const __grid_cons
     }
     __syncthreads();
     if (threadIdx.x < 128) {
-        give_registers<PRODUCER_REGISTERS>();
+        give_registers<PRODUCER_REGISTERS<2>>();
         if (threadIdx.x < 32)
             produce_packed<D, BOXES>(a, s);
+        else
+            write_nothing(a, D, threadIdx.x - 32, 96);
     } else {
         take_registers<CONSUMER_REGISTERS<2>>();
         consume_packed<X, D>(a, s);
     }
 }
 
-/* A block an item, a thread 16 bytes of a row at a time. */
 __global__ void nothing(const __grid_constant__ hra_sm90_forward a, int dim)
 {
-    const hra_sm90_item item = a.item[blockIdx.x];
-    const int pieces = dim / 8;
-    uint16_t *const to = (uint16_t *)a.o.data + item.batch * a.o.stride_batch + item.head * a.o.stride_head;
-    const int64_t first = ((int64_t)item.batch * a.heads + item.head) * a.rows;
-
-    for (int i = threadIdx.x; i < item.rows[0] * pieces; i += blockDim.x)
-        *(uint4 *)(to + output_row(a, item.row0[0] + i / pieces) * a.o.stride_row + i % pieces * 8) = {0, 0,
-                                                                                                       0, 0};
-    for (int i = threadIdx.x; i < item.rows[0] && a.lse != nullptr; i += blockDim.x)
-        a.lse[first + output_row(a, item.row0[0] + i)] = NOTHING;
+    write_nothing(a, dim, threadIdx.x, blockDim.x);
 }
 
 __global__ void clear(uint32_t *words, size_t count)
@@ -1113,6 +1165,6 @@ extern "C" cudaError_t hra_sm90_clear(uint32_t *words, size_t count, cudaStream_
 extern "C" cudaError_t hra_sm90_forward_nothing(const hra_sm90_forward *launch, int dim, cudaStream_t stream)
 {
     void *arguments[] = {const_cast<hra_sm90_forward *>(launch), &dim};
-    return cudaLaunchKernel((const void *)nothing, dim3((unsigned)launch->items), dim3(128), arguments, 0,
+    return cudaLaunchKernel((const void *)nothing, dim3((unsigned)launch->nothings), dim3(128), arguments, 0,
                             stream);
 }

@@ -78,13 +78,15 @@ struct hra_sm90_forward {
     int64_t rows;                     /* of this rank */
     const struct hra_sm90_item *item; /* [items] in the order in which they are begun */
     int items;
+    const struct hra_sm90_item *nothing; /* [nothings] items without keys, whose outputs are 0 and -inf */
+    int nothings;
     const struct hra_sm90_entry *entry;
     const uint32_t
         *second; /* of each entry, what the second tile of its item has there; NULL with two groups */
     const struct hra_sm90_packed *packed; /* in the place of entries where lists are packed */
     const struct hra_sm90_bits *bits;
     struct hra_sm90_grid grid;
-    const int64_t *token; /* [rows] where outputs of a row go; NULL: there */
+    const int32_t *token; /* [rows] where outputs of a row go; NULL: there */
     int *next;            /* counts items that were taken beyond each block's first; 0 before the launch */
     float *state;         /* hra_sm90_state_bytes for each place */
     hra_tensor o;
@@ -110,7 +112,7 @@ cudaError_t hra_sm90_forward_launch(const struct hra_sm90_forward *launch, hra_t
  * whatever the transport copies. */
 cudaError_t hra_sm90_clear(uint32_t *words, size_t count, cudaStream_t stream);
 
-/* Outputs 0 and log-sums -inf of items without keys. */
+/* Only the items without keys, for which a launch would be needed otherwise. */
 cudaError_t hra_sm90_forward_nothing(const struct hra_sm90_forward *launch, int dim, cudaStream_t stream);
 
 #ifdef __cplusplus

@@ -26,7 +26,7 @@ struct sm90 {
     __typeof__(cuTensorMapEncodeTiled) *encode;
     int processors;              /* that kernels take */
     struct hra_sm90_boxes boxes; /* where forward reads rows by token */
-    int64_t *token;              /* where it writes them so; in device memory */
+    int32_t *token;              /* where it writes them so; in device memory */
     struct hra_sm90_work work;   /* its items and entries in device memory are below */
     int *run_launch;             /* [runs + 1] first launch of a run */
     struct hra_sm90_item *item;
@@ -215,6 +215,19 @@ static hra_status upload(void *out, const void *from, int64_t count, size_t byte
     return HRA_OK;
 }
 
+/* There are fewer than 2^31, as of rows. */
+static hra_status upload_tokens(struct sm90 *c, const struct hra_kernel_plan *plan)
+{
+    int32_t *token = NULL;
+
+    HRA_TRY(hra_alloc_unset((void **)&token, plan->rows, sizeof(*token), "sm90 backend"));
+    for (int64_t i = 0; i < plan->rows; i++)
+        token[i] = (int32_t)plan->token[i];
+    const hra_status status = upload(&c->token, token, plan->rows, sizeof(*token));
+    free(token);
+    return status;
+}
+
 /* Fills a zeroed state; close undoes whatever was done. */
 static hra_status build(struct sm90 *c, const struct hra_kernel_plan *plan)
 {
@@ -231,7 +244,7 @@ static hra_status build(struct sm90 *c, const struct hra_kernel_plan *plan)
     if (plan->by_token[HRA_FORWARD] == HRA_ALL_BY_TOKEN)
         HRA_TRY(hra_sm90_find_boxes(&c->boxes, plan));
     if (plan->by_token[HRA_FORWARD] != HRA_BY_SLOT)
-        HRA_TRY(upload(&c->token, plan->token, plan->rows, sizeof(*c->token)));
+        HRA_TRY(upload_tokens(c, plan));
     if (!c->fused)
         return HRA_OK;
     HRA_TRY_CUDA(hra_sm90_backward_open(plan->type, plan->dim));
@@ -434,6 +447,7 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1, run->stream));
     HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim, l->groups, l->packed,
                                          l->items < c->processors ? l->items : c->processors, run->stream));
+    f->nothings = 0; /* written by now */
     return HRA_OK;
 }
 
@@ -477,13 +491,12 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     else
         HRA_TRY(
             encode_rows(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2, c->plan->dim));
+    f.nothing = c->item + c->work.nothing0;
+    f.nothings = run->run == 0 ? (int)(c->work.items - c->work.nothing0) : 0;
     for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++)
         HRA_TRY(launch(c, &f, &c->work.launch[l], run));
-    if (run->run == 0 && c->work.items > c->work.nothing0) {
-        f.item = c->item + c->work.nothing0;
-        f.items = (int)(c->work.items - c->work.nothing0);
+    if (f.nothings > 0)
         HRA_TRY_CUDA(hra_sm90_forward_nothing(&f, c->plan->dim, run->stream));
-    }
     return HRA_OK;
 }
 
