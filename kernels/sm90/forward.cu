@@ -215,11 +215,24 @@ __device__ __forceinline__ void fill_queries(shared<D, G> &s, const hra_sm90_for
     }
 }
 
+/* Consumers end an item when they have begun the next one, but one that waits for other items may not begin before what those
+ * wait for has ended. So behind a first part it has a tile put before it that nobody has rows of. before: flags of the item
+ * before; true: that is what `item` is now. */
+__device__ __forceinline__ bool separate(hra_sm90_item &item, uint32_t before)
+{
+    if (!(before & HRA_SM90_TELLS) || !(item.flags[0] & HRA_SM90_WAITS))
+        return false;
+    item.rows[0] = item.rows[1] = 0;
+    item.flags[0] = item.flags[1] = HRA_SM90_BEGINS | HRA_SM90_ENDS;
+    item.entries = 1;
+    return true;
+}
+
 /* Everything is read where it is needed, from the caches: there are few registers. */
 template <int D, int G, bool BOXES> __device__ void produce(const hra_sm90_forward &a, shared<D, G> &s)
 {
     cursor<D, G> at;
-    uint32_t turn = 0;
+    uint32_t turn = 0, flags = 0;
 
     prefetch_map(&a.q);
     prefetch_map(&a.k[0]);
@@ -229,6 +242,8 @@ template <int D, int G, bool BOXES> __device__ void produce(const hra_sm90_forwa
 
         barrier_wait(shared_address(&s.empty_q[buffer_of<D, G>(turn)]), parity_of<D, G>(turn) ^ 1);
         item = a.item[index];
+        const bool separates = separate(item, flags);
+        flags = item.flags[0];
         fill_queries<D, G, BOXES>(s, a, item, turn);
         for (uint32_t n = 0; n < item.entries; n++) {
             fill_keys<D, G, BOXES>(s, at, a, a.k, item, n, n == 0 ? TILE_FIRST : 0);
@@ -236,7 +251,8 @@ template <int D, int G, bool BOXES> __device__ void produce(const hra_sm90_forwa
             if (n > 0 || turn > 0)
                 fill_keys<D, G, BOXES>(s, at, a, a.v, of, (n > 0 ? n : of.entries) - 1, 0);
         }
-        index = gridDim.x + atomicAdd(a.next, 1);
+        if (!separates)
+            index = gridDim.x + atomicAdd(a.next, 1);
     }
     const hra_sm90_item &item = s.item[(turn - 1) % ITEMS];
     fill_keys<D, G, BOXES>(s, at, a, a.v, item, item.entries - 1, TILE_END);
@@ -473,12 +489,15 @@ __device__ __forceinline__ float4 *state_of(const hra_sm90_forward &a, const hra
     return (float4 *)a.state + (size_t)(item.state + at.tile) * (D / 8 + 1) * HRA_SM90_CONSUMERS + at.place;
 }
 
-template <int D>
+template <int D, int G>
 __device__ __forceinline__ rows_state begin_rows(const hra_sm90_forward &a, const hra_sm90_item &item,
                                                  spot at)
 {
     if (item.flags[at.tile] & HRA_SM90_BEGINS)
         return {{-FLT_MAX, -FLT_MAX}, {0, 0}};
+    if (item.flags[0] & HRA_SM90_WAITS) /* who takes a first part, which stands before, waits for nobody */
+        while (load_acquire(&a.told[item.cut]) < 4 * G)
+            ;
     const float4 x = state_of<D>(a, item, at)[D / 8 * HRA_SM90_CONSUMERS];
     return {{x.x, x.y}, {x.z, x.w}};
 }
@@ -583,6 +602,11 @@ __device__ __forceinline__ void end_item(const float (&out)[D / 2], const rows_s
         write_rows<X, D>(out, rows, a, item, to, at);
     else
         keep_state<D>(out, rows, a, item, at);
+    if (item.flags[0] & HRA_SM90_TELLS) {
+        __syncwarp();
+        if (at.place % 32 == 0)
+            add_release(&a.told[item.cut], 1);
+    }
 }
 
 /* Outputs of this block's items without keys, by `threads` of its threads, 16 bytes of a row at a time. */
@@ -669,7 +693,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
     /* The first tile has no product beside it. */
     take_queries();
     spot own = spot_of<G>(s.item[0], group, thread);
-    rows = begin_rows<D>(a, s.item[0], own);
+    rows = begin_rows<D, G>(a, s.item[0], own);
     begin_sums<D>(out, a, s.item[0], own);
     barrier_wait(shared_address(&s.full[at.slot]), at.parity);
     uint32_t tile = tile_at(at.slot, s.tile[at.slot], own);
@@ -706,7 +730,7 @@ template <typename X, int D, int G> __device__ void consume(const hra_sm90_forwa
             take_queries();
             before = rows;
             own = spot_of<G>(s.item[turn % ITEMS], group, thread);
-            rows = begin_rows<D>(a, s.item[turn % ITEMS], own);
+            rows = begin_rows<D, G>(a, s.item[turn % ITEMS], own);
             low = find_low(rows);
         }
         const cursor<D, G> value = at.next();
@@ -863,8 +887,8 @@ template <int D, bool BOXES> __device__ void produce_packed(const hra_sm90_forwa
     constexpr int WORDS = sizeof(hra_sm90_item) / 4, ENTRY0 = offsetof(hra_sm90_item, entry0) / 4;
     const int lane = threadIdx.x;
     filling at;
-    int index = blockIdx.x, taken = 0;         /* the next item; before all lanes know it, the first does */
-    uint32_t turn = 0, before = 0, coming = 0; /* this lane's word of it */
+    int index = blockIdx.x, taken = 0; /* the next item; before all lanes know it, the first does */
+    uint32_t turn = 0, before = 0, flags = 0, coming = 0; /* this lane's word of it */
     const auto word_of = [&](uint32_t step) {
         return lane < 9 ? ((const uint32_t *)(a.packed + step))[lane] : 0;
     };
@@ -884,9 +908,14 @@ template <int D, bool BOXES> __device__ void produce_packed(const hra_sm90_forwa
         if (lane < WORDS)
             ((uint32_t *)&item)[lane] = coming;
         __syncwarp();
+        const bool separates = __shfl_sync(~0u, lane == 0 && separate(item, flags), 0);
+        __syncwarp();
+        flags = item.flags[0];
         if (lane == 0) {
-            taken = gridDim.x + atomicAdd(a.next, 1);
-            barrier_expect(shared_address(&s.full_q), (1 + (item.rows[0] > HALF)) * packed<D>::HALF_BYTES);
+            if (!separates)
+                taken = gridDim.x + atomicAdd(a.next, 1);
+            barrier_expect(shared_address(&s.full_q),
+                           ((item.rows[0] > 0) + (item.rows[0] > HALF)) * packed<D>::HALF_BYTES);
             for (int i = 0; i < 2; i++)
                 if (i * HALF < item.rows[0])
                     load_half<D, BOXES>(a, &s.queries[i][0][0][0], shared_address(&s.full_q), item, i,
@@ -894,7 +923,7 @@ template <int D, bool BOXES> __device__ void produce_packed(const hra_sm90_forwa
         }
         for (uint32_t n = 0; n < item.entries; n++) {
             const uint32_t word = next;
-            if (n == (item.entries > 1)) {
+            if (n == (item.entries > 1) && !separates) {
                 index = __shfl_sync(~0u, taken, 0);
                 ask_item();
             }
@@ -963,7 +992,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
     };
 
     take_queries();
-    rows = begin_rows<D>(a, s.item[0], own);
+    rows = begin_rows<D, 2>(a, s.item[0], own);
     begin_sums<D>(out, a, s.item[0], own);
     wait_part(0);
     uint32_t places = s.places[0], before_places = places;
@@ -998,7 +1027,7 @@ template <typename X, int D> __device__ void consume_packed(const hra_sm90_forwa
             turn++;
             take_queries();
             before = rows;
-            rows = begin_rows<D>(a, s.item[turn % ITEMS], own);
+            rows = begin_rows<D, 2>(a, s.item[turn % ITEMS], own);
             low = find_low(rows);
         }
         one = s.bits[part % PARTS][group][0];

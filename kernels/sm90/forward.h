@@ -19,8 +19,12 @@ extern "C" {
 /* Chunks of one launch at most, and threads that compute. */
 enum { HRA_SM90_CHUNKS = 8, HRA_SM90_CONSUMERS = 256 }; /* threads that have a tile of queries */
 
-/* What a launch does of an item beside its tiles: its state begins here; its outputs are written here. */
-enum { HRA_SM90_BEGINS = 1, HRA_SM90_ENDS = 2 };
+/* What a launch does of an item beside its tiles: its state begins here; its outputs are written here. Of a first tile also: the
+ * item is the first part of one that was cut, and says when it has ended; it is the second, and waits for that. */
+enum { HRA_SM90_BEGINS = 1, HRA_SM90_ENDS = 2, HRA_SM90_TELLS = 4, HRA_SM90_WAITS = 8 };
+
+/* Cuts of a launch at most. */
+enum { HRA_SM90_CUTS = 511 };
 
 /* The query rows of an item are a tile, or three halves of it and of the tile after it. */
 struct hra_sm90_item {
@@ -32,6 +36,7 @@ struct hra_sm90_item {
     uint32_t entry0, entries;
     uint32_t state; /* the first tile's place in the workspace; the second has the next one */
     uint32_t at[2]; /* rows by token: where its halves begin in the grid */
+    uint32_t cut;   /* which of the launch's, where it tells or waits */
 };
 
 /* Where rows lie by token, halves of tiles, and tiles of lists that are not packed, are boxes of a grid of two or
@@ -88,6 +93,7 @@ struct hra_sm90_forward {
     struct hra_sm90_grid grid;
     const int32_t *token; /* [rows] where outputs of a row go; NULL: there */
     int *next;            /* counts items that were taken beyond each block's first; 0 before the launch */
+    uint32_t *told;       /* [cuts] warps that have ended the first part; 0 before the launch */
     float *state;         /* hra_sm90_state_bytes for each place */
     hra_tensor o;
     float *lse;  /* [batch][heads][rows]; NULL: not wanted */

@@ -18,8 +18,10 @@
  * they are fetched from memory again and again. So K/V heads are taken in sections, whose K and V fit the L2
  * cache together, and within a section the longest items go first. Where the K and V of one head are more
  * than that, items of about the same length go by query tile, so that neighbours, which mostly have the same
- * keys, run at one time. */
+ * keys, run at one time. What that leaves idle in the end is mended by cutting a few items in two (cuts.c). */
 #include "kernels/sm90/lists.h"
+
+#include "kernels/sm90/cuts.h"
 
 #include <limits.h>
 #include <math.h>
@@ -676,7 +678,7 @@ static int64_t head_bytes(const struct builder *b, int launch)
 }
 
 /* Sections are equal, so that the last one is not too small to be spread well. */
-static void write_launch(struct builder *b, int launch)
+static hra_status write_launch(struct builder *b, int launch)
 {
     struct hra_sm90_launch *l = &b->work->launch[launch];
     const int64_t groups = (int64_t)b->plan->batch * b->plan->heads_kv, bytes = head_bytes(b, launch);
@@ -693,6 +695,10 @@ static void write_launch(struct builder *b, int launch)
         b->work->items += write_section(b, launch, &s, b->work->item + b->work->items);
     }
     l->items = (int)(b->work->items - l->item0);
+    HRA_TRY(hra_sm90_cut_items(b->work->item + l->item0, l->items, b->processors, &l->cuts));
+    l->items += l->cuts;
+    b->work->items += l->cuts;
+    return HRA_OK;
 }
 
 static hra_status make_items(struct builder *b)
@@ -702,10 +708,10 @@ static hra_status make_items(struct builder *b)
     int64_t most = places; /* room for those without keys */
 
     for (int l = 0; l < b->work->launches; l++)
-        most += (int64_t)p->batch * p->heads * (b->shape[l]->query1 - b->shape[l]->query0);
+        most += (int64_t)p->batch * p->heads * (b->shape[l]->query1 - b->shape[l]->query0) + HRA_SM90_CUTS;
     HRA_TRY(hra_alloc_unset((void **)&b->work->item, most, sizeof(*b->work->item), "items"));
     for (int l = 0; l < b->work->launches; l++)
-        write_launch(b, l);
+        HRA_TRY(write_launch(b, l));
     b->work->nothing0 = b->work->items;
     for (int64_t i = 0; i < places; i++)
         if (b->first[i] < 0)

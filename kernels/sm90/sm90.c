@@ -47,8 +47,9 @@ struct sm90 {
     struct hra_sm90_key_bits *key_bits;
 };
 
-/* The counter of items takes the first bytes of the workspace. */
-enum { COUNTER_BYTES = 256 };
+/* The counter of items, and those of cuts, take the first bytes of the workspace. */
+enum { COUNTER_BYTES = 4 * (1 + HRA_SM90_CUTS) };
+_Static_assert(COUNTER_BYTES % 256 == 0, "what follows is aligned");
 
 /* Pieces of query rows of one head. */
 static size_t count_pieces(const struct hra_kernel_plan *p)
@@ -444,7 +445,7 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     }
     f->item = c->item + l->item0;
     f->items = l->items;
-    HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1, run->stream));
+    HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1 + (size_t)l->cuts, run->stream));
     HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim, l->groups, l->packed,
                                          l->items < c->processors ? l->items : c->processors, run->stream));
     f->nothings = 0; /* written by now */
@@ -482,6 +483,7 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.grid = c->boxes.grid;
     f.token = c->token;
     f.next = run->workspace;
+    f.told = (uint32_t *)run->workspace + 1;
     f.state = (float *)((char *)run->workspace + COUNTER_BYTES);
     f.o = args->o;
     f.lse = args->lse;

@@ -2,7 +2,7 @@
 # Tests the logic of the sm90 kernels on a machine without a GPU: their source is compiled for the host on top of emulator.h.
 # Needs g++, MPI, and the headers of CUDA 12.5 or later, which come with nvcc; nothing else of CUDA.
 #     tests/sm90/run.sh [BUILD=DIR]     builds in DIR, which is kept; default: a folder that is removed at the end
-# First hra-check, the test of resuming and those of the order of sums must pass; then faults are planted in the kernels, each of which must be caught.
+# First hra-check, the tests of resuming and of cutting and those of the order of sums must pass; then faults are planted in the kernels, each of which must be caught.
 # Exit status: 0 passed, 1 something failed, 77 there are no headers of CUDA.
 # shellcheck disable=SC2016 # commands that another shell is given
 set -u
@@ -64,7 +64,7 @@ export CHECK=${tools[*]}
 {
     echo 'emulator forward . "$BUILD/forward.o"'
     echo 'emulator backward . "$BUILD/backward.o"'
-    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order,margin}.c \
+    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order,margin,cuts}.c \
         examples/tools/{hra-check,npy,problem,world,oracle,plain,device}.c; do
         echo "compile $source"
     done
@@ -73,7 +73,8 @@ link "$BUILD/hra-check" "$BUILD/forward.o" "$BUILD/backward.o" "${tools[@]}" &&
     link "$BUILD/resume" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_resume.o" &&
     link "$BUILD/twice" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_twice.o" &&
     link "$BUILD/order" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_order.o" &&
-    link "$BUILD/margin" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_margin.o" || exit 1
+    link "$BUILD/margin" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_margin.o" &&
+    link "$BUILD/cuts" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_cuts.o" || exit 1
 echo "built after $SECONDS s"
 
 # ---- Running ----
@@ -105,6 +106,19 @@ END
 cat >"$BUILD/gathered" <<'END'
 --rows tokens --grid 24x20 --heads 2 --batch 2 --dim 128 --dtype bf16 --order hilbert --mask 'grid(4,4)' --seed 1
 --rows tokens --saved qkv --tokens 700 --heads 4 --kv-heads 2 --dim 64 --dtype f16 --order random:3 --mask 'window(200,9)' --dlse --seed 2
+END
+
+# Items that do not come out even on 2 to 4 multiprocessors, of which each plan finds another number: some are cut in two, and
+# second parts begin behind first ones.
+cat >"$BUILD/uneven" <<'END'
+--tokens 640 --heads 1 --dim 128 --dtype f16 --mask full --seed 1
+--tokens 640 --heads 1 --dim 128 --dtype bf16 --mask full --seed 2
+--tokens 640 --heads 1 --dim 64 --dtype f16 --mask full --dlse --seed 3
+--tokens 640 --heads 5 --dim 128 --dtype f16 --mask full --seed 4
+--tokens 900 --heads 3 --dim 64 --dtype bf16 --mask full --seed 5
+--grid 24x24 --heads 5 --dim 128 --dtype f16 --order hilbert --mask 'grid(7,7)' --seed 6
+--grid 24x24 --heads 3 --dim 64 --dtype bf16 --order hilbert --mask 'grid(9,9)' --seed 7
+--grid 24x24 --heads 3 --dim 128 --dtype bf16 --order hilbert --mask 'grid(9,9)' --seed 8
 END
 
 # Every line of it is read and written where it is.
@@ -156,6 +170,8 @@ both() { printf '%s\0%s\0' "$@"; }
     both "rows by token in another order" 'check --list "$BUILD/gathered"'
     both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
     both "the same bits, however lists are cut" '"$BUILD/resume"'
+    both "items that are cut in two" 'check --list "$BUILD/uneven"'
+    both "cut items are there once, and launches end sooner" '"$BUILD/cuts"'
     both "the same bits every time" '"$BUILD/twice"'
     both "the order of sums of whole GPUs can be kept" '"$BUILD/order"'
     both "multiprocessors are left to others" '"$BUILD/margin"'
@@ -177,6 +193,8 @@ give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
     both "fault: the bits of the left half for the right" "fault forward.cu 's/bits & HRA_SM90_RIGHT ? 1 : 0/0/' forward '$joined'"
     both "fault: the second axis of boxes is forgotten" "fault forward.cu 's/g.axes == 2/g.axes > 0/' forward 'hra-check --backend sm90 --list $BUILD/tokens'"
     both "fault: outputs go to slots" "fault forward.cu 's/a.token\[row\]/row/' forward 'hra-check --backend sm90 --list $BUILD/tokens'"
+    both "fault: a second part does not wait for the first" "fault forward.cu 's/item.flags.0. & HRA_SM90_WAITS) .\* who/false) \/* who/' forward 'hra-check --backend sm90 --list $BUILD/uneven'"
+    both "fault: what is waited for has not ended" "fault forward.cu 's/if (!(before & HRA_SM90_TELLS)/if (true || !(before \& HRA_SM90_TELLS)/' forward 'hra-check --backend sm90 --list $BUILD/uneven'"
     both "fault: Q is given back without a fence" "fault forward.cu 's/D == 128 ? 6 : G == 2 ? 13 : 11/3/;s/static_assert(is_as[^;]*;//g;s/publish_shared();//g' forward 'hra-check --backend sm90 --list $BUILD/list'"
     both "fault: Q in shared memory is given back too soon" "fault forward.cu 's/q.matrix = [^;]*;/&if (signals) barrier_arrive(shared_address(\&s.empty_q[buffer]));/;s/G == 3 && next & /false \&\& &/;s/G == 2 ? 1 : 2/1/;s/static_assert(is_as[^;]*;//g' forward '$joined'"
     both "fault: the bits of an item's first tile for both" "fault forward.cu 's/? s.second.slot. : tile/\&\& slot < 0 ? 1u : tile/' forward '$joined'"
