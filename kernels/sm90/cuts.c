@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* What beginning and ending an item takes, in tiles. Of more items for each multiprocessor than MOST the last one does not matter. */
-enum { ITEM_COST = 2, MOST = 64, SIXTEENTHS = 16 };
+enum { ITEM_COST = 2, MOST = 40, SIXTEENTHS = 16 };
 
 /* What is worth it: parts of the time that all would take if they ended together. */
 static const double gain = 0.005;
@@ -80,7 +80,7 @@ static struct way choose(struct clocks *c, const struct hra_sm90_item *item, int
 {
     const int left = items % c->count, missing = c->count - left;
     const int counts[] = {left, missing, left + c->count, 2 * missing, left / 2};
-    const int earlies[] = {0, left, missing, c->count / 8, c->count / 4, c->count / 3, c->count / 2};
+    const int earlies[] = {0, left, missing, c->count / 4, c->count / 2};
     struct way best = {0, 0, 0};
     int64_t all = 0, end = play_out(c, item, items, &best);
     int cuttable = 0; /* of the last items */
