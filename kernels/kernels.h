@@ -131,6 +131,17 @@ struct hra_backward_args {
     const void *lse; /* [batch][heads][rows] */
 };
 
+/* Rows of tensors, [batch][rows][heads][dim]: to becomes factor * from, or factor * (sums + from). */
+struct hra_rows {
+    hra_tensor to, sums, from;
+    int64_t rows;
+    int heads, dim;
+    double factor;
+};
+
+/* As many in a call as go into a launch. */
+enum { HRA_ROWS_AT_ONCE = 32 };
+
 struct hra_backend {
     const char *name;
     const char *method;                     /* how it computes gradients */
@@ -189,21 +200,17 @@ struct hra_backend {
     hra_status (*delta)(void *state, const hra_tensor *o, const hra_tensor *do_, const void *dlse,
                         void *workspace, void *stream);
 
-    /* to = factor * from, [batch][rows][heads][dim], converted from one type to the other. */
-    hra_status (*copy)(void *state, const hra_tensor *to, hra_type to_type, const hra_tensor *from,
-                       hra_type from_type, int64_t rows, int heads, int dim, double factor, void *stream);
+    /* to = factor * from, converted from one type to the other, of up to HRA_ROWS_AT_ONCE, none of which touches what another
+     * writes. */
+    hra_status (*copy)(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                       hra_type from_type, void *stream);
 
     /* bytes of 0, in memory that kernels can reach. */
     hra_status (*clear)(void *state, void *data, size_t bytes, void *stream);
 
-    /* to += from, [batch][rows][heads][dim], hra_type_sums. */
-    hra_status (*add)(void *state, const hra_tensor *to, const hra_tensor *from, int64_t rows, int heads,
-                      int dim, void *stream);
-
-    /* to = factor * (sums + from), all [batch][rows][heads][dim], to of the plan's type, the others hra_type_sums; what sums
-     * holds after that nobody reads. */
-    hra_status (*finish)(void *state, const hra_tensor *to, const hra_tensor *sums, const hra_tensor *from,
-                         int64_t rows, int heads, int dim, double factor, void *stream);
+    /* to = factor * (sums + from) of as many, sums and from of hra_type_sums. to is sums itself, with factor 1, or of the plan's
+     * type; then nobody reads what sums holds after that. */
+    hra_status (*add)(void *state, const struct hra_rows *rows, int count, hra_type to_type, void *stream);
 
     /* rows[r] = whole[token[r]] (HRA_GATHER) or the other way, [batch][..][heads][dim] of `type`. */
     hra_status (*reorder)(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,

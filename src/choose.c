@@ -225,7 +225,8 @@ static void begin_ring(struct ring_estimate *g)
             bytes += last > 0 ? g->bytes[HRA_KV][p * ranks + r] : 0;
             loads += last > 0;
         }
-        e->now[r] = hra_cost_before(&e->costs, r) + hra_cost_memory(&e->costs, 2 * bytes, 2 * (int64_t)loads);
+        e->now[r] =
+            hra_cost_before(&e->costs, r) + hra_cost_memory(&e->costs, 2 * bytes, hra_cost_launches(loads));
     }
 }
 
@@ -252,7 +253,7 @@ static hra_status estimate_ring(struct estimate *e)
         follow_ring(&g);
         for (int r = 0; r < ranks; r++)
             e->now[r] = fmax(e->now[r], g.home[r]) + hra_cost_behind(&e->costs, r) +
-                        hra_cost_memory(&e->costs, 3 * g.adds[r], 2 * (int64_t)g.added[r]);
+                        hra_cost_memory(&e->costs, 3 * g.adds[r], g.added[r]);
     }
     free(g.went);
     free(g.added);
@@ -269,7 +270,7 @@ struct traffic {
     double *sent;       /* that others need of it */
     double *load;       /* that it copies for that: what several want alike is copied once */
     double *loads;      /* in so many ranges */
-    double *homes;      /* so many come home */
+    double *homes;      /* launches that add what comes home, of a group */
     double *remote;     /* live tiles against others */
     double *half;       /* [ranks][HRA_HALVES] rows of halves of keys */
     double *late;       /* scratch: when a rank's link has carried all so far */
@@ -312,7 +313,7 @@ static void count_visits(struct traffic *t, const struct estimate *e, int rank)
         t->link[far][1][hra_machine_link(e->costs.machine, link, rank)] += needed;
         t->come[rank] += needed;
         t->sent[o] += needed;
-        t->homes[o] += part * (double)s->ranges;
+        t->homes[o] += fmax(1, 2 * part * (double)s->ranges / HRA_ROWS_AT_ONCE);
         for (int h = 0; h < HRA_HALVES; h++)
             t->remote[rank] += (double)work->live[((int64_t)rank * work->ranks + o) * HRA_HALVES + h];
         if (!whole || !(t->alike[o] & 1 << halves)) {
@@ -375,8 +376,9 @@ static struct passage pass_rows(const struct traffic *t, const struct estimate *
         const double seconds = hra_cost_rows(&e->costs, rows, payload) / link->rate;
         if (rows == 0)
             continue;
-        p.seconds = fmax(p.seconds, seconds);
-        p.latency = fmax(p.latency, link->latency_s);
+        /* A group begins when the one before it is over. */
+        p.seconds = fmax(p.seconds, seconds + (link->grouped ? link->latency_s : 0));
+        p.latency = fmax(p.latency, link->grouped ? 0 : link->latency_s);
         p.lost = fmax(p.lost, link->slowdown * (seconds + link->latency_s));
     }
     return p;
@@ -396,7 +398,7 @@ static double own_tiles(const struct traffic *t, const struct estimate *e, int r
 static double add_s(const struct traffic *t, const struct estimate *e, int rank, int groups)
 {
     return hra_cost_memory(&e->costs, 3 * hra_cost_rows(&e->costs, t->sent[rank], HRA_DKV) / groups,
-                           (int64_t)(2 * t->homes[rank] + 0.5));
+                           (int64_t)(t->homes[rank] + 0.5));
 }
 
 /* A rank until all but the own tiles that come last are computed. Messages begin when all have copied what they send. */
@@ -458,7 +460,7 @@ static void estimate_direct(struct estimate *e, struct traffic *t, int groups)
     for (int r = 0; r < ranks; r++)
         e->now[r] = hra_cost_before(&e->costs, r) +
                     hra_cost_memory(&e->costs, 2 * hra_cost_rows(&e->costs, t->load[r], HRA_KV),
-                                    (int64_t)(2 * groups * t->loads[r] + 0.5));
+                                    hra_cost_launches((int64_t)(groups * t->loads[r] + 0.5)));
     const double loaded = last_of(e->now, ranks);
     for (int r = 0; r < ranks; r++)
         follow_groups(t, e, r, groups, loaded);

@@ -213,7 +213,8 @@ double hra_cost_behind(const struct hra_costs *c, int rank)
 
     if (c->pass == HRA_FORWARD || rows == 0 || c->plan->pass[HRA_BACKWARD].opens == 0)
         return 0;
-    return hra_cost_memory(c, hra_cost_rows(c, rows, HRA_DKV) + hra_cost_rows(c, rows, HRA_KV), 2);
+    return hra_cost_memory(c, hra_cost_rows(c, rows, HRA_DKV) + hra_cost_rows(c, rows, HRA_KV),
+                           hra_cost_launches(c->plan->pass[HRA_BACKWARD].opens));
 }
 
 /* ---- Memory ---- */
@@ -549,10 +550,10 @@ static hra_status settle(struct play *p, int rank, int payload, int buffer, int 
         finish_end(p, move.message);
         a->actives--;
         memmove(&a->active[i], &a->active[i + 1], (size_t)(a->actives - i) * sizeof(*a->active));
-        if (move.add && !move.sends) /* K and V of each part */
+        if (move.add && !move.sends)
             HRA_TRY(spend(p, rank, HRA_SPAN_OTHER,
                           hra_cost_memory(&p->costs, add_bytes(&p->costs, move.bytes),
-                                          2 * (move.last - move.buffer + 1)),
+                                          hra_cost_launches(move.last - move.buffer + 1)),
                           a->round, -1));
     }
     return HRA_OK;
@@ -807,7 +808,7 @@ static double load_s(const struct play *p, int rank)
 
     for (int i = 0; i < s->loads; i++)
         bytes += 2.0 * (double)hra_plan_part_bytes(p->plan, &s->part[s->load[i].part], HRA_KV, NULL);
-    return hra_cost_memory(&p->costs, bytes, 2 * s->loads);
+    return hra_cost_memory(&p->costs, bytes, hra_cost_launches(s->loads));
 }
 
 static int is_last_round(const struct play *p, const struct actor *a)

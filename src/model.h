@@ -47,6 +47,12 @@ double hra_cost_kernel(const struct hra_costs *c, double tile_s, int64_t tiles, 
 /* So many bytes that kernels read and write, in so many launches. */
 double hra_cost_memory(const struct hra_costs *c, double bytes, int64_t launches);
 
+/* Launches that copy or add both tensors of so many parts, in one call. */
+static inline int64_t hra_cost_launches(int64_t parts)
+{
+    return (2 * parts + HRA_ROWS_AT_ONCE - 1) / HRA_ROWS_AT_ONCE;
+}
+
 /* What backward does before its schedule: sums to zero, unless they begin in the kernels, and delta; behind it: the sums into
  * dk and dv. Forward: 0. */
 double hra_cost_before(const struct hra_costs *c, int rank);

@@ -98,45 +98,67 @@ static void open_own_sums(const struct execution *x, const struct hra_part *part
     *dv = cut_own(x->plan, &all_v, part, sums);
 }
 
-/* The last addition to a part of our own dK/dV: write dk = scale dK and dv = dV. */
-static hra_status close_part(struct execution *x, const struct hra_part *part, const hra_tensor own[2],
-                             const hra_tensor home[2])
-{
-    const hra_plan *plan = x->plan;
-    const hra_problem *p = &plan->problem;
-    const hra_tensor dk = cut_own(plan, x->dk, part, p->type), dv = cut_own(plan, x->dv, part, p->type);
-    const int64_t rows = hra_plan_part_rows(plan, part);
-    const int heads = part->head1 - part->head0;
+/* Rows that are copied or added together, as many as go into a call; the types of `to` and of the rest, and whether there are
+ * sums. */
+struct batch {
+    struct hra_rows rows[HRA_ROWS_AT_ONCE];
+    int count, adds;
+    hra_type to, from;
+};
 
-    HRA_TRY(plan->backend->finish(plan->kernels, &dk, &own[0], &home[0], rows, heads, p->dim, p->scale,
-                                  x->stream));
-    return plan->backend->finish(plan->kernels, &dv, &own[1], &home[1], rows, heads, p->dim_v, 1, x->stream);
+static hra_status flush(const struct execution *x, struct batch *b)
+{
+    const struct hra_backend *backend = x->plan->backend;
+    void *const kernels = x->plan->kernels;
+    const int count = b->count;
+
+    b->count = 0;
+    if (count == 0)
+        return HRA_OK;
+    return b->adds ? backend->add(kernels, b->rows, count, b->to, x->stream)
+                   : backend->copy(kernels, b->rows, count, b->to, b->from, x->stream);
 }
 
-/* A move has arrived and is added to our own sums. */
+/* dK or K of a part, n 0, or dV or V, n 1. sums: NULL where nothing is added. */
+static hra_status put(const struct execution *x, struct batch *b, const struct hra_part *part, int n,
+                      const hra_tensor *to, const hra_tensor *sums, const hra_tensor *from, double factor)
+{
+    const hra_problem *p = &x->plan->problem;
+
+    if (b->count == HRA_ROWS_AT_ONCE)
+        HRA_TRY(flush(x, b));
+    b->rows[b->count++] = (struct hra_rows){.to = *to,
+                                            .sums = sums == NULL ? (hra_tensor){0} : *sums,
+                                            .from = *from,
+                                            .rows = hra_plan_part_rows(x->plan, part),
+                                            .heads = part->head1 - part->head0,
+                                            .dim = n == 0 ? p->dim : p->dim_v,
+                                            .factor = factor};
+    return HRA_OK;
+}
+
+/* A move has arrived and is added to our own sums, or is the last that is: then dk = scale dK and dv = dV are written. */
 static hra_status add_home(struct execution *x, int i)
 {
     const hra_plan *plan = x->plan;
+    const hra_problem *p = &plan->problem;
+    const hra_type sums = hra_type_sums(p->type);
     const struct hra_move *move = &x->pass->schedule.move[i];
+    const int closes = x->pass->closes[i];
+    struct batch b = {.count = 0, .adds = 1, .to = closes ? p->type : sums, .from = sums};
 
     for (int n = 0; n <= move->more; n++) {
         const struct hra_part *part = &x->pass->schedule.part[move->part + n];
-        const int64_t rows = hra_plan_part_rows(plan, part);
-        const int heads = part->head1 - part->head0;
-        hra_tensor home[2], own[2]; /* dK, dV */
+        hra_tensor home[2], own[2], out[2]; /* dK, dV */
 
         open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, move->to + n), &home[0], &home[1]);
         open_own_sums(x, part, &own[0], &own[1]);
-        if (x->pass->closes[i]) {
-            HRA_TRY(close_part(x, part, own, home));
-            continue;
+        for (int t = 0; t < 2; t++) {
+            out[t] = closes ? cut_own(plan, t == 0 ? x->dk : x->dv, part, p->type) : own[t];
+            HRA_TRY(put(x, &b, part, t, &out[t], &own[t], &home[t], closes && t == 0 ? p->scale : 1));
         }
-        HRA_TRY(
-            plan->backend->add(plan->kernels, &own[0], &home[0], rows, heads, plan->problem.dim, x->stream));
-        HRA_TRY(plan->backend->add(plan->kernels, &own[1], &home[1], rows, heads, plan->problem.dim_v,
-                                   x->stream));
     }
-    return HRA_OK;
+    return flush(x, &b);
 }
 
 /* Nothing is under way. */
@@ -326,12 +348,11 @@ static hra_status load(struct execution *x)
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const struct hra_schedule *s = &x->pass->schedule;
+    struct batch b = {.count = 0, .to = p->type, .from = p->type};
     int copied = 0;
 
     for (int i = 0; i < s->loads; i++) {
         const struct hra_part *part = &s->part[s->load[i].part];
-        const int64_t rows = hra_plan_part_rows(plan, part);
-        const int heads = part->head1 - part->head0;
         const hra_tensor own_k = cut_own(plan, x->k, part, p->type),
                          own_v = cut_own(plan, x->v, part, p->type);
         hra_tensor k, v;
@@ -339,12 +360,11 @@ static hra_status load(struct execution *x)
         if (x->straight && !x->pass->wanted[i])
             continue;
         open_payload(plan, part, HRA_KV, buffer_at(x, HRA_KV, s->load[i].buffer), &k, &v);
-        HRA_TRY(plan->backend->copy(plan->kernels, &k, p->type, &own_k, p->type, rows, heads, p->dim, 1,
-                                    x->stream));
-        HRA_TRY(plan->backend->copy(plan->kernels, &v, p->type, &own_v, p->type, rows, heads, p->dim_v, 1,
-                                    x->stream));
+        HRA_TRY(put(x, &b, part, 0, &k, NULL, &own_k, 1));
+        HRA_TRY(put(x, &b, part, 1, &v, NULL, &own_v, 1));
         copied = 1;
     }
+    HRA_TRY(flush(x, &b));
     return copied ? record(x, HRA_SPAN_OTHER, -1) : HRA_OK;
 }
 
@@ -599,20 +619,18 @@ static hra_status write_open(const struct execution *x)
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const hra_type sums = hra_type_sums(p->type);
+    struct batch b = {.count = 0, .to = p->type, .from = sums};
 
     for (int i = 0; i < x->pass->opens; i++) {
         const struct hra_part *part = &x->pass->open[i];
         const hra_tensor dk = cut_own(plan, x->dk, part, p->type), dv = cut_own(plan, x->dv, part, p->type);
-        const int64_t rows = hra_plan_part_rows(plan, part);
-        const int heads = part->head1 - part->head0;
         hra_tensor own_dk, own_dv;
 
         open_own_sums(x, part, &own_dk, &own_dv);
-        HRA_TRY(plan->backend->copy(plan->kernels, &dk, p->type, &own_dk, sums, rows, heads, p->dim, p->scale,
-                                    x->stream));
-        HRA_TRY(plan->backend->copy(plan->kernels, &dv, p->type, &own_dv, sums, rows, heads, p->dim_v, 1,
-                                    x->stream));
+        HRA_TRY(put(x, &b, part, 0, &dk, NULL, &own_dk, p->scale));
+        HRA_TRY(put(x, &b, part, 1, &dv, NULL, &own_dv, 1));
     }
+    HRA_TRY(flush(x, &b));
     return x->pass->opens > 0 ? record(x, HRA_SPAN_OTHER, -1) : HRA_OK;
 }
 

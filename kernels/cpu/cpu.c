@@ -120,26 +120,33 @@ static hra_status cpu_delta(void *state, const hra_tensor *o, const hra_tensor *
     return HRA_OK;
 }
 
-static hra_status cpu_copy(void *state, const hra_tensor *to, hra_type to_type, const hra_tensor *from,
-                           hra_type from_type, int64_t rows, int heads, int dim, double factor, void *stream)
+static hra_status copy_rows(struct hra_cpu *cpu, const struct hra_rows *x, const hra_tensor *from,
+                            hra_type to_type, hra_type from_type)
 {
-    struct hra_cpu *cpu = state;
     const size_t bytes = hra_type_bytes(from_type);
 
-    (void)stream;
-    if (factor == 1 && to_type == from_type) {
+    if (x->factor == 1 && to_type == from_type) {
         for (int b = 0; b < cpu->plan->batch; b++)
-            for (int h = 0; h < heads; h++)
-                for (int64_t r = 0; r < rows; r++)
-                    memcpy(hra_cpu_at(to, to_type, b, r, h), hra_cpu_at(from, from_type, b, r, h),
-                           (size_t)dim * bytes);
+            for (int h = 0; h < x->heads; h++)
+                for (int64_t r = 0; r < x->rows; r++)
+                    memcpy(hra_cpu_at(&x->to, to_type, b, r, h), hra_cpu_at(from, from_type, b, r, h),
+                           (size_t)x->dim * bytes);
         return HRA_OK;
     }
     if (from_type != hra_type_sums(to_type))
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "cpu: no copy from %s to %s", hra_type_name(from_type),
                         hra_type_name(to_type));
-    (from_type == HRA_F64 ? hra_cpu_scale_f64 : hra_cpu_scale_f32)(cpu, to, to_type, from, rows, heads, dim,
-                                                                   factor);
+    (from_type == HRA_F64 ? hra_cpu_scale_f64 : hra_cpu_scale_f32)(cpu, &x->to, to_type, from, x->rows,
+                                                                   x->heads, x->dim, x->factor);
+    return HRA_OK;
+}
+
+static hra_status cpu_copy(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                           hra_type from_type, void *stream)
+{
+    (void)stream;
+    for (int i = 0; i < count; i++)
+        HRA_TRY(copy_rows(state, &rows[i], &rows[i].from, to_type, from_type));
     return HRA_OK;
 }
 
@@ -151,25 +158,19 @@ static hra_status cpu_clear(void *state, void *data, size_t bytes, void *stream)
     return HRA_OK;
 }
 
-static hra_status cpu_add(void *state, const hra_tensor *to, const hra_tensor *from, int64_t rows, int heads,
-                          int dim, void *stream)
+static hra_status cpu_add(void *state, const struct hra_rows *rows, int count, hra_type to_type, void *stream)
 {
     struct hra_cpu *cpu = state;
 
     (void)stream;
-    (cpu->plan->type == HRA_F64 ? hra_cpu_add_f64 : hra_cpu_add_f32)(cpu, to, from, rows, heads, dim);
+    for (int i = 0; i < count; i++) {
+        const struct hra_rows *x = &rows[i];
+        (cpu->plan->type == HRA_F64 ? hra_cpu_add_f64 : hra_cpu_add_f32)(cpu, &x->sums, &x->from, x->rows,
+                                                                         x->heads, x->dim);
+        if (x->to.data != x->sums.data)
+            HRA_TRY(copy_rows(cpu, x, &x->sums, to_type, hra_type_sums(cpu->plan->type)));
+    }
     return HRA_OK;
-}
-
-static hra_status cpu_finish(void *state, const hra_tensor *to, const hra_tensor *sums,
-                             const hra_tensor *from, int64_t rows, int heads, int dim, double factor,
-                             void *stream)
-{
-    const struct hra_cpu *cpu = state;
-    const hra_type type = cpu->plan->type;
-
-    HRA_TRY(cpu_add(state, sums, from, rows, heads, dim, stream));
-    return cpu_copy(state, to, type, sums, hra_type_sums(type), rows, heads, dim, factor, stream);
 }
 
 static hra_status cpu_reorder(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
@@ -241,6 +242,5 @@ const struct hra_backend hra_backend_cpu = {
     .copy = cpu_copy,
     .clear = cpu_clear,
     .add = cpu_add,
-    .finish = cpu_finish,
     .reorder = cpu_reorder,
 };

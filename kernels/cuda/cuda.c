@@ -475,8 +475,9 @@ static hra_status compute_chunk(const struct cuda *c, const struct hra_run_args 
     if (pass == HRA_BACKWARD && chunk->zero) {
         const struct hra_tile_rows *last = &p->key[chunk->key_tile1 - 1];
         const int64_t rows = last->row0 + last->rows - base;
-        HRA_TRY_CUDA(hra_hybrid_zero(p->batch, &chunk->dk, rows, heads, p->dim, run->stream));
-        HRA_TRY_CUDA(hra_hybrid_zero(p->batch, &chunk->dv, rows, heads, p->dim_v, run->stream));
+        const struct hra_rows sums[] = {{.to = chunk->dk, .rows = rows, .heads = heads, .dim = p->dim},
+                                        {.to = chunk->dv, .rows = rows, .heads = heads, .dim = p->dim_v}};
+        HRA_TRY_CUDA(hra_hybrid_zero(p->batch, sums, 2, run->stream));
     }
     for (int n = 0; n < p->patterns; n++)
         for (int i = 0; i < work[n].slabs.count; i++) {
@@ -569,13 +570,12 @@ static hra_status cuda_delta(void *state, const hra_tensor *o, const hra_tensor 
     return HRA_OK;
 }
 
-static hra_status cuda_copy(void *state, const hra_tensor *to, hra_type to_type, const hra_tensor *from,
-                            hra_type from_type, int64_t rows, int heads, int dim, double factor, void *stream)
+static hra_status cuda_copy(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                            hra_type from_type, void *stream)
 {
     const struct cuda *c = state;
 
-    HRA_TRY_CUDA(
-        hra_hybrid_copy(c->plan->batch, to, to_type, from, from_type, rows, heads, dim, factor, stream));
+    HRA_TRY_CUDA(hra_hybrid_copy(c->plan->batch, rows, count, to_type, from_type, stream));
     return HRA_OK;
 }
 
@@ -586,23 +586,12 @@ static hra_status cuda_clear(void *state, void *data, size_t bytes, void *stream
     return HRA_OK;
 }
 
-static hra_status cuda_add(void *state, const hra_tensor *to, const hra_tensor *from, int64_t rows, int heads,
-                           int dim, void *stream)
+static hra_status cuda_add(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                           void *stream)
 {
     const struct cuda *c = state;
 
-    HRA_TRY_CUDA(hra_hybrid_add(c->plan->batch, to, from, rows, heads, dim, stream));
-    return HRA_OK;
-}
-
-static hra_status cuda_finish(void *state, const hra_tensor *to, const hra_tensor *sums,
-                              const hra_tensor *from, int64_t rows, int heads, int dim, double factor,
-                              void *stream)
-{
-    const struct cuda *c = state;
-
-    HRA_TRY_CUDA(
-        hra_hybrid_finish(c->plan->batch, to, c->plan->type, sums, from, rows, heads, dim, factor, stream));
+    HRA_TRY_CUDA(hra_hybrid_add(c->plan->batch, rows, count, to_type, stream));
     return HRA_OK;
 }
 
@@ -743,6 +732,5 @@ const struct hra_backend hra_backend_cuda = {
     .copy = cuda_copy,
     .clear = cuda_clear,
     .add = cuda_add,
-    .finish = cuda_finish,
     .reorder = cuda_reorder,
 };

@@ -474,45 +474,54 @@ __global__ void delta(hra_device_plan p, hra_tensor o, hra_tensor do_, const flo
         out[place] = sum - (dlse != nullptr ? dlse[place] : 0);
 }
 
-template <typename To, typename From>
-__global__ void convert(hra_tensor to, hra_tensor from, int64_t rows, int dim, float factor)
-{
-    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
-    const int h = blockIdx.y, b = blockIdx.z;
+/* Several rows that are copied or added in one launch; the blocks of the i-th begin at block0 of it. */
+struct rows_list {
+    struct {
+        hra_tensor to, sums, from;
+        int64_t rows;
+        int heads, dim;
+        float factor;
+        unsigned block0;
+    } part[HRA_ROWS_AT_ONCE];
+    int count;
+};
+static_assert(sizeof(rows_list) <= 4096, "more than a kernel takes");
 
-    if (row >= rows)
-        return;
-    To *out = at<To>(to, b, row, h);
-    const From *in = at<From>(from, b, row, h);
-    for (int c = threadIdx.x % 32; c < dim; c += 32)
-        out[c] = from_float<To>(factor * to_float(in[c]));
-}
-
-/* to = factor (sums + from), WIDTH channels at a time, or 0 where from.data is NULL; sums may be to. */
-template <typename To, int WIDTH>
-__global__ void add_rows(hra_tensor to, hra_tensor sums, hra_tensor from, int64_t rows, int dim, float factor)
+/* to = factor from, or factor (sums + from) where there are sums, or 0 where there is neither; WIDTH channels at a time. */
+template <typename To, typename From, int WIDTH> __global__ void combine(const __grid_constant__ rows_list a)
 {
-    struct alignas(4 * WIDTH) numbers {
-        float x[WIDTH];
+    struct alignas(sizeof(From) * WIDTH) numbers {
+        From x[WIDTH];
     };
     struct alignas(sizeof(To) * WIDTH) results {
         To x[WIDTH];
     };
-    const int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    int i = 0;
+
+    while (i + 1 < a.count && blockIdx.x >= a.part[i + 1].block0)
+        i++;
+    const auto &p = a.part[i];
+    const int64_t row = (int64_t)(blockIdx.x - p.block0) * WARPS + threadIdx.x / 32;
     const int h = blockIdx.y, b = blockIdx.z;
 
-    if (row >= rows)
+    if (row >= p.rows || h >= p.heads)
         return;
-    for (int c = threadIdx.x % 32 * WIDTH; c < dim; c += 32 * WIDTH) {
+    for (int c = threadIdx.x % 32 * WIDTH; c < p.dim; c += 32 * WIDTH) {
         results out = {};
-        if (from.data != nullptr) {
-            const numbers x = *(const numbers *)(at<float>(sums, b, row, h) + c);
-            const numbers y = *(const numbers *)(at<float>(from, b, row, h) + c);
+        if (p.from.data != nullptr) {
+            const numbers x = *(const numbers *)(at<From>(p.from, b, row, h) + c);
+            if (p.sums.data != nullptr) {
+                const numbers y = *(const numbers *)(at<From>(p.sums, b, row, h) + c);
 #pragma unroll
-            for (int i = 0; i < WIDTH; i++)
-                out.x[i] = from_float<To>(factor * (x.x[i] + y.x[i]));
+                for (int n = 0; n < WIDTH; n++)
+                    out.x[n] = from_float<To>(p.factor * (to_float(y.x[n]) + to_float(x.x[n])));
+            } else {
+#pragma unroll
+                for (int n = 0; n < WIDTH; n++)
+                    out.x[n] = from_float<To>(p.factor * to_float(x.x[n]));
+            }
         }
-        *(results *)(at<To>(to, b, row, h) + c) = out;
+        *(results *)(at<To>(p.to, b, row, h) + c) = out;
     }
 }
 
@@ -539,6 +548,32 @@ __global__ void reorder(char *whole, const int64_t *token, char *rows, int64_t w
 dim3 grid_of_rows(int64_t rows, int heads, int batch)
 {
     return dim3((unsigned)((rows + WARPS - 1) / WARPS), (unsigned)heads, (unsigned)batch);
+}
+
+/* Rows that are to be combined; no more than HRA_ROWS_AT_ONCE. */
+template <typename To, typename From>
+void launch_rows(int batch, const hra_rows *rows, int count, cudaStream_t stream)
+{
+    rows_list a = {};
+    dim3 grid(0, 0, (unsigned)batch);
+    bool wide = true;
+
+    for (int i = 0; i < count; i++) {
+        const dim3 own = grid_of_rows(rows[i].rows, rows[i].heads, batch);
+        if (rows[i].rows == 0)
+            continue;
+        a.part[a.count++] = {rows[i].to,    rows[i].sums, rows[i].from,          rows[i].rows,
+                             rows[i].heads, rows[i].dim,  (float)rows[i].factor, grid.x};
+        grid.x += own.x;
+        grid.y = own.y > grid.y ? own.y : grid.y;
+        wide = wide && rows[i].dim % 4 == 0;
+    }
+    if (a.count == 0)
+        return;
+    if (wide)
+        combine<To, From, 4><<<grid, THREADS, 0, stream>>>(a);
+    else
+        combine<To, From, 1><<<grid, THREADS, 0, stream>>>(a);
 }
 
 /* launch<X>(...) for the type of a plan. */
@@ -687,50 +722,27 @@ extern "C" cudaError_t hra_hybrid_delta(const hra_device_plan *plan, const hra_t
     });
 }
 
-extern "C" cudaError_t hra_hybrid_copy(int batch, const hra_tensor *to, hra_type to_type,
-                                       const hra_tensor *from, hra_type from_type, int64_t rows, int heads,
-                                       int dim, double factor, cudaStream_t stream)
+extern "C" cudaError_t hra_hybrid_copy(int batch, const hra_rows *rows, int count, hra_type to_type,
+                                       hra_type from_type, cudaStream_t stream)
 {
-    const dim3 grid = grid_of_rows(rows, heads, batch);
-    if (rows == 0)
-        return cudaSuccess;
     return for_type(to_type, [&](auto x) {
         using X = decltype(x);
         if (from_type == to_type)
-            convert<X, X><<<grid, THREADS, 0, stream>>>(*to, *from, rows, dim, (float)factor);
+            launch_rows<X, X>(batch, rows, count, stream);
         else
-            convert<X, float><<<grid, THREADS, 0, stream>>>(*to, *from, rows, dim, (float)factor);
+            launch_rows<X, float>(batch, rows, count, stream);
     });
 }
 
-extern "C" cudaError_t hra_hybrid_add(int batch, const hra_tensor *to, const hra_tensor *from, int64_t rows,
-                                      int heads, int dim, cudaStream_t stream)
+extern "C" cudaError_t hra_hybrid_add(int batch, const hra_rows *rows, int count, hra_type to_type,
+                                      cudaStream_t stream)
 {
-    return hra_hybrid_finish(batch, to, HRA_F32, to, from, rows, heads, dim, 1, stream);
+    return for_type(to_type, [&](auto x) { launch_rows<decltype(x), float>(batch, rows, count, stream); });
 }
 
-extern "C" cudaError_t hra_hybrid_finish(int batch, const hra_tensor *to, hra_type type,
-                                         const hra_tensor *sums, const hra_tensor *from, int64_t rows,
-                                         int heads, int dim, double factor, cudaStream_t stream)
+extern "C" cudaError_t hra_hybrid_zero(int batch, const hra_rows *rows, int count, cudaStream_t stream)
 {
-    const dim3 grid = grid_of_rows(rows, heads, batch);
-
-    if (rows == 0)
-        return cudaSuccess;
-    return for_type(type, [&](auto x) {
-        using X = decltype(x);
-        if (dim % 4 == 0)
-            add_rows<X, 4><<<grid, THREADS, 0, stream>>>(*to, *sums, *from, rows, dim, (float)factor);
-        else
-            add_rows<X, 1><<<grid, THREADS, 0, stream>>>(*to, *sums, *from, rows, dim, (float)factor);
-    });
-}
-
-extern "C" cudaError_t hra_hybrid_zero(int batch, const hra_tensor *to, int64_t rows, int heads, int dim,
-                                       cudaStream_t stream)
-{
-    const hra_tensor none = {nullptr, 0, 0, 0};
-    return hra_hybrid_add(batch, to, &none, rows, heads, dim, stream);
+    return hra_hybrid_add(batch, rows, count, HRA_F32, stream);
 }
 
 extern "C" cudaError_t hra_hybrid_reorder(int batch, hra_direction direction, hra_type type,

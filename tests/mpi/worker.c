@@ -589,6 +589,32 @@ static void test_gap(const char *argument)
     CHECK_OK(hra_comm_destroy(comm));
 }
 
+/* Two ranks of 40 tiles, each of which needs every second one of the other's: more parts in one message than are copied and added
+ * in one call. */
+static void test_ranges(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    char text[400] = "blocks(128; 0:";
+
+    (void)argument;
+    for (int rank = 0; rank < 2; rank++) {
+        strcat(text, rank == 0 ? "" : "; 40:");
+        for (int i = 0; i < 20; i++)
+            snprintf(text + strlen(text), sizeof(text) - strlen(text), " %d", 40 * !rank + 2 * i + 1);
+    }
+    strcat(text, ")");
+    struct job j = job_of(80 * 128, "identity", text);
+    j.domain.batch = j.problem.batch = j.domain.heads = j.problem.heads = j.problem.heads_kv = 1;
+    j.options.shard = HRA_SHARD_CONTIGUOUS;
+    j.options.schedule = HRA_SCHEDULE_HALO;
+    job_open(&j, comm, NULL);
+    CHECK_OK(job_forward(&j));
+    CHECK_OK(job_backward(&j));
+    job_compare(&j);
+    job_close(&j);
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
 /* Packed documents, others at every step: the communicator takes memory once, however the documents fall and whatever
  * the sharding, a model of the ranks plans alike, and every answer is right. */
 static void test_packed(const char *argument)
@@ -1010,7 +1036,8 @@ int main(int argc, char **argv)
         {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
         {"refused", test_refused},   {"gone", test_gone},     {"link", test_link},
-        {"halo", test_halo},         {"gap", test_gap},       {"trace", test_trace},
+        {"halo", test_halo},         {"gap", test_gap},       {"ranges", test_ranges},
+        {"trace", test_trace},
     };
     int found = 0;
 
