@@ -262,9 +262,14 @@ sm90() {
     done
 }
 
-# hra-check chooses its own ranks' GPUs; a rank that waits for a minute has been left alone.
+# hra-check chooses its own ranks' GPUs; a rank that waits for a minute has been left alone. The halo of two has more ranges in a
+# message than are copied, and added, in one launch.
 transports() {
     local transport count options='--backend cuda --timeout 60 --random 100'
+    local mask="blocks(128; 0: $(seq -s ' ' 41 2 79); 40: $(seq -s ' ' 1 2 39))"
+    for transport in mpi peer nccl; do
+        echo "over $transport 2 \$BUILD/examples/hra-check --transport $transport --backend cuda --timeout 60 --schedule halo --shard contiguous --heads 1 --dim 12 --dim-v 7 --dtype bf16 --tokens 10240 --mask '$mask'"
+    done
     for transport in peer nccl gpu; do
         for count in 2 4 8; do
             echo "over $transport $count \$BUILD/examples/hra-check --transport $transport $options --seed 1$count"
