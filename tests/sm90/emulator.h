@@ -365,6 +365,7 @@ inline void begin(copy c)
 {
     c.passes = draw_passes();
     c.home = self().home;
+    chip.progress++; /* it will let somebody go on, though it may be the last that anybody did in this pass */
     if (chip.copies_at_once || draw(3) == 0)
         copy_box(c);
     else
