@@ -100,13 +100,13 @@ static void open_own_sums(const struct execution *x, const struct hra_part *part
 
 /* Rows that are copied or added together, as many as go into a call; the types of `to` and of the rest, and whether there are
  * sums. */
-struct batch {
+struct rows_list {
     struct hra_rows rows[HRA_ROWS_AT_ONCE];
     int count, adds;
     hra_type to, from;
 };
 
-static hra_status flush(const struct execution *x, struct batch *b)
+static hra_status flush(const struct execution *x, struct rows_list *b)
 {
     const struct hra_backend *backend = x->plan->backend;
     void *const kernels = x->plan->kernels;
@@ -120,7 +120,7 @@ static hra_status flush(const struct execution *x, struct batch *b)
 }
 
 /* dK or K of a part, n 0, or dV or V, n 1. sums: NULL where nothing is added. */
-static hra_status put(const struct execution *x, struct batch *b, const struct hra_part *part, int n,
+static hra_status put(const struct execution *x, struct rows_list *b, const struct hra_part *part, int n,
                       const hra_tensor *to, const hra_tensor *sums, const hra_tensor *from, double factor)
 {
     const hra_problem *p = &x->plan->problem;
@@ -145,7 +145,7 @@ static hra_status add_home(struct execution *x, int i)
     const hra_type sums = hra_type_sums(p->type);
     const struct hra_move *move = &x->pass->schedule.move[i];
     const int closes = x->pass->closes[i];
-    struct batch b = {.count = 0, .adds = 1, .to = closes ? p->type : sums, .from = sums};
+    struct rows_list b = {.count = 0, .adds = 1, .to = closes ? p->type : sums, .from = sums};
 
     for (int n = 0; n <= move->more; n++) {
         const struct hra_part *part = &x->pass->schedule.part[move->part + n];
@@ -348,7 +348,7 @@ static hra_status load(struct execution *x)
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const struct hra_schedule *s = &x->pass->schedule;
-    struct batch b = {.count = 0, .to = p->type, .from = p->type};
+    struct rows_list b = {.count = 0, .to = p->type, .from = p->type};
     int copied = 0;
 
     for (int i = 0; i < s->loads; i++) {
@@ -619,7 +619,7 @@ static hra_status write_open(const struct execution *x)
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const hra_type sums = hra_type_sums(p->type);
-    struct batch b = {.count = 0, .to = p->type, .from = sums};
+    struct rows_list b = {.count = 0, .to = p->type, .from = sums};
 
     for (int i = 0; i < x->pass->opens; i++) {
         const struct hra_part *part = &x->pass->open[i];
