@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What beginning and ending an item takes, in tiles. Of more items for each multiprocessor than MOST the last one does not matter. */
-enum { ITEM_COST = 2, MOST = 40, SIXTEENTHS = 16 };
+/* What beginning and ending an item takes, in tiles. Of more items for each multiprocessor than MOST the last one does not matter;
+ * and where lengths change more often than RUNS times it would take long to find out. */
+enum { ITEM_COST = 2, MOST = 40, RUNS = 512, SIXTEENTHS = 16 };
 
 /* What is worth it: parts of the time that all would take if they ended together. */
 static const double gain = 0.005;
@@ -21,30 +22,59 @@ struct way {
     int count, share, early;
 };
 
-/* When each multiprocessor is free, the earliest on top of a heap. */
-struct clocks {
-    int64_t *at;
+/* Multiprocessors that are free at one time. */
+struct group {
+    int64_t at;
     int count;
 };
 
-static void play(struct clocks *c, int64_t cost)
-{
-    const int64_t end = c->at[0] + cost;
-    int i = 0;
+/* Items that follow one another and have one length. */
+struct run {
+    uint32_t entries;
+    int end; /* behind the last */
+};
 
-    for (int child; (child = 2 * i + 1) < c->count; i = child) {
-        child += child + 1 < c->count && c->at[child + 1] < c->at[child];
-        if (c->at[child] >= end)
-            break;
-        c->at[i] = c->at[child];
+/* When multiprocessors are free, the earliest first; where items have one length there are few groups. And the items. */
+struct clocks {
+    struct group *group; /* room for all multiprocessors and one */
+    int groups, processors;
+    struct run *run;
+    int runs;
+};
+
+static void add_group(struct clocks *c, int64_t at, int count)
+{
+    int i = c->groups;
+
+    while (i > 0 && c->group[i - 1].at > at)
+        i--;
+    if (i > 0 && c->group[i - 1].at == at) {
+        c->group[i - 1].count += count;
+        return;
     }
-    c->at[i] = end;
+    memmove(&c->group[i + 1], &c->group[i], (size_t)(c->groups++ - i) * sizeof(*c->group));
+    c->group[i] = (struct group){at, count};
+}
+
+/* So many items that take `cost` are begun, each by who is free first. */
+static void play(struct clocks *c, int64_t cost, int items)
+{
+    while (items > 0) {
+        const struct group first = c->group[0];
+        const int taken = first.count < items ? first.count : items;
+        if (taken == first.count)
+            memmove(c->group, c->group + 1, (size_t)--c->groups * sizeof(*c->group));
+        else
+            c->group[0].count -= taken;
+        add_group(c, first.at + cost, taken);
+        items -= taken;
+    }
 }
 
 /* Tiles of the first part. */
-static uint32_t first_part(const struct hra_sm90_item *item, const struct way *w)
+static uint32_t first_part(uint32_t entries, const struct way *w)
 {
-    const uint32_t part = item->entries * (uint32_t)w->share / SIXTEENTHS;
+    const uint32_t part = entries * (uint32_t)w->share / SIXTEENTHS;
     return part > 0 ? part : 1;
 }
 
@@ -55,41 +85,50 @@ static int leading(const struct way *w, int items, int processors)
     return before < whole ? before : whole;
 }
 
-/* When the last multiprocessor ends. */
-static int64_t play_out(struct clocks *c, const struct hra_sm90_item *item, int items, const struct way *w)
-{
-    const int whole = items - w->count, lead = leading(w, items, c->count);
-    int64_t end = 0;
+enum what { WHOLE, FIRST, SECOND };
 
-    memset(c->at, 0, (size_t)c->count * sizeof(*c->at));
-    for (int i = 0; i < lead; i++)
-        play(c, item[i].entries + ITEM_COST);
-    for (int i = whole; i < items; i++)
-        play(c, first_part(&item[i], w) + ITEM_COST);
-    for (int i = lead; i < whole; i++)
-        play(c, item[i].entries + ITEM_COST);
-    for (int i = whole; i < items; i++)
-        play(c, item[i].entries - first_part(&item[i], w) + ITEM_COST);
-    for (int i = 0; i < c->count; i++)
-        end = c->at[i] > end ? c->at[i] : end;
-    return end;
+/* What there is of items `from` to `to`. */
+static void play_items(struct clocks *c, int from, int to, const struct way *w, enum what what)
+{
+    for (int i = 0; i < c->runs && from < to; i++) {
+        const uint32_t all = c->run[i].entries, first = what == WHOLE ? 0 : first_part(all, w);
+        const int end = c->run[i].end < to ? c->run[i].end : to;
+        if (end <= from)
+            continue;
+        play(c, (what == FIRST ? first : all - first) + ITEM_COST, end - from);
+        from = end;
+    }
+}
+
+/* When the last multiprocessor ends. */
+static int64_t play_out(struct clocks *c, int items, const struct way *w)
+{
+    const int whole = items - w->count, lead = leading(w, items, c->processors);
+
+    c->groups = 1;
+    c->group[0] = (struct group){0, c->processors};
+    play_items(c, 0, lead, w, WHOLE);
+    play_items(c, whole, items, w, FIRST);
+    play_items(c, lead, whole, w, WHOLE);
+    play_items(c, whole, items, w, SECOND);
+    return c->group[c->groups - 1].at;
 }
 
 /* The best way to cut; without cuts where none gains anything worth it. */
 static struct way choose(struct clocks *c, const struct hra_sm90_item *item, int items)
 {
-    const int left = items % c->count, missing = c->count - left;
-    const int counts[] = {left, missing, left + c->count, 2 * missing, left / 2};
-    const int earlies[] = {0, left, missing, c->count / 4, c->count / 2};
+    const int left = items % c->processors, missing = c->processors - left;
+    const int counts[] = {left, missing, left + c->processors, 2 * missing, left / 2};
+    const int earlies[] = {0, left, missing, c->processors / 4, c->processors / 2};
     struct way best = {0, 0, 0};
-    int64_t all = 0, end = play_out(c, item, items, &best);
+    int64_t all = 0, end = play_out(c, items, &best);
     int cuttable = 0; /* of the last items */
 
     for (int i = 0; i < items; i++)
         all += item[i].entries + ITEM_COST;
     while (cuttable < items && cuttable < HRA_SM90_CUTS && item[items - 1 - cuttable].entries >= 2)
         cuttable++;
-    const double together = (double)all / c->count;
+    const double together = (double)all / c->processors;
     const int64_t without = end;
     for (size_t n = 0; n < sizeof(counts) / sizeof(counts[0]); n++)
         for (int share = 1; share < SIXTEENTHS && counts[n] > 0 && counts[n] <= cuttable; share++)
@@ -97,7 +136,7 @@ static struct way choose(struct clocks *c, const struct hra_sm90_item *item, int
                 if ((double)end < (1 + gain) * together)
                     break;
                 const struct way w = {counts[n], share, earlies[e]};
-                const int64_t x = play_out(c, item, items, &w);
+                const int64_t x = play_out(c, items, &w);
                 if (x < end) {
                     end = x;
                     best = w;
@@ -110,7 +149,7 @@ static struct way choose(struct clocks *c, const struct hra_sm90_item *item, int
 static struct hra_sm90_item part_of(const struct hra_sm90_item *whole, const struct way *w, int n, int second)
 {
     struct hra_sm90_item part = *whole;
-    const uint32_t first = first_part(whole, w);
+    const uint32_t first = first_part(whole->entries, w);
 
     part.cut = (uint32_t)n;
     part.entry0 += second ? first : 0;
@@ -135,17 +174,40 @@ static void reorder(struct hra_sm90_item *out, const struct hra_sm90_item *item,
     }
 }
 
+static void find_runs(struct clocks *c, const struct hra_sm90_item *item, int items)
+{
+    for (int i = 0; i < items; i++) {
+        if (i == 0 || item[i].entries != item[i - 1].entries)
+            c->run[c->runs++].entries = item[i].entries;
+        c->run[c->runs - 1].end = i + 1;
+    }
+}
+
+/* Which way to cut. */
+static hra_status find_way(struct way *out, const struct hra_sm90_item *item, int items, int processors)
+{
+    struct clocks clocks = {.processors = processors};
+
+    HRA_TRY(hra_alloc_unset((void **)&clocks.group, (int64_t)processors + 1, sizeof(*clocks.group), "items"));
+    const hra_status status = hra_alloc_unset((void **)&clocks.run, items, sizeof(*clocks.run), "items");
+    if (status == HRA_OK) {
+        find_runs(&clocks, item, items);
+        *out = clocks.runs <= RUNS ? choose(&clocks, item, items) : (struct way){0, 0, 0};
+    }
+    free(clocks.group);
+    free(clocks.run);
+    return status;
+}
+
 hra_status hra_sm90_cut_items(struct hra_sm90_item *item, int items, int processors, int *cuts)
 {
-    struct clocks clocks = {.count = processors};
     struct hra_sm90_item *before = NULL;
+    struct way way;
 
     *cuts = 0;
     if (items <= processors || items / processors >= MOST)
         return HRA_OK;
-    HRA_TRY(hra_alloc_unset((void **)&clocks.at, processors, sizeof(*clocks.at), "items"));
-    const struct way way = choose(&clocks, item, items);
-    free(clocks.at);
+    HRA_TRY(find_way(&way, item, items, processors));
     if (way.count == 0)
         return HRA_OK;
     HRA_TRY(hra_alloc_unset((void **)&before, items, sizeof(*before), "items"));
