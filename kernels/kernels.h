@@ -131,7 +131,7 @@ struct hra_backward_args {
     const void *lse; /* [batch][heads][rows] */
 };
 
-/* Rows of tensors, [batch][rows][heads][dim]: to becomes factor * from, or factor * (sums + from). */
+/* Rows of tensors, [batch][rows][heads][dim]: to becomes factor * from, or factor * (sums + from) where sums.data is not NULL. */
 struct hra_rows {
     hra_tensor to, sums, from;
     int64_t rows;
@@ -200,17 +200,14 @@ struct hra_backend {
     hra_status (*delta)(void *state, const hra_tensor *o, const hra_tensor *do_, const void *dlse,
                         void *workspace, void *stream);
 
-    /* to = factor * from, converted from one type to the other, of up to HRA_ROWS_AT_ONCE, none of which touches what another
-     * writes. */
-    hra_status (*copy)(void *state, const struct hra_rows *rows, int count, hra_type to_type,
-                       hra_type from_type, void *stream);
+    /* Copy or add up to HRA_ROWS_AT_ONCE rows, none of which touches what another writes, and convert them from one type to the
+     * other. Sums are of hra_type_sums, as is what is added to them; `to` may be sums itself, with factor 1, else nobody reads
+     * what sums holds after that. */
+    hra_status (*combine)(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                          hra_type from_type, void *stream);
 
     /* bytes of 0, in memory that kernels can reach. */
     hra_status (*clear)(void *state, void *data, size_t bytes, void *stream);
-
-    /* to = factor * (sums + from) of as many, sums and from of hra_type_sums. to is sums itself, with factor 1, or of the plan's
-     * type; then nobody reads what sums holds after that. */
-    hra_status (*add)(void *state, const struct hra_rows *rows, int count, hra_type to_type, void *stream);
 
     /* rows[r] = whole[token[r]] (HRA_GATHER) or the other way, [batch][..][heads][dim] of `type`. */
     hra_status (*reorder)(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,

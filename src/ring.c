@@ -98,25 +98,21 @@ static void open_own_sums(const struct execution *x, const struct hra_part *part
     *dv = cut_own(x->plan, &all_v, part, sums);
 }
 
-/* Rows that are copied or added together, as many as go into a call; the types of `to` and of the rest, and whether there are
- * sums. */
+/* Rows that are copied or added together, as many as go into a call; the types of `to` and of the rest. */
 struct rows_list {
     struct hra_rows rows[HRA_ROWS_AT_ONCE];
-    int count, adds;
+    int count;
     hra_type to, from;
 };
 
 static hra_status flush(const struct execution *x, struct rows_list *b)
 {
-    const struct hra_backend *backend = x->plan->backend;
-    void *const kernels = x->plan->kernels;
     const int count = b->count;
 
     b->count = 0;
     if (count == 0)
         return HRA_OK;
-    return b->adds ? backend->add(kernels, b->rows, count, b->to, x->stream)
-                   : backend->copy(kernels, b->rows, count, b->to, b->from, x->stream);
+    return x->plan->backend->combine(x->plan->kernels, b->rows, count, b->to, b->from, x->stream);
 }
 
 /* dK or K of a part, n 0, or dV or V, n 1. sums: NULL where nothing is added. */
@@ -145,7 +141,7 @@ static hra_status add_home(struct execution *x, int i)
     const hra_type sums = hra_type_sums(p->type);
     const struct hra_move *move = &x->pass->schedule.move[i];
     const int closes = x->pass->closes[i];
-    struct rows_list b = {.count = 0, .adds = 1, .to = closes ? p->type : sums, .from = sums};
+    struct rows_list b = {.count = 0, .to = closes ? p->type : sums, .from = sums};
 
     for (int n = 0; n <= move->more; n++) {
         const struct hra_part *part = &x->pass->schedule.part[move->part + n];

@@ -141,12 +141,21 @@ static hra_status copy_rows(struct hra_cpu *cpu, const struct hra_rows *x, const
     return HRA_OK;
 }
 
-static hra_status cpu_copy(void *state, const struct hra_rows *rows, int count, hra_type to_type,
-                           hra_type from_type, void *stream)
+static hra_status cpu_combine(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                              hra_type from_type, void *stream)
 {
+    struct hra_cpu *cpu = state;
+
     (void)stream;
-    for (int i = 0; i < count; i++)
-        HRA_TRY(copy_rows(state, &rows[i], &rows[i].from, to_type, from_type));
+    for (int i = 0; i < count; i++) {
+        const struct hra_rows *x = &rows[i];
+        const int adds = x->sums.data != NULL;
+        if (adds)
+            (from_type == HRA_F64 ? hra_cpu_add_f64 : hra_cpu_add_f32)(cpu, &x->sums, &x->from, x->rows,
+                                                                       x->heads, x->dim);
+        if (x->to.data != x->sums.data)
+            HRA_TRY(copy_rows(cpu, x, adds ? &x->sums : &x->from, to_type, from_type));
+    }
     return HRA_OK;
 }
 
@@ -155,21 +164,6 @@ static hra_status cpu_clear(void *state, void *data, size_t bytes, void *stream)
     (void)state;
     (void)stream;
     memset(data, 0, bytes);
-    return HRA_OK;
-}
-
-static hra_status cpu_add(void *state, const struct hra_rows *rows, int count, hra_type to_type, void *stream)
-{
-    struct hra_cpu *cpu = state;
-
-    (void)stream;
-    for (int i = 0; i < count; i++) {
-        const struct hra_rows *x = &rows[i];
-        (cpu->plan->type == HRA_F64 ? hra_cpu_add_f64 : hra_cpu_add_f32)(cpu, &x->sums, &x->from, x->rows,
-                                                                         x->heads, x->dim);
-        if (x->to.data != x->sums.data)
-            HRA_TRY(copy_rows(cpu, x, &x->sums, to_type, hra_type_sums(cpu->plan->type)));
-    }
     return HRA_OK;
 }
 
@@ -239,8 +233,7 @@ const struct hra_backend hra_backend_cpu = {
     .forward = cpu_forward,
     .backward = cpu_backward,
     .delta = cpu_delta,
-    .copy = cpu_copy,
+    .combine = cpu_combine,
     .clear = cpu_clear,
-    .add = cpu_add,
     .reorder = cpu_reorder,
 };

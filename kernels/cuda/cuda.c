@@ -477,7 +477,7 @@ static hra_status compute_chunk(const struct cuda *c, const struct hra_run_args 
         const int64_t rows = last->row0 + last->rows - base;
         const struct hra_rows sums[] = {{.to = chunk->dk, .rows = rows, .heads = heads, .dim = p->dim},
                                         {.to = chunk->dv, .rows = rows, .heads = heads, .dim = p->dim_v}};
-        HRA_TRY_CUDA(hra_hybrid_zero(p->batch, sums, 2, run->stream));
+        HRA_TRY_CUDA(hra_hybrid_combine(p->batch, sums, 2, HRA_F32, HRA_F32, run->stream));
     }
     for (int n = 0; n < p->patterns; n++)
         for (int i = 0; i < work[n].slabs.count; i++) {
@@ -570,12 +570,12 @@ static hra_status cuda_delta(void *state, const hra_tensor *o, const hra_tensor 
     return HRA_OK;
 }
 
-static hra_status cuda_copy(void *state, const struct hra_rows *rows, int count, hra_type to_type,
-                            hra_type from_type, void *stream)
+static hra_status cuda_combine(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                               hra_type from_type, void *stream)
 {
     const struct cuda *c = state;
 
-    HRA_TRY_CUDA(hra_hybrid_copy(c->plan->batch, rows, count, to_type, from_type, stream));
+    HRA_TRY_CUDA(hra_hybrid_combine(c->plan->batch, rows, count, to_type, from_type, stream));
     return HRA_OK;
 }
 
@@ -583,15 +583,6 @@ static hra_status cuda_clear(void *state, void *data, size_t bytes, void *stream
 {
     (void)state;
     HRA_TRY_CUDA(cudaMemsetAsync(data, 0, bytes, stream));
-    return HRA_OK;
-}
-
-static hra_status cuda_add(void *state, const struct hra_rows *rows, int count, hra_type to_type,
-                           void *stream)
-{
-    const struct cuda *c = state;
-
-    HRA_TRY_CUDA(hra_hybrid_add(c->plan->batch, rows, count, to_type, stream));
     return HRA_OK;
 }
 
@@ -729,8 +720,7 @@ const struct hra_backend hra_backend_cuda = {
     .forward = cuda_forward,
     .backward = cuda_backward,
     .delta = cuda_delta,
-    .copy = cuda_copy,
+    .combine = cuda_combine,
     .clear = cuda_clear,
-    .add = cuda_add,
     .reorder = cuda_reorder,
 };

@@ -722,8 +722,8 @@ extern "C" cudaError_t hra_hybrid_delta(const hra_device_plan *plan, const hra_t
     });
 }
 
-extern "C" cudaError_t hra_hybrid_copy(int batch, const hra_rows *rows, int count, hra_type to_type,
-                                       hra_type from_type, cudaStream_t stream)
+extern "C" cudaError_t hra_hybrid_combine(int batch, const hra_rows *rows, int count, hra_type to_type,
+                                          hra_type from_type, cudaStream_t stream)
 {
     return for_type(to_type, [&](auto x) {
         using X = decltype(x);
@@ -732,17 +732,6 @@ extern "C" cudaError_t hra_hybrid_copy(int batch, const hra_rows *rows, int coun
         else
             launch_rows<X, float>(batch, rows, count, stream);
     });
-}
-
-extern "C" cudaError_t hra_hybrid_add(int batch, const hra_rows *rows, int count, hra_type to_type,
-                                      cudaStream_t stream)
-{
-    return for_type(to_type, [&](auto x) { launch_rows<decltype(x), float>(batch, rows, count, stream); });
-}
-
-extern "C" cudaError_t hra_hybrid_zero(int batch, const hra_rows *rows, int count, cudaStream_t stream)
-{
-    return hra_hybrid_add(batch, rows, count, HRA_F32, stream);
 }
 
 extern "C" cudaError_t hra_hybrid_reorder(int batch, hra_direction direction, hra_type type,

@@ -110,12 +110,9 @@ cudaError_t hra_hybrid_write_dq(const struct hra_device_plan *plan, const struct
 /* The rest of the backend's table; see kernels.h. */
 cudaError_t hra_hybrid_delta(const struct hra_device_plan *plan, const hra_tensor *o, const hra_tensor *do_,
                              const float *dlse, float *delta, cudaStream_t stream);
-cudaError_t hra_hybrid_copy(int batch, const struct hra_rows *rows, int count, hra_type to_type,
-                            hra_type from_type, cudaStream_t stream);
-cudaError_t hra_hybrid_add(int batch, const struct hra_rows *rows, int count, hra_type to_type,
-                           cudaStream_t stream);
-/* to = 0, of floats. */
-cudaError_t hra_hybrid_zero(int batch, const struct hra_rows *rows, int count, cudaStream_t stream);
+/* Where there is nothing to copy either, to becomes 0. */
+cudaError_t hra_hybrid_combine(int batch, const struct hra_rows *rows, int count, hra_type to_type,
+                               hra_type from_type, cudaStream_t stream);
 cudaError_t hra_hybrid_reorder(int batch, hra_direction direction, hra_type type, const hra_tensor *whole,
                                const hra_tensor *rows, const int64_t *token, int64_t count, int heads,
                                int dim, cudaStream_t stream);

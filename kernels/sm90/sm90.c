@@ -612,24 +612,17 @@ static hra_status cublas_delta(void *state, const hra_tensor *o, const hra_tenso
     return hra_backend_cuda.delta(c->portable, o, do_, dlse, workspace, stream);
 }
 
-static hra_status sm90_copy(void *state, const struct hra_rows *rows, int count, hra_type to_type,
-                            hra_type from_type, void *stream)
+static hra_status sm90_combine(void *state, const struct hra_rows *rows, int count, hra_type to_type,
+                               hra_type from_type, void *stream)
 {
     const struct sm90 *c = state;
-    return hra_backend_cuda.copy(c->portable, rows, count, to_type, from_type, stream);
+    return hra_backend_cuda.combine(c->portable, rows, count, to_type, from_type, stream);
 }
 
 static hra_status sm90_clear(void *state, void *data, size_t bytes, void *stream)
 {
     const struct sm90 *c = state;
     return hra_backend_cuda.clear(c->portable, data, bytes, stream);
-}
-
-static hra_status sm90_add(void *state, const struct hra_rows *rows, int count, hra_type to_type,
-                           void *stream)
-{
-    const struct sm90 *c = state;
-    return hra_backend_cuda.add(c->portable, rows, count, to_type, stream);
 }
 
 static hra_status sm90_reorder(void *state, hra_direction direction, hra_type type, const hra_tensor *whole,
@@ -702,8 +695,7 @@ static hra_status sm90_read_marks(const void *marks, int count, double *out_s)
         .from_mirror = sm90_from_mirror, .wait = sm90_wait, .records = sm90_records,                         \
         .make_marks = sm90_make_marks, .drop_marks = sm90_drop_marks, .set_mark = sm90_set_mark,             \
         .read_marks = sm90_read_marks, .forward = sm90_forward, .backward = prefix##_backward,               \
-        .delta = prefix##_delta, .copy = sm90_copy, .clear = sm90_clear, .add = sm90_add,                    \
-        .reorder = sm90_reorder,                                                                             \
+        .delta = prefix##_delta, .combine = sm90_combine, .clear = sm90_clear, .reorder = sm90_reorder,      \
     }
 
 const struct hra_backend hra_backend_sm90 = HRA_SM90_TABLE("fused", 1, &bits_by_key, sm90);

@@ -563,6 +563,17 @@ static void test_halo(const char *argument)
     CHECK_OK(hra_comm_destroy(comm));
 }
 
+/* A halo of one head, halves of the tokens side by side. */
+static struct job job_of_one_head(int64_t tokens, const char *text)
+{
+    struct job j = job_of(tokens, "identity", text);
+
+    j.domain.batch = j.problem.batch = j.domain.heads = j.problem.heads = j.problem.heads_kv = 1;
+    j.options.shard = HRA_SHARD_CONTIGUOUS;
+    j.options.schedule = HRA_SCHEDULE_HALO;
+    return j;
+}
+
 /* Two ranks of 22 tiles; the second needs all of the first's but one, whose rows travel along and are no keys. */
 static void test_gap(const char *argument)
 {
@@ -574,10 +585,7 @@ static void test_gap(const char *argument)
     for (int i = 22; i < 44; i++)
         snprintf(text + strlen(text), sizeof(text) - strlen(text), "; %d:9", i);
     strcat(text, ")");
-    struct job j = job_of(44 * 128, "identity", text);
-    j.domain.batch = j.problem.batch = j.domain.heads = j.problem.heads = j.problem.heads_kv = 1;
-    j.options.shard = HRA_SHARD_CONTIGUOUS;
-    j.options.schedule = HRA_SCHEDULE_HALO;
+    struct job j = job_of_one_head(44 * 128, text);
     job_open(&j, comm, NULL);
     CHECK_OK(hra_plan_get_info(j.plan, &info));
     CHECK(info.bytes_forward > info.bytes_least, "%lld bytes, no gap is joined",
@@ -603,10 +611,7 @@ static void test_ranges(const char *argument)
             snprintf(text + strlen(text), sizeof(text) - strlen(text), " %d", 40 * !rank + 2 * i + 1);
     }
     strcat(text, ")");
-    struct job j = job_of(80 * 128, "identity", text);
-    j.domain.batch = j.problem.batch = j.domain.heads = j.problem.heads = j.problem.heads_kv = 1;
-    j.options.shard = HRA_SHARD_CONTIGUOUS;
-    j.options.schedule = HRA_SCHEDULE_HALO;
+    struct job j = job_of_one_head(80 * 128, text);
     job_open(&j, comm, NULL);
     CHECK_OK(job_forward(&j));
     CHECK_OK(job_backward(&j));
