@@ -40,14 +40,13 @@ batch() {
         printf 'lost\t%s\t%s\t%s\n' $(($2 - heard)) "$status" \
             "$4, $5 ranks, $2 faults, seed $3, connections $6" >>"$out.out"
     fi
-    sed -i "s/^fault\t/fault\t$4\t/" "$out.out"
 }
 export -f batch
 
 # Batches of 10 to 25, so that there are enough of them for all ways.
 size=$((faults / ${#ways[@]}))
 size=$((size < 10 ? 10 : size > 25 ? 25 : size))
-jobs=$(($(nproc) / 4))
+jobs=$(($(nproc) / 3))
 most=$((4 * gpus < 4 ? 4 : 4 * gpus))
 jobs=$((jobs < 1 ? 1 : jobs > most ? most : jobs))
 began=$SECONDS

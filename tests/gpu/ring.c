@@ -725,5 +725,5 @@ int main(int argc, char **argv)
     }
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &own_rank);
-    return faults ? faults_run(transport, argv + 3) : run_test(tests[n].run);
+    return faults ? faults_run(transport, argv + 2) : run_test(tests[n].run);
 }

@@ -9,7 +9,7 @@
 /* A communicator whose ranks wait at most timeout_s for each other. Collective over parent. */
 hra_comm *ring_connect(MPI_Comm parent, hra_transport_kind transport, double timeout_s);
 
-/* The whole program of one process of faults.c: argument is RANKS, FAULTS, SEED. Returns its exit status. */
-int faults_run(hra_transport_kind transport, char *const argument[3]);
+/* The whole program of one process of faults.c: argument is TRANSPORT, RANKS, FAULTS, SEED. Returns its exit status. */
+int faults_run(hra_transport_kind transport, char *const argument[4]);
 
 #endif
