@@ -43,8 +43,8 @@
  * rank have added, adds, waits until its sums are in memory, and counts itself. Nobody waits in a circle: take
  * the first, by (time, item), of all steps that have not been counted. Steps of its piece before it have been
  * counted, and so have those of its block: its tiles are there, its place in dq was left, and the thread that
- * adds it, which adds nothing else in between, waits for nobody. This needs all blocks to run at one time,
- * which the launch asks for. */
+ * adds it, which adds nothing else in between, waits for nobody. A second part of an item waits for the first, all of
+ * whose steps are earlier. This needs all blocks to run at one time, which the launch asks for. */
 #include "kernels/sm90/backward.h"
 
 #include "kernels/sm90/ptx.h"
@@ -402,6 +402,33 @@ __device__ __forceinline__ void write_rows(const float (&c)[COUNT], const hra_te
         }
 }
 
+/* dK and dV of a first part: [2][D / 8][256] float4. */
+template <int D>
+__device__ __forceinline__ float4 *part_of(const hra_sm90_backward &a, const hra_sm90_key_item &item,
+                                           int thread)
+{
+    return (float4 *)a.part + (size_t)item.cut * (D / 4 * HRA_SM90_CONSUMERS) + thread;
+}
+
+template <int COUNT> __device__ __forceinline__ void load_part(float (&c)[COUNT], const float4 *from)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++) {
+        const float4 x = from[i * HRA_SM90_CONSUMERS];
+        c[4 * i] = x.x;
+        c[4 * i + 1] = x.y;
+        c[4 * i + 2] = x.z;
+        c[4 * i + 3] = x.w;
+    }
+}
+
+template <int COUNT> __device__ __forceinline__ void leave_part(const float (&c)[COUNT], float4 *to)
+{
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++)
+        to[i * HRA_SM90_CONSUMERS] = {c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]};
+}
+
 /* What an item is is read where it begins and again where it ends: in between all registers are in use. */
 template <int D>
 __device__ __forceinline__ void begin_item(float (&dk)[D / 2], float (&dv)[D / 2], const hra_sm90_backward &a,
@@ -411,6 +438,13 @@ __device__ __forceinline__ void begin_item(float (&dk)[D / 2], float (&dv)[D / 2
     const hra_sm90_key_item item = a.item[index];
     const hra_sm90_gradient &chunk = a.chunk[item.chunk];
 
+    if (item.part == HRA_SM90_SECOND) { /* whose first part has earlier times */
+        while (load_acquire(&a.told[item.cut]) < WARPS)
+            ;
+        load_part(dk, part_of<D>(a, item, thread));
+        load_part(dv, part_of<D>(a, item, thread) + D / 8 * HRA_SM90_CONSUMERS);
+        return;
+    }
     begin_sums(dk, place_of(chunk.dk, item, chunk.head0, thread), chunk.zero, thread);
     begin_sums(dv, place_of(chunk.dv, item, chunk.head0, thread), chunk.zero, thread);
 }
@@ -423,6 +457,14 @@ __device__ __forceinline__ void end_item(const float (&dk)[D / 2], const float (
     const hra_sm90_key_item item = a.item[index];
     const hra_sm90_gradient &chunk = a.chunk[item.chunk];
 
+    if (item.part == HRA_SM90_FIRST) {
+        leave_part(dk, part_of<D>(a, item, thread));
+        leave_part(dv, part_of<D>(a, item, thread) + D / 8 * HRA_SM90_CONSUMERS);
+        __syncwarp();
+        if (thread % 32 == 0)
+            add_release(&a.told[item.cut], 1);
+        return;
+    }
     if (chunk.out_dk.data != nullptr && !item.summed) {
         write_rows<X>(dk, chunk.out_dk, item, chunk.head0, a.factor, thread);
         write_rows<X>(dv, chunk.out_dv, item, chunk.head0, 1, thread);

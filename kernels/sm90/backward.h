@@ -26,7 +26,20 @@ struct hra_sm90_key_item {
     uint32_t piece0;        /* of its first query head */
     uint32_t step0, steps;
     uint32_t summed; /* 1: its dK and dV are left in sums, also where its chunk has outputs */
+    uint32_t part;   /* HRA_SM90_WHOLE, or which part of one that is cut in two */
+    uint32_t cut;    /* the number of the cut */
 };
+
+/* What an item is: a first part leaves its dK and dV where the second one finds them. */
+enum { HRA_SM90_WHOLE, HRA_SM90_FIRST, HRA_SM90_SECOND };
+
+enum { HRA_SM90_KEY_CUTS = 128 }; /* of a launch at most */
+
+/* Bytes that a first part leaves. */
+static inline size_t hra_sm90_part_bytes(int dim)
+{
+    return (size_t)dim * sizeof(float) * HRA_SM90_CONSUMERS;
+}
 
 /* Query rows against a key tile. Pieces are counted [batch][heads][query tiles][HRA_TILE / step rows]. */
 struct hra_sm90_step {
@@ -65,6 +78,8 @@ struct hra_sm90_backward {
     float *sums;     /* dQ of each piece, as the kernel's threads have it */
     float *rows;     /* of each piece [2][step rows]: LSE log2(e), +inf without keys; delta */
     uint32_t *added; /* how many steps of the launch have added to each piece; 0 before it */
+    uint32_t *told;  /* [HRA_SM90_KEY_CUTS] warps that have left the first part; 0 before it */
+    float *part;     /* [HRA_SM90_KEY_CUTS] of hra_sm90_part_bytes */
     float scale;     /* of scores, times log2(e) */
     float factor;    /* of out_dk */
 };

@@ -18,10 +18,6 @@ enum { ITEM_COST = 2, MOST = 40, RUNS = 512, SIXTEENTHS = 16 };
 /* What is worth it: parts of the time that all would take if they ended together. */
 static const double gain = 0.005;
 
-struct way {
-    int count, share, early;
-};
-
 /* Multiprocessors that are free at one time. */
 struct group {
     int64_t at;
@@ -30,7 +26,7 @@ struct group {
 
 /* Items that follow one another and have one length. */
 struct run {
-    uint32_t entries;
+    uint32_t length;
     int end; /* behind the last */
 };
 
@@ -71,15 +67,13 @@ static void play(struct clocks *c, int64_t cost, int items)
     }
 }
 
-/* Tiles of the first part. */
-static uint32_t first_part(uint32_t entries, const struct way *w)
+uint32_t hra_sm90_first_part(const struct hra_sm90_way *w, uint32_t length)
 {
-    const uint32_t part = entries * (uint32_t)w->share / SIXTEENTHS;
+    const uint32_t part = length * (uint32_t)w->share / SIXTEENTHS;
     return part > 0 ? part : 1;
 }
 
-/* How many whole items begin before the first parts. */
-static int leading(const struct way *w, int items, int processors)
+int hra_sm90_leading(const struct hra_sm90_way *w, int items, int processors)
 {
     const int before = processors - w->early, whole = items - w->count;
     return before < whole ? before : whole;
@@ -88,10 +82,10 @@ static int leading(const struct way *w, int items, int processors)
 enum what { WHOLE, FIRST, SECOND };
 
 /* What there is of items `from` to `to`. */
-static void play_items(struct clocks *c, int from, int to, const struct way *w, enum what what)
+static void play_items(struct clocks *c, int from, int to, const struct hra_sm90_way *w, enum what what)
 {
     for (int i = 0; i < c->runs && from < to; i++) {
-        const uint32_t all = c->run[i].entries, first = what == WHOLE ? 0 : first_part(all, w);
+        const uint32_t all = c->run[i].length, first = what == WHOLE ? 0 : hra_sm90_first_part(w, all);
         const int end = c->run[i].end < to ? c->run[i].end : to;
         if (end <= from)
             continue;
@@ -101,9 +95,9 @@ static void play_items(struct clocks *c, int from, int to, const struct way *w, 
 }
 
 /* When the last multiprocessor ends. */
-static int64_t play_out(struct clocks *c, int items, const struct way *w)
+static int64_t play_out(struct clocks *c, int items, const struct hra_sm90_way *w)
 {
-    const int whole = items - w->count, lead = leading(w, items, c->processors);
+    const int whole = items - w->count, lead = hra_sm90_leading(w, items, c->processors);
 
     c->groups = 1;
     c->group[0] = (struct group){0, c->processors};
@@ -115,18 +109,18 @@ static int64_t play_out(struct clocks *c, int items, const struct way *w)
 }
 
 /* The best way to cut; without cuts where none gains anything worth it. */
-static struct way choose(struct clocks *c, const struct hra_sm90_item *item, int items)
+static struct hra_sm90_way choose(struct clocks *c, const uint32_t *length, int items, int most)
 {
     const int left = items % c->processors, missing = c->processors - left;
     const int counts[] = {left, missing, left + c->processors, 2 * missing, left / 2};
     const int earlies[] = {0, left, missing, c->processors / 4, c->processors / 2};
-    struct way best = {0, 0, 0};
+    struct hra_sm90_way best = {0, 0, 0};
     int64_t all = 0, end = play_out(c, items, &best);
     int cuttable = 0; /* of the last items */
 
     for (int i = 0; i < items; i++)
-        all += item[i].entries + ITEM_COST;
-    while (cuttable < items && cuttable < HRA_SM90_CUTS && item[items - 1 - cuttable].entries >= 2)
+        all += length[i] + ITEM_COST;
+    while (cuttable < items && cuttable < most && length[items - 1 - cuttable] >= 2)
         cuttable++;
     const double together = (double)all / c->processors;
     const int64_t without = end;
@@ -135,21 +129,22 @@ static struct way choose(struct clocks *c, const struct hra_sm90_item *item, int
             for (size_t e = 0; e < sizeof(earlies) / sizeof(earlies[0]); e++) {
                 if ((double)end < (1 + gain) * together)
                     break;
-                const struct way w = {counts[n], share, earlies[e]};
+                const struct hra_sm90_way w = {counts[n], share, earlies[e]};
                 const int64_t x = play_out(c, items, &w);
                 if (x < end) {
                     end = x;
                     best = w;
                 }
             }
-    return (double)(without - end) < gain * together ? (struct way){0, 0, 0} : best;
+    return (double)(without - end) < gain * together ? (struct hra_sm90_way){0, 0, 0} : best;
 }
 
 /* The n-th of the items that are cut: its part before or behind the cut. */
-static struct hra_sm90_item part_of(const struct hra_sm90_item *whole, const struct way *w, int n, int second)
+static struct hra_sm90_item part_of(const struct hra_sm90_item *whole, const struct hra_sm90_way *w, int n,
+                                    int second)
 {
     struct hra_sm90_item part = *whole;
-    const uint32_t first = first_part(whole->entries, w);
+    const uint32_t first = hra_sm90_first_part(w, whole->entries);
 
     part.cut = (uint32_t)n;
     part.entry0 += second ? first : 0;
@@ -162,9 +157,9 @@ static struct hra_sm90_item part_of(const struct hra_sm90_item *whole, const str
 }
 
 static void reorder(struct hra_sm90_item *out, const struct hra_sm90_item *item, int items, int processors,
-                    const struct way *w)
+                    const struct hra_sm90_way *w)
 {
-    const int whole = items - w->count, lead = leading(w, items, processors);
+    const int whole = items - w->count, lead = hra_sm90_leading(w, items, processors);
 
     memcpy(out, item, (size_t)lead * sizeof(*out));
     memcpy(out + lead + w->count, item + lead, (size_t)(whole - lead) * sizeof(*out));
@@ -174,25 +169,29 @@ static void reorder(struct hra_sm90_item *out, const struct hra_sm90_item *item,
     }
 }
 
-static void find_runs(struct clocks *c, const struct hra_sm90_item *item, int items)
+static void find_runs(struct clocks *c, const uint32_t *length, int items)
 {
     for (int i = 0; i < items; i++) {
-        if (i == 0 || item[i].entries != item[i - 1].entries)
-            c->run[c->runs++].entries = item[i].entries;
+        if (i == 0 || length[i] != length[i - 1])
+            c->run[c->runs++].length = length[i];
         c->run[c->runs - 1].end = i + 1;
     }
 }
 
-/* Which way to cut. */
-static hra_status find_way(struct way *out, const struct hra_sm90_item *item, int items, int processors)
+hra_status hra_sm90_choose_cuts(struct hra_sm90_way *out, const uint32_t *length, int items, int processors,
+                                int most)
 {
     struct clocks clocks = {.processors = processors};
 
+    *out = (struct hra_sm90_way){0, 0, 0};
+    if (items <= processors || items / processors >= MOST)
+        return HRA_OK;
     HRA_TRY(hra_alloc_unset((void **)&clocks.group, (int64_t)processors + 1, sizeof(*clocks.group), "items"));
     const hra_status status = hra_alloc_unset((void **)&clocks.run, items, sizeof(*clocks.run), "items");
     if (status == HRA_OK) {
-        find_runs(&clocks, item, items);
-        *out = clocks.runs <= RUNS ? choose(&clocks, item, items) : (struct way){0, 0, 0};
+        find_runs(&clocks, length, items);
+        if (clocks.runs <= RUNS)
+            *out = choose(&clocks, length, items, most);
     }
     free(clocks.group);
     free(clocks.run);
@@ -202,14 +201,17 @@ static hra_status find_way(struct way *out, const struct hra_sm90_item *item, in
 hra_status hra_sm90_cut_items(struct hra_sm90_item *item, int items, int processors, int *cuts)
 {
     struct hra_sm90_item *before = NULL;
-    struct way way;
+    struct hra_sm90_way way;
+    uint32_t *length = NULL;
 
     *cuts = 0;
-    if (items <= processors || items / processors >= MOST)
-        return HRA_OK;
-    HRA_TRY(find_way(&way, item, items, processors));
-    if (way.count == 0)
-        return HRA_OK;
+    HRA_TRY(hra_alloc_unset((void **)&length, items, sizeof(*length), "items"));
+    for (int i = 0; i < items; i++)
+        length[i] = item[i].entries;
+    const hra_status status = hra_sm90_choose_cuts(&way, length, items, processors, HRA_SM90_CUTS);
+    free(length);
+    if (status != HRA_OK || way.count == 0)
+        return status;
     HRA_TRY(hra_alloc_unset((void **)&before, items, sizeof(*before), "items"));
     memcpy(before, item, (size_t)items * sizeof(*before));
     reorder(item, before, items, processors, &way);

@@ -59,9 +59,9 @@ static size_t count_pieces(const struct hra_kernel_plan *p)
 
 /* The workspace of backward. */
 struct places {
-    uint32_t *added;
-    float *rows, *sums;
-    size_t added_bytes;
+    uint32_t *added, *told;
+    float *rows, *sums, *part;
+    size_t added_bytes; /* and told */
 };
 
 /* Places in `base`; the bytes of them all. */
@@ -69,14 +69,19 @@ static size_t lay_out(struct places *out, const struct hra_kernel_plan *p, char 
 {
     const size_t pieces = (size_t)p->batch * (size_t)p->heads * count_pieces(p);
     const size_t rows = (size_t)hra_sm90_step_rows(p->dim), align = 255;
+    const size_t keys = (size_t)p->batch * (size_t)p->heads_kv * (size_t)p->keys;
+    const size_t cuts = keys < HRA_SM90_KEY_CUTS ? keys : HRA_SM90_KEY_CUTS;
 
-    out->added_bytes = pieces * sizeof(*out->added);
+    out->added_bytes = (pieces + HRA_SM90_KEY_CUTS) * sizeof(*out->added);
     const size_t at_rows = (out->added_bytes + align) & ~align;
     const size_t at_sums = (at_rows + pieces * 2 * rows * sizeof(float) + align) & ~align;
+    const size_t at_part = (at_sums + pieces * rows * (size_t)p->dim * sizeof(float) + align) & ~align;
     out->added = (uint32_t *)base;
+    out->told = out->added + pieces;
     out->rows = base == NULL ? NULL : (float *)(base + at_rows);
     out->sums = base == NULL ? NULL : (float *)(base + at_sums);
-    return at_sums + pieces * rows * (size_t)p->dim * sizeof(float);
+    out->part = base == NULL ? NULL : (float *)(base + at_part);
+    return at_part + cuts * hra_sm90_part_bytes(p->dim);
 }
 
 static size_t sm90_workspace(const struct hra_kernel_plan *p, hra_pass pass)
@@ -586,6 +591,8 @@ static hra_status sm90_backward(void *state, const struct hra_backward_args *arg
     f.sums = places.sums;
     f.rows = places.rows;
     f.added = places.added;
+    f.told = places.told;
+    f.part = places.part;
     f.scale = (float)(p->scale * M_LOG2E);
     f.factor = (float)p->scale;
     HRA_TRY(encode_rows(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));

@@ -13,8 +13,10 @@
  *
  * K/V heads are taken in sections, whose Q, dO and dQ fit the L2 cache together. Within one, items go longest
  * first, as do those of one length by key tile, since neighbours have queries in common; those of one key tile are
- * of different heads, which share no piece. */
+ * of different heads, which share no piece. Some are cut in two, so that blocks end together (cuts.c). */
 #include "kernels/sm90/steps.h"
+
+#include "kernels/sm90/cuts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -70,6 +72,7 @@ struct builder {
     uint32_t *order;             /* [steps of the launch] */
     uint32_t *added;             /* [pieces] */
     struct hra_sm90_step *round; /* [longest item] scratch */
+    uint64_t left[HRA_SM90_KEY_CUTS]; /* when first parts end */
 };
 
 /* ---- Launches ---- */
@@ -257,7 +260,8 @@ static hra_status make_drafts(struct builder *b, int launch)
     free(b->draft);
     b->draft = NULL;
     b->drafts = 0;
-    HRA_TRY(hra_alloc_unset((void **)&b->draft, most, sizeof(*b->draft), "backward's lists"));
+    HRA_TRY(
+        hra_alloc_unset((void **)&b->draft, most + HRA_SM90_KEY_CUTS, sizeof(*b->draft), "backward's lists"));
     for (int c = 0; c < l->chunks; c++) {
         const struct hra_shape *s = &b->shape[launch][c];
         for (int group = 0; group < p->batch * p->heads_kv; group++)
@@ -268,6 +272,54 @@ static hra_status make_drafts(struct builder *b, int launch)
     if (b->drafts > 0)
         qsort(b->draft, (size_t)b->drafts, sizeof(*b->draft), compare_drafts);
     return HRA_OK;
+}
+
+/* ---- Cuts ---- */
+
+/* The part of a draft before its step `first`, or from there on. */
+static struct draft part_of(const struct draft *whole, int number, uint32_t first, int second)
+{
+    struct draft part = *whole;
+
+    part.item.step0 += second ? first : 0;
+    part.item.steps = second ? whole->item.steps - first : first;
+    part.item.part = second ? HRA_SM90_SECOND : HRA_SM90_FIRST;
+    part.item.cut = (uint32_t)number;
+    return part;
+}
+
+/* Cut some of the drafts that have steps, which come first: *items of them. */
+static hra_status cut_drafts(struct builder *b, int64_t *items)
+{
+    const int count = (int)*items;
+    struct hra_sm90_way way;
+    struct draft *before = NULL;
+    uint32_t *length = NULL;
+
+    if (*items > INT32_MAX)
+        return HRA_OK;
+    HRA_TRY(hra_alloc_unset((void **)&length, count, sizeof(*length), "backward's lists"));
+    for (int i = 0; i < count; i++)
+        length[i] = b->draft[i].item.steps;
+    hra_status status = hra_sm90_choose_cuts(&way, length, count, b->processors, HRA_SM90_KEY_CUTS);
+    if (status == HRA_OK && way.count > 0)
+        status = hra_alloc_unset((void **)&before, b->drafts, sizeof(*before), "backward's lists");
+    if (status == HRA_OK && way.count > 0) {
+        const int whole = count - way.count, lead = hra_sm90_leading(&way, count, b->processors);
+        memcpy(before, b->draft, (size_t)b->drafts * sizeof(*before));
+        memcpy(b->draft + lead + way.count, before + lead, (size_t)(whole - lead) * sizeof(*before));
+        memcpy(b->draft + count + way.count, before + count, (size_t)(b->drafts - count) * sizeof(*before));
+        for (int n = 0; n < way.count; n++) {
+            const uint32_t first = hra_sm90_first_part(&way, length[whole + n]);
+            b->draft[lead + n] = part_of(&before[whole + n], n, first, 0);
+            b->draft[count + n] = part_of(&before[whole + n], n, first, 1);
+        }
+        *items += way.count;
+        b->drafts += way.count;
+    }
+    free(length);
+    free(before);
+    return status;
 }
 
 /* ---- The play ---- */
@@ -426,7 +478,8 @@ static uint64_t play(struct builder *b, int64_t items, int blocks, int64_t step0
     for (int64_t n = 0; n < items; n++) {
         struct draft *d = &b->draft[n];
         const uint64_t began = b->idle[0].time;
-        uint64_t at = began + ITEM / 2;
+        const uint64_t first = d->item.part == HRA_SM90_SECOND ? b->left[d->item.cut] : 0;
+        uint64_t at = (first > began ? first : began) + ITEM / 2;
 
         d->block = b->idle[0].block;
         turn_round(b, d, at, step0);
@@ -439,6 +492,8 @@ static uint64_t play(struct builder *b, int64_t items, int blocks, int64_t step0
             latest = at;
             at += cost_of(s);
         }
+        if (d->item.part == HRA_SM90_FIRST)
+            b->left[d->item.cut] = at + ITEM / 2;
         sink(b->idle, blocks, at + ITEM / 2 - began);
     }
     for (int64_t i = 0; i < b->out->steps - step0; i++)
@@ -546,6 +601,7 @@ static hra_status make_launch(struct builder *b, int launch)
     for (; items < b->drafts && b->draft[items].item.steps > 0; items++)
         longest = b->draft[items].item.steps > longest ? b->draft[items].item.steps : longest;
     l->blocks = items < b->processors ? (int)items : b->processors;
+    HRA_TRY(cut_drafts(b, &items));
     HRA_TRY(grow((void **)&b->round, longest, sizeof(*b->round)));
     HRA_TRY(grow((void **)&b->time, b->out->steps - step0, sizeof(*b->time)));
     HRA_TRY(grow((void **)&b->order, b->out->steps - step0, sizeof(*b->order)));
