@@ -9,8 +9,8 @@
 Every contestant of a case gets the same random bf16 tensors, one sequence, in the order that it
 works in, lying as (batch, heads, tokens, dim). Before it is timed its output and gradients must
 agree with those of the first peer that runs. Then all are timed in turn, forward and backward
-apart, so that a drift of the machine falls on all alike: CUDA events around the call, the L2 cache
-overwritten before each, medians. TFLOP/s count the pairs that attend, 4 x pairs x dim forward and
+apart and in another order each time, so that a drift of the machine falls on all alike: CUDA events
+around the call, the L2 cache overwritten before each, medians. TFLOP/s count the pairs that attend, 4 x pairs x dim forward and
 10 x pairs x dim backward.
 
 With --ranks, under torchrun, the contestants are PyTorch's context_parallel (cp-) and HRA on
@@ -41,6 +41,7 @@ import json
 import math
 import os
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -486,12 +487,14 @@ def distance(result, reference):
 
 def time_in_turn(calls, rounds):
     """Milliseconds of each call, sorted, from `rounds` rounds in which each has its turn; of each
-    round those of the slowest rank."""
+    round those of the slowest rank. Turns are drawn anew each round: a call that follows one which
+    spares the GPU's power finds it at a higher clock."""
     here = torch.zeros(1, device=DEVICE)
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
     events = {name: [] for name in calls}
     for turn in range(-WARM_UP, rounds):
-        for name, call in calls.items():
+        order = random.Random(turn).sample(list(calls.items()), len(calls))  # alike on all ranks
+        for name, call in order:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             flush.zero_()  # also keeps the GPU busy while the call is prepared
             if on_ranks():
