@@ -247,12 +247,10 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
 
 static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
 {
-    if (!t->from_lines) {
+    if (t->lines == 0)
         HRA_TRY_CUDA(cudaMemcpyAsync(t->there, t->data, t->bytes, cudaMemcpyDeviceToDevice, stream));
-        return HRA_OK;
-    }
-    for (int i = 0; i < 2; i++) {
-        const struct hra_lines *l = &t->lines[i];
+    for (int i = 0; i < t->lines; i++) {
+        const struct hra_lines *l = &t->line[i];
         char *to = (char *)t->there + l->at;
         if (l->pitch == l->bytes)
             HRA_TRY_CUDA(cudaMemcpyAsync(to, l->data, l->bytes * l->count, cudaMemcpyDeviceToDevice, stream));

@@ -11,7 +11,7 @@
 
 #include "src/status.h"
 
-/* Lines of memory, `pitch` bytes apart, that arrive side by side. */
+/* Lines of memory, `pitch` bytes apart, that arrive one behind the other. */
 struct hra_lines {
     const void *data;
     size_t bytes, pitch; /* of a line; from one to the next */
@@ -22,8 +22,9 @@ struct hra_lines {
 /* One message, or the receipt of one. The buffer stays the caller's and is left alone from start to finish. */
 struct hra_transfer {
     void *data;
-    struct hra_lines lines[2]; /* sent, where from_lines: the message is in these, and not at data */
-    int from_lines;
+    struct hra_lines
+        *line; /* sent: the message is in so many lines, and not at data, unless there are none */
+    int lines;
     size_t bytes;     /* > 0 */
     int peer;         /* the other rank */
     int sends;        /* 1: data goes to peer; 0: it comes from peer */

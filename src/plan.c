@@ -519,6 +519,19 @@ static hra_status find_own_sums(hra_plan *plan)
     return status;
 }
 
+/* Parts of a message that are sent from the caller's tensors, at most: each is two copies, some microseconds of the engine's,
+ * where more parts are put together before by a kernel or two. */
+enum { STRAIGHT_PARTS = 16 };
+
+/* Can a send take its parts from the caller's tensors? load: what is in its buffers. */
+static int is_straight(const struct hra_schedule *s, const struct hra_move *m, const int *load)
+{
+    for (int n = 0; n <= m->more; n++)
+        if (load[n] < 0 || s->load[load[n]].part != m->part + n)
+            return 0;
+    return m->more < STRAIGHT_PARTS;
+}
+
 /* Find the sends that need no load where the caller's K and V allow it, and the loads that are needed all the same: a buffer
  * holds what was loaded until something arrives there. */
 static hra_status find_straight(const hra_plan *plan, struct hra_pass_plan *pass)
@@ -526,6 +539,7 @@ static hra_status find_straight(const hra_plan *plan, struct hra_pass_plan *pass
     const struct hra_schedule *s = &pass->schedule;
     const int can = plan->comm->transport->sends_lines && !plan->staged && plan->problem.batch == 1;
     int *load = NULL; /* [buffers of K/V] what each holds; -1: none */
+    int parts = 0;
 
     HRA_TRY(hra_alloc((void **)&pass->straight, s->moves, sizeof(*pass->straight), "moves"));
     HRA_TRY(hra_alloc((void **)&pass->wanted, s->loads, 1, "moves"));
@@ -537,16 +551,16 @@ static hra_status find_straight(const hra_plan *plan, struct hra_pass_plan *pass
     for (int r = 0; r < s->rounds; r++) {
         for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
             const struct hra_move *m = &s->move[i];
-            pass->straight[i] = -1;
-            for (int n = 0; n <= m->more && m->payload == HRA_KV; n++) {
-                int *held = &load[hra_move_buffer(m) + n];
+            if (m->payload != HRA_KV)
+                continue;
+            int *held = &load[hra_move_buffer(m)];
+            pass->straight[i] = can && m->sends && is_straight(s, m, held);
+            parts += pass->straight[i] ? m->more + 1 : 0;
+            for (int n = 0; n <= m->more; n++)
                 if (!m->sends)
-                    *held = -1;
-                else if (can && m->more == 0)
-                    pass->straight[i] = *held;
-                else if (*held >= 0)
-                    pass->wanted[*held] = 1;
-            }
+                    held[n] = -1;
+                else if (!pass->straight[i] && held[n] >= 0)
+                    pass->wanted[held[n]] = 1;
         }
         for (int i = s->round[r].run0; i < s->round[r].run1; i++)
             for (int c = s->run[i].source0; c < s->run[i].source1; c++)
@@ -554,7 +568,7 @@ static hra_status find_straight(const hra_plan *plan, struct hra_pass_plan *pass
                     pass->wanted[load[s->source[c].buffer]] = 1;
     }
     free(load);
-    return HRA_OK;
+    return hra_alloc_unset((void **)&pass->line, (int64_t)2 * parts, sizeof(*pass->line), "moves");
 }
 
 /* The transfers of a pass, as its schedule has them. */
@@ -562,6 +576,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
     struct hra_pass_plan *pass = &plan->pass[which];
     const struct hra_schedule *s = &pass->schedule;
+    struct hra_lines *line = pass->line;
     const int rank = plan->comm->rank;
     int(*count)[2] = NULL; /* so far, from and to each rank */
 
@@ -576,13 +591,15 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
                 plan->comm->made,         which, number, (int64_t)bytes, m->sends ? rank : m->peer,
                 m->sends ? m->peer : rank};
             pass->transfer[i] =
-                (struct hra_transfer){.bytes = bytes,
+                (struct hra_transfer){.line = line,
+                                      .bytes = bytes,
                                       .peer = m->peer,
                                       .sends = m->sends,
                                       .what = pass->what,
                                       .round = r,
                                       .number = number,
                                       .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
+            line += pass->straight[i] ? 2 * (m->more + 1) : 0;
             plan->stats[rank].received[which] += m->sends ? 0 : (int64_t)bytes;
         }
     free(count);
@@ -984,6 +1001,7 @@ void hra_plan_destroy(hra_plan *plan)
         free(pass->chunk);
         free(pass->next);
         free(pass->straight);
+        free(pass->line);
         free(pass->summed);
         free(pass->closes);
         free(pass->open);

@@ -2,7 +2,7 @@
  *
  * It knows rounds, moves and runs, and no ring. Everything that touches one buffer happens in schedule order: before a
  * move starts or a run begins, earlier moves on its buffers are finished. All messages go to the communicator's arena, so
- * a failure leaves nothing pending that writes to memory of the caller's; own K/V may be read from there (find_lines). */
+ * a failure leaves nothing pending that writes to memory of the caller's; own K/V may be read from there (add_lines). */
 #include "src/slots.h"
 #include "src/trace.h"
 
@@ -233,23 +233,39 @@ static hra_status settle(struct execution *x, enum hra_payload payload, int buff
     return HRA_OK;
 }
 
-/* The lines of our own K/V that are this part. */
-static void find_lines(const struct execution *x, struct hra_transfer *t, const struct hra_part *part)
+/* The lines of our own K/V that are a part, which begins at `at` in its message. */
+static void add_lines(const struct execution *x, struct hra_transfer *t, const struct hra_part *part,
+                      size_t at)
 {
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const hra_tensor own[2] = {cut_own(plan, x->k, part, p->type), cut_own(plan, x->v, part, p->type)};
     const size_t bytes = hra_type_bytes(p->type);
-    size_t at[2] = {0, 0};
+    size_t offset[2] = {0, 0};
 
-    hra_plan_part_bytes(plan, part, HRA_KV, &at[1]);
+    hra_plan_part_bytes(plan, part, HRA_KV, &offset[1]);
     for (int n = 0; n < 2; n++)
-        t->lines[n] = (struct hra_lines){.data = own[n].data,
-                                         .bytes = (size_t)(part->head1 - part->head0) *
-                                                  (size_t)(n == 0 ? p->dim : p->dim_v) * bytes,
-                                         .pitch = (size_t)own[n].stride_row * bytes,
-                                         .count = (size_t)hra_plan_part_rows(plan, part),
-                                         .at = at[n]};
+        t->line[t->lines++] = (struct hra_lines){.data = own[n].data,
+                                                 .bytes = (size_t)(part->head1 - part->head0) *
+                                                          (size_t)(n == 0 ? p->dim : p->dim_v) * bytes,
+                                                 .pitch = (size_t)own[n].stride_row * bytes,
+                                                 .count = (size_t)hra_plan_part_rows(plan, part),
+                                                 .at = at + offset[n]};
+}
+
+/* Where a message is taken from: its buffers, or the caller's tensors. */
+static void open_message(const struct execution *x, int i)
+{
+    const struct hra_move *move = &x->pass->schedule.move[i];
+    const size_t *at = x->pass->buffer[move->payload] + hra_move_buffer(move);
+    struct hra_transfer *t = &x->pass->transfer[i];
+
+    t->data = message_at(x, move->payload, hra_move_buffer(move));
+    t->lines = 0;
+    if (!x->straight || !x->pass->straight[i])
+        return;
+    for (int n = 0; n <= move->more; n++)
+        add_lines(x, t, &x->pass->schedule.part[move->part + n], at[n] - at[0]);
 }
 
 /* Start the moves of a round as one group. */
@@ -265,12 +281,8 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
     for (int i = round->move0; i < round->move1; i++) {
         const enum hra_payload payload = s->move[i].payload;
         const int buffer = hra_move_buffer(&s->move[i]);
-        const int load = x->straight ? x->pass->straight[i] : -1;
 
-        x->pass->transfer[i].data = message_at(x, payload, buffer);
-        x->pass->transfer[i].from_lines = load >= 0;
-        if (load >= 0)
-            find_lines(x, &x->pass->transfer[i], &s->part[s->load[load].part]);
+        open_message(x, i);
         if (x->plan->staged && s->move[i].sends)
             HRA_TRY(x->plan->backend->from_mirror(message_at(x, payload, buffer),
                                                   buffer_at(x, payload, buffer), x->pass->transfer[i].bytes,

@@ -620,6 +620,76 @@ static void test_ranges(const char *argument)
     CHECK_OK(hra_comm_destroy(comm));
 }
 
+/* The transport that sends for the one below, which sends from lines as one between GPUs does, and how many parts there were in
+ * its largest message. */
+static const struct hra_transport *whole;
+static int most_lines;
+
+static hra_status start_lines(void *state, struct hra_transfer *const *transfer, int count, void *stream)
+{
+    for (int i = 0; i < count; i++) {
+        for (int n = 0; n < transfer[i]->lines; n++) {
+            const struct hra_lines *l = &transfer[i]->line[n];
+            char *to = (char *)transfer[i]->data + l->at;
+            for (size_t row = 0; row < l->count; row++)
+                memcpy(to + row * l->bytes, (const char *)l->data + row * l->pitch, l->bytes);
+        }
+        most_lines = transfer[i]->lines > most_lines ? transfer[i]->lines : most_lines;
+    }
+    return whole->start(state, transfer, count, stream);
+}
+
+/* Lay a tensor of ours out anew, each head behind the one before. */
+static void set_apart(struct job *j, int which)
+{
+    const hra_tensor from = j->own[which];
+    const int heads = heads_of(j, which), dim = dim_of(j, which);
+    double *to = take(j->rows * heads * dim, sizeof(*to));
+
+    for (int64_t row = 0; row < j->rows; row++)
+        for (int head = 0; head < heads; head++)
+            memcpy(to + (head * j->rows + row) * dim,
+                   (const double *)from.data + row * from.stride_row + head * from.stride_head,
+                   (size_t)dim * sizeof(*to));
+    free(from.data);
+    j->own[which] = (hra_tensor){to, j->rows * heads * dim, dim, j->rows * dim};
+}
+
+/* Two ranks of 30 tiles, the second of which needs three ranges of the first's: own K and V are sent from where they are. Where
+ * their heads lie apart they are copied first, as ever. */
+static void test_lines(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    struct hra_transport transport = *comm->transport;
+
+    (void)argument;
+    whole = comm->transport;
+    transport.sends_lines = 1;
+    transport.start = start_lines;
+    comm->transport = &transport;
+    for (int apart = 0; apart < 2; apart++)
+        for (int schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HEADS; schedule++) {
+            struct job j = job_of(60 * 128, "identity", "blocks(128; 30:0 11 22; 59:1; 0:31)");
+            j.domain.batch = j.problem.batch = 1;
+            j.domain.heads = j.problem.heads = 2;
+            j.options.shard = HRA_SHARD_CONTIGUOUS;
+            j.options.schedule = (hra_schedule_kind)schedule;
+            job_open(&j, comm, NULL);
+            if (apart)
+                for (int which = K; which <= V; which++)
+                    set_apart(&j, which);
+            most_lines = 0;
+            CHECK_OK(job_forward(&j));
+            CHECK_OK(job_backward(&j));
+            CHECK(rank != 0 || (most_lines > 2 * (schedule != HRA_SCHEDULE_RING)) == !apart,
+                  "schedule %d, heads apart %d: %d lines", schedule, apart, most_lines);
+            job_compare(&j);
+            job_close(&j);
+        }
+    comm->transport = whole;
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
 /* Packed documents, others at every step: the communicator takes memory once, however the documents fall and whatever
  * the sharding, a model of the ranks plans alike, and every answer is right. */
 static void test_packed(const char *argument)
@@ -1042,7 +1112,7 @@ int main(int argc, char **argv)
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
         {"refused", test_refused},   {"gone", test_gone},     {"link", test_link},
         {"halo", test_halo},         {"gap", test_gap},       {"ranges", test_ranges},
-        {"trace", test_trace},
+        {"lines", test_lines},       {"trace", test_trace},
     };
     int found = 0;
 
