@@ -31,6 +31,7 @@ static const hra_machine gpu_machine = {
     .item_s = {0.02e-6, 0.03e-6},
     .launch_s = 4e-6,
     .memory = 2500e9,
+    .own_straight = 1,
 };
 
 hra_status hra_choose_machine(hra_machine *out, const hra_machine *given, const struct hra_backend *backend,
@@ -207,7 +208,7 @@ static void follow_ring(struct ring_estimate *g)
     }
 }
 
-/* Own parts are copied, to be sent from there. */
+/* Own parts are copied, to be sent from there, unless they are sent from where they are. */
 static void begin_ring(struct ring_estimate *g)
 {
     struct estimate *e = g->all;
@@ -222,8 +223,9 @@ static void begin_ring(struct ring_estimate *g)
             for (int payload = 0; payload < HRA_PAYLOADS && part->key_tile0 < part->key_tile1; payload++)
                 g->bytes[payload][p * ranks + r] =
                     (double)hra_plan_part_bytes(e->costs.plan, part, (enum hra_payload)payload, NULL);
-            bytes += last > 0 ? g->bytes[HRA_KV][p * ranks + r] : 0;
-            loads += last > 0;
+            const int copied = last > 0 && !hra_cost_straight(&e->costs, 1);
+            bytes += copied ? g->bytes[HRA_KV][p * ranks + r] : 0;
+            loads += copied;
         }
         e->now[r] =
             hra_cost_before(&e->costs, r) + hra_cost_memory(&e->costs, 2 * bytes, hra_cost_launches(loads));
@@ -268,8 +270,9 @@ struct traffic {
     double *link[2][2]; /* [far][0: out, 1: in] rows over each link */
     double *come;       /* that a rank needs of others */
     double *sent;       /* that others need of it */
-    double *load;       /* that it copies for that: what several want alike is copied once */
-    double *loads;      /* in so many ranges */
+    double *load;       /* that it has buffers for: what several want alike is there once */
+    double *copied;     /* that is copied into them, and not sent from where it is */
+    double *copies;     /* in so many ranges */
     double *homes;      /* launches that add what comes home, of a group */
     double *remote;     /* live tiles against others */
     double *half;       /* [ranks][HRA_HALVES] rows of halves of keys */
@@ -317,8 +320,12 @@ static void count_visits(struct traffic *t, const struct estimate *e, int rank)
         for (int h = 0; h < HRA_HALVES; h++)
             t->remote[rank] += (double)work->live[((int64_t)rank * work->ranks + o) * HRA_HALVES + h];
         if (!whole || !(t->alike[o] & 1 << halves)) {
+            const double ranges = part * (double)s->ranges;
+            const int straight =
+                hra_cost_straight(&e->costs, ranges < INT32_MAX ? (int)ceil(ranges) : INT32_MAX);
             t->load[o] += needed;
-            t->loads[o] += part * (double)s->ranges;
+            t->copied[o] += straight ? 0 : needed;
+            t->copies[o] += straight ? 0 : ranges;
         }
         t->alike[o] |= whole ? 1 << halves : 0;
     }
@@ -331,10 +338,10 @@ static hra_status open_traffic(struct traffic *t, const struct estimate *e)
     double *room = NULL;
 
     HRA_TRY(hra_alloc((void **)&t->alike, ranks, sizeof(*t->alike), "estimate"));
-    HRA_TRY(hra_alloc((void **)&room, (11 + HRA_HALVES) * (int64_t)ranks, sizeof(*room), "estimate"));
-    double **const array[] = {&t->link[0][0], &t->link[0][1], &t->link[1][0], &t->link[1][1],
-                              &t->come,       &t->sent,       &t->load,       &t->loads,
-                              &t->homes,      &t->remote,     &t->late,       &t->half};
+    HRA_TRY(hra_alloc((void **)&room, (12 + HRA_HALVES) * (int64_t)ranks, sizeof(*room), "estimate"));
+    double **const array[] = {&t->link[0][0], &t->link[0][1], &t->link[1][0], &t->link[1][1], &t->come,
+                              &t->sent,       &t->load,       &t->copied,     &t->copies,     &t->homes,
+                              &t->remote,     &t->late,       &t->half};
     for (size_t i = 0; i < sizeof(array) / sizeof(array[0]); i++)
         *array[i] = room + i * (size_t)ranks;
     for (int i = 0; i < ranks * HRA_HALVES; i++) {
@@ -459,8 +466,8 @@ static void estimate_direct(struct estimate *e, struct traffic *t, int groups)
 
     for (int r = 0; r < ranks; r++)
         e->now[r] = hra_cost_before(&e->costs, r) +
-                    hra_cost_memory(&e->costs, 2 * hra_cost_rows(&e->costs, t->load[r], HRA_KV),
-                                    hra_cost_launches((int64_t)(groups * t->loads[r] + 0.5)));
+                    hra_cost_memory(&e->costs, 2 * hra_cost_rows(&e->costs, t->copied[r], HRA_KV),
+                                    hra_cost_launches((int64_t)(groups * t->copies[r] + 0.5)));
     const double loaded = last_of(e->now, ranks);
     for (int r = 0; r < ranks; r++)
         follow_groups(t, e, r, groups, loaded);

@@ -152,6 +152,7 @@ hra_status hra_machine_read(hra_machine *out, const hra_machine *machine, int ra
         HRA_TRY(want_number(out->item_s[pass], 0, 1e3, pass == 0 ? "item_s[0]" : "item_s[1]"));
     }
     HRA_TRY(want_number(out->launch_s, 0, 1e3, "launch_s"));
+    HRA_TRY(want_number(out->own_straight, 0, 1, "own_straight"));
     return want_number(out->memory, 1, 1e18, "memory");
 }
 
@@ -160,6 +161,12 @@ hra_status hra_machine_read(hra_machine *out, const hra_machine *machine, int ra
 double hra_cost_memory(const struct hra_costs *c, double bytes, int64_t launches)
 {
     return (double)launches * c->machine->launch_s + bytes / c->machine->memory;
+}
+
+int hra_cost_straight(const struct hra_costs *c, int parts)
+{
+    return c->machine->own_straight && c->machine->node_ranks >= c->plan->comm->ranks &&
+           c->plan->problem.batch == 1 && parts <= HRA_STRAIGHT_PARTS;
 }
 
 double hra_cost_tile(const struct hra_costs *c, int rank)
@@ -800,15 +807,25 @@ static hra_status settle_all(struct play *p, int rank, int *blocked)
     return HRA_OK;
 }
 
-/* Own parts into the buffers from which they are sent: K and V, read and written. */
-static double load_s(const struct play *p, int rank)
+/* Own parts into the buffers from which they are sent, but for those that are sent from where they are: K and V, read and
+ * written. */
+static hra_status load_s(double *out_s, const struct play *p, int rank)
 {
     const struct hra_schedule *s = &p->actor[rank].s;
+    const int can = hra_cost_straight(&p->costs, 1);
+    struct hra_straight straight;
     double bytes = 0;
+    int loads = 0;
 
+    HRA_TRY(hra_schedule_straight(&straight, s, can));
     for (int i = 0; i < s->loads; i++)
-        bytes += 2.0 * (double)hra_plan_part_bytes(p->plan, &s->part[s->load[i].part], HRA_KV, NULL);
-    return hra_cost_memory(&p->costs, bytes, hra_cost_launches(s->loads));
+        if (!can || straight.wanted[i]) {
+            bytes += 2.0 * (double)hra_plan_part_bytes(p->plan, &s->part[s->load[i].part], HRA_KV, NULL);
+            loads++;
+        }
+    *out_s = hra_cost_memory(&p->costs, bytes, hra_cost_launches(loads));
+    hra_straight_clear(&straight);
+    return HRA_OK;
 }
 
 static int is_last_round(const struct play *p, const struct actor *a)
@@ -867,12 +884,14 @@ static double alone_s(const struct play *p, int rank)
 static hra_status open_actor(struct play *p, int rank)
 {
     struct actor *a = &p->actor[rank];
+    double loads_s;
 
     *a = (struct actor){.unmatched = -1, .group = -1, .tile_s = hra_cost_tile(&p->costs, rank)};
     HRA_TRY(p->ring != NULL ? fetch(p, rank) : fetch_all(p, rank));
     p->out->rank[rank].alone = alone_s(p, rank);
     HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, hra_cost_before(&p->costs, rank), -1, -1));
-    HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, load_s(p, rank), -1, -1));
+    HRA_TRY(load_s(&loads_s, p, rank));
+    HRA_TRY(spend(p, rank, HRA_SPAN_OTHER, loads_s, -1, -1));
     a->phase = is_last_round(p, a) ? END : MOVES;
     push_rank(p, rank);
     return HRA_OK;

@@ -519,58 +519,6 @@ static hra_status find_own_sums(hra_plan *plan)
     return status;
 }
 
-/* Parts of a message that are sent from the caller's tensors, at most: each is two copies, some microseconds of the engine's,
- * where more parts are put together before by a kernel or two. */
-enum { STRAIGHT_PARTS = 16 };
-
-/* Can a send take its parts from the caller's tensors? load: what is in its buffers. */
-static int is_straight(const struct hra_schedule *s, const struct hra_move *m, const int *load)
-{
-    for (int n = 0; n <= m->more; n++)
-        if (load[n] < 0 || s->load[load[n]].part != m->part + n)
-            return 0;
-    return m->more < STRAIGHT_PARTS;
-}
-
-/* Find the sends that need no load where the caller's K and V allow it, and the loads that are needed all the same: a buffer
- * holds what was loaded until something arrives there. */
-static hra_status find_straight(const hra_plan *plan, struct hra_pass_plan *pass)
-{
-    const struct hra_schedule *s = &pass->schedule;
-    const int can = plan->comm->transport->sends_lines && !plan->staged && plan->problem.batch == 1;
-    int *load = NULL; /* [buffers of K/V] what each holds; -1: none */
-    int parts = 0;
-
-    HRA_TRY(hra_alloc((void **)&pass->straight, s->moves, sizeof(*pass->straight), "moves"));
-    HRA_TRY(hra_alloc((void **)&pass->wanted, s->loads, 1, "moves"));
-    HRA_TRY(hra_alloc((void **)&load, pass->buffers[HRA_KV], sizeof(*load), "moves"));
-    for (int b = 0; b < pass->buffers[HRA_KV]; b++)
-        load[b] = -1;
-    for (int l = 0; l < s->loads; l++)
-        load[s->load[l].buffer] = l;
-    for (int r = 0; r < s->rounds; r++) {
-        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
-            const struct hra_move *m = &s->move[i];
-            if (m->payload != HRA_KV)
-                continue;
-            int *held = &load[hra_move_buffer(m)];
-            pass->straight[i] = can && m->sends && is_straight(s, m, held);
-            parts += pass->straight[i] ? m->more + 1 : 0;
-            for (int n = 0; n <= m->more; n++)
-                if (!m->sends)
-                    held[n] = -1;
-                else if (!pass->straight[i] && held[n] >= 0)
-                    pass->wanted[held[n]] = 1;
-        }
-        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
-            for (int c = s->run[i].source0; c < s->run[i].source1; c++)
-                if (s->source[c].buffer != HRA_OWN && load[s->source[c].buffer] >= 0)
-                    pass->wanted[load[s->source[c].buffer]] = 1;
-    }
-    free(load);
-    return hra_alloc_unset((void **)&pass->line, (int64_t)2 * parts, sizeof(*pass->line), "moves");
-}
-
 /* The transfers of a pass, as its schedule has them. */
 static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
@@ -599,7 +547,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
                                       .round = r,
                                       .number = number,
                                       .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
-            line += pass->straight[i] ? 2 * (m->more + 1) : 0;
+            line += pass->straight.move[i] ? 2 * (m->more + 1) : 0;
             plan->stats[rank].received[which] += m->sends ? 0 : (int64_t)bytes;
         }
     free(count);
@@ -634,7 +582,10 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
         HRA_TRY(hra_alloc((void **)&pass->busy[payload], pass->buffers[payload], sizeof(*pass->busy[payload]),
                           "moves"));
-    HRA_TRY(find_straight(plan, pass));
+    HRA_TRY(hra_schedule_straight(
+        &pass->straight, s, plan->comm->transport->sends_lines && !plan->staged && plan->problem.batch == 1));
+    HRA_TRY(hra_alloc_unset((void **)&pass->line, (int64_t)2 * pass->straight.parts, sizeof(*pass->line),
+                            "moves"));
     return list_transfers(plan, which);
 }
 
@@ -1000,12 +951,11 @@ void hra_plan_destroy(hra_plan *plan)
         free(pass->started);
         free(pass->chunk);
         free(pass->next);
-        free(pass->straight);
+        hra_straight_clear(&pass->straight);
         free(pass->line);
         free(pass->summed);
         free(pass->closes);
         free(pass->open);
-        free(pass->wanted);
         free(plan->packed[i]);
     }
     hra_layout_destroy(plan->layout);

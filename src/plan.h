@@ -37,11 +37,10 @@ struct hra_pass_plan {
     int buffers[HRA_PAYLOADS];
     int (*busy[HRA_PAYLOADS])[2]; /* [buffers] scratch: moves under way on each that receive, and that send */
     int *next;                    /* [moves] scratch: the one under way that was started after it; -1: none */
-    unsigned char *straight;      /* [moves] 1: a send can take all its parts from the caller's tensors */
-    struct hra_lines *line;       /* of those sends: K's and V's of each part */
-    unsigned char *wanted;        /* [loads] 1: something else reads it, too */
-    int enlisted;                 /* 1: the transport knows the transfers */
-    char what[48];                /* "forward of plan 3" */
+    struct hra_straight straight;
+    struct hra_lines *line; /* of the sends that are straight: K's and V's of each part */
+    int enlisted;           /* 1: the transport knows the transfers */
+    char what[48];          /* "forward of plan 3" */
 };
 
 struct hra_plan {

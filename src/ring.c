@@ -262,7 +262,7 @@ static void open_message(const struct execution *x, int i)
 
     t->data = message_at(x, move->payload, hra_move_buffer(move));
     t->lines = 0;
-    if (!x->straight || !x->pass->straight[i])
+    if (!x->straight || !x->pass->straight.move[i])
         return;
     for (int n = 0; n <= move->more; n++)
         add_lines(x, t, &x->pass->schedule.part[move->part + n], at[n] - at[0]);
@@ -365,7 +365,7 @@ static hra_status load(struct execution *x)
                          own_v = cut_own(plan, x->v, part, p->type);
         hra_tensor k, v;
 
-        if (x->straight && !x->pass->wanted[i])
+        if (x->straight && !x->pass->straight.wanted[i])
             continue;
         open_payload(plan, part, HRA_KV, buffer_at(x, HRA_KV, s->load[i].buffer), &k, &v);
         HRA_TRY(put(x, &b, part, 0, &k, NULL, &own_k, 1));

@@ -78,6 +78,81 @@ void hra_schedule_clear(struct hra_schedule *s)
     memset(s, 0, sizeof(*s));
 }
 
+/* ---- Own parts that need no copy ---- */
+
+static int count_buffers(const struct hra_schedule *s)
+{
+    int count = 0;
+
+    for (int l = 0; l < s->loads; l++)
+        count = s->load[l].buffer >= count ? s->load[l].buffer + 1 : count;
+    for (int i = 0; i < s->moves; i++) {
+        const int last = s->move[i].payload == HRA_KV ? hra_move_buffer(&s->move[i]) + s->move[i].more : -1;
+        count = last >= count ? last + 1 : count;
+    }
+    for (int c = 0; c < s->sources; c++)
+        count = s->source[c].buffer >= count ? s->source[c].buffer + 1 : count;
+    return count;
+}
+
+/* Do the buffers of a send hold what was loaded? held: which load, or -1. */
+static int holds_own(const struct hra_schedule *s, const struct hra_move *m, const int *held)
+{
+    for (int n = 0; n <= m->more; n++)
+        if (held[n] < 0 || s->load[held[n]].part != m->part + n)
+            return 0;
+    return 1;
+}
+
+/* A buffer holds what was loaded until something arrives there. */
+static void follow_loads(struct hra_straight *out, const struct hra_schedule *s, int can, int *load)
+{
+    for (int l = 0; l < s->loads; l++)
+        load[s->load[l].buffer] = l;
+    for (int r = 0; r < s->rounds; r++) {
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
+            const struct hra_move *m = &s->move[i];
+            if (m->payload != HRA_KV)
+                continue;
+            int *held = &load[hra_move_buffer(m)];
+            out->move[i] = can && m->sends && m->more < HRA_STRAIGHT_PARTS && holds_own(s, m, held);
+            out->parts += out->move[i] ? m->more + 1 : 0;
+            for (int n = 0; n <= m->more; n++)
+                if (!m->sends)
+                    held[n] = -1;
+                else if (!out->move[i] && held[n] >= 0)
+                    out->wanted[held[n]] = 1;
+        }
+        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
+            for (int c = s->run[i].source0; c < s->run[i].source1; c++)
+                if (s->source[c].buffer != HRA_OWN && load[s->source[c].buffer] >= 0)
+                    out->wanted[load[s->source[c].buffer]] = 1;
+    }
+}
+
+hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_schedule *s, int can)
+{
+    const int buffers = count_buffers(s);
+    int *load = NULL;
+
+    *out = (struct hra_straight){.parts = 0};
+    HRA_TRY(hra_alloc((void **)&out->move, s->moves, 1, "moves"));
+    HRA_TRY(hra_alloc((void **)&out->wanted, s->loads, 1, "moves"));
+    HRA_TRY(hra_alloc_unset((void **)&load, buffers, sizeof(*load), "moves"));
+    for (int b = 0; b < buffers; b++)
+        load[b] = -1;
+    follow_loads(out, s, can, load);
+    free(load);
+    return HRA_OK;
+}
+
+void hra_straight_clear(struct hra_straight *straight)
+{
+    free(straight->move);
+    free(straight->wanted);
+    *straight = (struct hra_straight){.parts = 0};
+}
+
 int hra_work_half(const struct hra_work *work, int owner, int half)
 {
     const int first = work->rank_tile[owner], tiles = work->rank_tile[owner + 1] - first;

@@ -40,13 +40,11 @@ struct signature {
 /* Of all numbers, not of what is between them. */
 static uint64_t hash_machine(const hra_machine *m)
 {
-    const double number[] = {m->node_ranks,      m->inside.rate,       m->inside.latency_s,
-                             m->inside.slowdown, m->inside.sharing,    m->inside.grouped,
-                             m->between.rate,    m->between.latency_s, m->between.slowdown,
-                             m->between.sharing, m->between.grouped,   m->full[0],
-                             m->full[1],         m->partial[0],        m->partial[1],
-                             m->item_s[0],       m->item_s[1],         m->launch_s,
-                             m->memory};
+    const double number[] = {
+        m->node_ranks,      m->inside.rate,  m->inside.latency_s,  m->inside.slowdown,  m->inside.sharing,
+        m->inside.grouped,  m->between.rate, m->between.latency_s, m->between.slowdown, m->between.sharing,
+        m->between.grouped, m->full[0],      m->full[1],           m->partial[0],       m->partial[1],
+        m->item_s[0],       m->item_s[1],    m->launch_s,          m->memory,           m->own_straight};
     return hra_hash(HRA_HASH_BEGIN, number, sizeof(number));
 }
 

@@ -133,6 +133,9 @@ Test(model, launches_items_and_memory)
     const hra_forecast_info forward = ask(m.plan, &machine, HRA_FORWARD, -1, 0);
     NEAR(forward.other_s, 0.01 + 2);
     NEAR(forward.compute_s, 2 * (0.01 + 0.1 + 1));
+    machine.own_straight = 1;
+    NEAR(ask(m.plan, &machine, HRA_FORWARD, -1, 0).other_s, 0);
+    machine.own_straight = 0;
     NEAR(forward.seconds, forward.other_s + forward.compute_s);
     NEAR(forward.alone_s, 2 * (0.01 + 0.1 + 2));
     /* delta of o and do (half a tile's K and V each); load; dk and dv of own sums and of one message */
@@ -140,6 +143,34 @@ Test(model, launches_items_and_memory)
     NEAR(backward.other_s, (0.01 + 1) + (0.01 + 2) + (0.01 + 3));
     NEAR(backward.compute_s, 2 * (0.01 + 0.2 + 1));
     drop(&m);
+}
+
+/* On one node a machine may send up to 16 parts of a message from where they are; what has more, or goes to another node, is
+ * copied: read and written. */
+Test(model, own_keys_sent_from_where_they_are)
+{
+    static const struct {
+        const char *mask;
+        int node_ranks, straight, tiles; /* tiles that rank 1 copies */
+    } rows[] = {
+        {"blocks(128; 0:240 252 264 276)", 0, 1, 0},
+        {"blocks(128; 0:240 252 264 276)", 0, 0, 4},
+        {"blocks(128; 0:240 252 264 276)", 1, 1, 4},
+        {"blocks(128; 0:240 252 264 276 288 300 312 324 336 348 360 372 384 396 408 420)", 0, 1, 0},
+        {"blocks(128; 0:240 252 264 276 288 300 312 324 336 348 360 372 384 396 408 420 432)", 0, 1, 17},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct made m =
+            make(0, 2, 480 * HRA_TILE, rows[i].mask, HRA_SHARD_CONTIGUOUS, HRA_SCHEDULE_HALO, NULL);
+        hra_machine machine = seconds_machine();
+        machine.memory = TILE_BYTES;
+        machine.node_ranks = rows[i].node_ranks;
+        machine.own_straight = rows[i].straight;
+        const hra_forecast_info one = ask(m.plan, &machine, HRA_FORWARD, 1, 0);
+        NEAR(one.other_s, 2 * rows[i].tiles);
+        drop(&m);
+    }
 }
 
 /* Half of the rate is lost while the hop of 1.5 s is under way: 0.75 s beside the own tile, none beside the other one. */
@@ -358,7 +389,8 @@ static hra_machine odd_machine(uint64_t number)
         .partial = {4e10, 3e10},
         .item_s = {1e-7, 2e-7},
         .launch_s = 1e-6,
-        .memory = 9e9};
+        .memory = 9e9,
+        .own_straight = (int)(number / 3 % 2)};
 
     m.between.sharing = 1 + (int)(number / 5) % m.node_ranks;
     return m;
@@ -464,7 +496,8 @@ static hra_machine h100(void)
                          .partial = {560e12, 480e12},
                          .item_s = {0.02e-6, 0.03e-6},
                          .launch_s = 4e-6,
-                         .memory = 2500e9};
+                         .memory = 2500e9,
+                         .own_straight = 1};
 }
 
 struct choice {
@@ -750,6 +783,7 @@ Test(model, wrong_use)
     BAD(item_s[1], -1e-9);
     BAD(launch_s, -1);
     BAD(memory, 0);
+    BAD(own_straight, 2);
     bad = good; /* one node: nobody reads what is between */
     bad.between.rate = 0;
     cr_assert(eq(int, hra_forecast_create(&f, m.plan, &bad, HRA_FORWARD, 2), HRA_OK), "%s", hra_last_error());
@@ -782,7 +816,7 @@ static int read_text(hra_machine *out, const char *text, char *why, size_t why_b
 #define LINKS                                                                                                \
     "inside each rate 390 GB/s latency 8 us slowdown 1 %\n"                                                  \
     "between grouped  rate 45.5 GB/s\tlatency 20 us sharing 4 # four ranks a card\n"
-#define REST "memory rate 2500 GB/s\n\n  launch time 4 us\n"
+#define REST "memory rate 2500 GB/s\n\n  launch time 4 us\nown straight\n"
 #define COMPUTE                                                                                              \
     "compute f32 any forward full 1 TFLOP/s\n"                                                               \
     "compute bf16 128 forward full 660 TFLOP/s partial 500 TFLOP/s item 0.5 us\n"                            \
@@ -804,6 +838,7 @@ Test(model, file)
     NEAR(m.inside.slowdown, 0.01);
     NEAR(m.between.slowdown, 0);
     NEAR(m.launch_s * 1e6, 4);
+    cr_expect(eq(int, m.own_straight, 1));
     NEAR(m.full[0] * 1e-12, 660);
     NEAR(m.partial[0] * 1e-12, 500);
     NEAR(m.item_s[0] * 1e6, 0.5);
@@ -822,6 +857,9 @@ Test(model, wrong_files)
         {NODE LINKS COMPUTE "launch time 4 us\n", ": there is no line 'memory'"},
         {NODE "inside each rate 1 GB/s latency 0 us\n" REST COMPUTE, ": 16 ranks need several nodes of 8"},
         {"nodes 8\n", ":1: no line begins with 'nodes'"},
+        {NODE "own\n", ":2: 'own' wants 'straight'"},
+        {NODE "own straight copied\n", ":2: 'own' wants 'straight'"},
+        {NODE REST "own copied\n", ":6: 'own' stands a second time; the first is in line 5"},
         {NODE "\n" NODE, ":3: 'node' stands a second time; the first is in line 1"},
         {NODE "inside rate 1 GB/s latency 1 us\n", ":2: 'inside' begins with 'each'"},
         {NODE "inside each rate 390 latency 8 us\n",

@@ -742,12 +742,12 @@ static int expect_straight(const struct model *m, int rank, hra_pass which, int 
     for (int i = 0; i < s->moves; i++) {
         const struct hra_move *move = &s->move[i];
         const int own = move->payload == HRA_KV && move->sends && s->part[move->part].owner == rank;
-        cr_expect(eq(int, pass->straight[i], own &&can && move->more <= 15), "move %d of %d parts", i,
+        cr_expect(eq(int, pass->straight.move[i], own &&can && move->more <= 15), "move %d of %d parts", i,
                   move->more + 1);
-        straight += pass->straight[i];
+        straight += pass->straight.move[i];
     }
     for (int l = 0; can && l < s->loads; l++)
-        cr_expect(eq(int, pass->wanted[l], is_taken_from_buffer(s, s->load[l].part)), "load %d", l);
+        cr_expect(eq(int, pass->straight.wanted[l], is_taken_from_buffer(s, s->load[l].part)), "load %d", l);
     return straight;
 }
 

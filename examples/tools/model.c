@@ -160,6 +160,15 @@ static int read_launch(struct reader *r)
     return read_fields(r, 1, field, 1);
 }
 
+static int read_own(struct reader *r)
+{
+    if (r->words != 2 || (strcmp(r->word[1], "straight") != 0 && strcmp(r->word[1], "copied") != 0))
+        return wrong(r,
+                     "'own' wants 'straight' (own K and V are sent from where they are) or 'copied' (first)");
+    r->machine->own_straight = strcmp(r->word[1], "straight") == 0;
+    return 0;
+}
+
 /* compute TYPE DIM PASS ...; the first line that fits counts. */
 static int read_compute(struct reader *r)
 {
@@ -204,8 +213,9 @@ static const struct keyword {
     const char *name;
     int (*read)(struct reader *r);
     int wanted;
-} keywords[] = {{"node", read_node, 0},     {"inside", read_inside, 1}, {"between", read_between, 0},
-                {"memory", read_memory, 1}, {"launch", read_launch, 1}, {"compute", read_compute, 1}};
+} keywords[] = {{"node", read_node, 0},      {"inside", read_inside, 1}, {"between", read_between, 0},
+                {"memory", read_memory, 1},  {"launch", read_launch, 1}, {"own", read_own, 0},
+                {"compute", read_compute, 1}};
 
 enum { KEYWORDS = sizeof(keywords) / sizeof(keywords[0]), COMPUTE = KEYWORDS - 1 };
 
@@ -235,9 +245,9 @@ static int read_line(struct reader *r, int given[KEYWORDS])
     while (k < KEYWORDS && strcmp(keywords[k].name, r->word[0]) != 0)
         k++;
     if (k == KEYWORDS)
-        return wrong(r,
-                     "no line begins with '%s'; the lines are node, inside, between, memory, launch, compute",
-                     r->word[0]);
+        return wrong(
+            r, "no line begins with '%s'; the lines are node, inside, between, memory, launch, own, compute",
+            r->word[0]);
     if (given[k] > 0 && k != COMPUTE)
         return wrong(r, "'%s' stands a second time; the first is in line %d", r->word[0], given[k]);
     given[k] = r->line;

@@ -45,7 +45,7 @@ _Static_assert(offsetof(hra_options, size) == 0 && offsetof(hra_options, saved) 
 _Static_assert(offsetof(hra_options, machine) == 32, "");
 _Static_assert(offsetof(hra_plan_info, size) == 0 && offsetof(hra_plan_info, balance) == 144, "");
 _Static_assert(offsetof(hra_plan_info, backward) == 200, "");
-_Static_assert(offsetof(hra_machine, size) == 0 && offsetof(hra_machine, memory) == 136, "");
+_Static_assert(offsetof(hra_machine, size) == 0 && offsetof(hra_machine, own_straight) == 144, "");
 _Static_assert(offsetof(hra_forecast_info, size) == 0 && offsetof(hra_forecast_info, messages) == 120, "");
 
 static int failures;
