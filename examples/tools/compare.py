@@ -16,7 +16,9 @@ around the call, the L2 cache overwritten before each, medians. TFLOP/s count th
 With --ranks, under torchrun, the contestants are PyTorch's context_parallel (cp-) and HRA on
 several GPUs, one sequence over all ranks, each in the sharding of its own. Before each call the
 ranks meet on their GPUs; of each repetition the slowest rank counts. Beside them every rank runs
-the same kernels alone on the whole sequence (-alone), and
+the same kernels alone on the whole sequence (-alone). HRA has its tensors as all others have, and
+once more (-rows) lying as (batch, tokens, heads, dim), as linear layers leave them: then K and V
+are sent without being copied before. And
 
     efficiency = time alone / (ranks x time on all ranks)
 
@@ -446,7 +448,8 @@ class Split:
         if kind == "cp":
             return self.make_parallel(name, *rest.split("-"))
         if kind == "hra":
-            return self.make_hra(name, self.comms.get(rest))
+            transport, _, layout = rest.partition("-")
+            return self.make_hra(name, self.comms.get(transport), layout == "rows")
         return make_dense(name, self.case, self.inputs, self.whole)
 
     def make_parallel(self, name, kernel, way):
@@ -466,9 +469,12 @@ class Split:
         return Contestant(name, attend, qkv, gradient, self.together(self.tokens), around=around,
                           alone=f"{kernel}-alone")
 
-    def make_hra(self, name, comm):
+    def make_hra(self, name, comm, by_rows):
         plan = plan_of(self.case, "identity", BACKEND, comm)
-        *qkv, gradient = self.inputs.along(name if comm else "identity", plan.row_tokens)
+        tensors = self.inputs.along(name if comm else "identity", plan.row_tokens)
+        if by_rows:
+            tensors = wanting_gradients([turned(turned(t).contiguous()) for t in tensors])
+        *qkv, gradient = tensors
         home = self.together(plan.row_tokens) if comm else homeward(self.whole)
         return Contestant(name, lambda *t: turned(hra_torch.hra_attention(*map(turned, t), plan)),
                           qkv, gradient, home, plan=plan, alone="hra-alone" if comm else None)
@@ -696,7 +702,8 @@ def contest(case, plan, names, make, options, say):
 def run_over_ranks(name, case, options, say, comms):
     """One case on several ranks. Returns whether HRA did all that it should."""
     plan = plan_of(case, "identity", "cpu")
-    variants = ["hra-alone", *(f"hra-{transport}" for transport in comms)]
+    variants = ["hra-alone", *(f"hra-{transport}{layout}" for transport in comms
+                               for layout in ("", "-rows"))]
     names = [peer for peer in case.peers if peer in options.peers] + variants
     tell(f"\n{name}: {case.mask}, {case.tokens} tokens, {case.heads} heads of {case.dim}, bf16, "
          f"over {torch.distributed.get_world_size()} ranks")
