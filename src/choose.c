@@ -223,7 +223,7 @@ static void begin_ring(struct ring_estimate *g)
             for (int payload = 0; payload < HRA_PAYLOADS && part->key_tile0 < part->key_tile1; payload++)
                 g->bytes[payload][p * ranks + r] =
                     (double)hra_plan_part_bytes(e->costs.plan, part, (enum hra_payload)payload, NULL);
-            const int copied = last > 0 && !hra_cost_straight(&e->costs, 1);
+            const int copied = last > 0 && hra_cost_straight(&e->costs) == 0;
             bytes += copied ? g->bytes[HRA_KV][p * ranks + r] : 0;
             loads += copied;
         }
@@ -321,8 +321,7 @@ static void count_visits(struct traffic *t, const struct estimate *e, int rank)
             t->remote[rank] += (double)work->live[((int64_t)rank * work->ranks + o) * HRA_HALVES + h];
         if (!whole || !(t->alike[o] & 1 << halves)) {
             const double ranges = part * (double)s->ranges;
-            const int straight =
-                hra_cost_straight(&e->costs, ranges < INT32_MAX ? (int)ceil(ranges) : INT32_MAX);
+            const int straight = ceil(ranges) <= hra_cost_straight(&e->costs);
             t->load[o] += needed;
             t->copied[o] += straight ? 0 : needed;
             t->copies[o] += straight ? 0 : ranges;

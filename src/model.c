@@ -163,10 +163,10 @@ double hra_cost_memory(const struct hra_costs *c, double bytes, int64_t launches
     return (double)launches * c->machine->launch_s + bytes / c->machine->memory;
 }
 
-int hra_cost_straight(const struct hra_costs *c, int parts)
+int hra_cost_straight(const struct hra_costs *c)
 {
-    return c->machine->own_straight && c->machine->node_ranks >= c->plan->comm->ranks &&
-           c->plan->problem.batch == 1 && parts <= HRA_STRAIGHT_PARTS;
+    const int can = c->machine->own_straight && c->machine->node_ranks >= c->plan->comm->ranks;
+    return can ? HRA_STRAIGHT_PARTS / c->plan->problem.batch : 0;
 }
 
 double hra_cost_tile(const struct hra_costs *c, int rank)
@@ -812,14 +812,13 @@ static hra_status settle_all(struct play *p, int rank, int *blocked)
 static hra_status load_s(double *out_s, const struct play *p, int rank)
 {
     const struct hra_schedule *s = &p->actor[rank].s;
-    const int can = hra_cost_straight(&p->costs, 1);
     struct hra_straight straight;
     double bytes = 0;
     int loads = 0;
 
-    HRA_TRY(hra_schedule_straight(&straight, s, can));
+    HRA_TRY(hra_schedule_straight(&straight, s, hra_cost_straight(&p->costs)));
     for (int i = 0; i < s->loads; i++)
-        if (!can || straight.wanted[i]) {
+        if (straight.wanted[i]) {
             bytes += 2.0 * (double)hra_plan_part_bytes(p->plan, &s->part[s->load[i].part], HRA_KV, NULL);
             loads++;
         }

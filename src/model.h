@@ -47,8 +47,8 @@ double hra_cost_kernel(const struct hra_costs *c, double tile_s, int64_t tiles, 
 /* So many bytes that kernels read and write, in so many launches. */
 double hra_cost_memory(const struct hra_costs *c, double bytes, int64_t launches);
 
-/* Is a message of so many parts sent from where the caller has K and V? */
-int hra_cost_straight(const struct hra_costs *c, int parts);
+/* Of how many parts messages may be that are sent from where the caller has K and V; 0: none are. */
+int hra_cost_straight(const struct hra_costs *c);
 
 /* Launches that copy or add both tensors of so many parts, in one call. */
 static inline int64_t hra_cost_launches(int64_t parts)

@@ -547,7 +547,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
                                       .round = r,
                                       .number = number,
                                       .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
-            line += pass->straight.move[i] ? 2 * (m->more + 1) : 0;
+            line += pass->straight.move[i] ? 2 * plan->problem.batch * (m->more + 1) : 0;
             plan->stats[rank].received[which] += m->sends ? 0 : (int64_t)bytes;
         }
     free(count);
@@ -582,10 +582,10 @@ static hra_status prepare_pass(hra_plan *plan, hra_pass which)
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
         HRA_TRY(hra_alloc((void **)&pass->busy[payload], pass->buffers[payload], sizeof(*pass->busy[payload]),
                           "moves"));
-    HRA_TRY(hra_schedule_straight(
-        &pass->straight, s, plan->comm->transport->sends_lines && !plan->staged && plan->problem.batch == 1));
-    HRA_TRY(hra_alloc_unset((void **)&pass->line, (int64_t)2 * pass->straight.parts, sizeof(*pass->line),
-                            "moves"));
+    const int can = plan->comm->transport->sends_lines && !plan->staged;
+    HRA_TRY(hra_schedule_straight(&pass->straight, s, can ? HRA_STRAIGHT_PARTS / plan->problem.batch : 0));
+    HRA_TRY(hra_alloc_unset((void **)&pass->line, (int64_t)2 * plan->problem.batch * pass->straight.parts,
+                            sizeof(*pass->line), "moves"));
     return list_transfers(plan, which);
 }
 

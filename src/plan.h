@@ -38,7 +38,7 @@ struct hra_pass_plan {
     int (*busy[HRA_PAYLOADS])[2]; /* [buffers] scratch: moves under way on each that receive, and that send */
     int *next;                    /* [moves] scratch: the one under way that was started after it; -1: none */
     struct hra_straight straight;
-    struct hra_lines *line; /* of the sends that are straight: K's and V's of each part */
+    struct hra_lines *line; /* of the sends that are straight: of each part K's of each batch, then V's */
     int enlisted;           /* 1: the transport knows the transfers */
     char what[48];          /* "forward of plan 3" */
 };

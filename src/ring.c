@@ -245,12 +245,15 @@ static void add_lines(const struct execution *x, struct hra_transfer *t, const s
 
     hra_plan_part_bytes(plan, part, HRA_KV, &offset[1]);
     for (int n = 0; n < 2; n++)
-        t->line[t->lines++] = (struct hra_lines){.data = own[n].data,
-                                                 .bytes = (size_t)(part->head1 - part->head0) *
-                                                          (size_t)(n == 0 ? p->dim : p->dim_v) * bytes,
-                                                 .pitch = (size_t)own[n].stride_row * bytes,
-                                                 .count = (size_t)hra_plan_part_rows(plan, part),
-                                                 .at = at + offset[n]};
+        for (int batch = 0; batch < p->batch; batch++) {
+            struct hra_lines l = {.data = (char *)own[n].data + batch * own[n].stride_batch * (int64_t)bytes,
+                                  .bytes = (size_t)(part->head1 - part->head0) *
+                                           (size_t)(n == 0 ? p->dim : p->dim_v) * bytes,
+                                  .pitch = (size_t)own[n].stride_row * bytes,
+                                  .count = (size_t)hra_plan_part_rows(plan, part)};
+            l.at = at + offset[n] + (size_t)batch * l.count * l.bytes;
+            t->line[t->lines++] = l;
+        }
 }
 
 /* Where a message is taken from: its buffers, or the caller's tensors. */

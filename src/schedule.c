@@ -105,7 +105,7 @@ static int holds_own(const struct hra_schedule *s, const struct hra_move *m, con
 }
 
 /* A buffer holds what was loaded until something arrives there. */
-static void follow_loads(struct hra_straight *out, const struct hra_schedule *s, int can, int *load)
+static void follow_loads(struct hra_straight *out, const struct hra_schedule *s, int most, int *load)
 {
     for (int l = 0; l < s->loads; l++)
         load[s->load[l].buffer] = l;
@@ -115,7 +115,7 @@ static void follow_loads(struct hra_straight *out, const struct hra_schedule *s,
             if (m->payload != HRA_KV)
                 continue;
             int *held = &load[hra_move_buffer(m)];
-            out->move[i] = can && m->sends && m->more < HRA_STRAIGHT_PARTS && holds_own(s, m, held);
+            out->move[i] = m->sends && m->more < most && holds_own(s, m, held);
             out->parts += out->move[i] ? m->more + 1 : 0;
             for (int n = 0; n <= m->more; n++)
                 if (!m->sends)
@@ -130,7 +130,7 @@ static void follow_loads(struct hra_straight *out, const struct hra_schedule *s,
     }
 }
 
-hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_schedule *s, int can)
+hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_schedule *s, int most)
 {
     const int buffers = count_buffers(s);
     int *load = NULL;
@@ -141,7 +141,7 @@ hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_sche
     HRA_TRY(hra_alloc_unset((void **)&load, buffers, sizeof(*load), "moves"));
     for (int b = 0; b < buffers; b++)
         load[b] = -1;
-    follow_loads(out, s, can, load);
+    follow_loads(out, s, most, load);
     free(load);
     return HRA_OK;
 }

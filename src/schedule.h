@@ -222,8 +222,8 @@ void hra_schedule_drop_rounds(struct hra_schedule *s);
 /* Frees what the schedule holds, not the struct. */
 void hra_schedule_clear(struct hra_schedule *s);
 
-/* Parts of a message that are sent from the caller's tensors, at most: each is two copies, some microseconds of the engine's,
- * where more parts are put together before by a kernel or two. */
+/* Parts of a message, times the batch, that are sent from the caller's tensors, at most: each is two copies, some microseconds
+ * of the engine's, where more parts are put together before by a kernel or two. */
 enum { HRA_STRAIGHT_PARTS = 16 };
 
 /* What is sent from where the caller has K and V, so that no load is needed for it. */
@@ -233,8 +233,8 @@ struct hra_straight {
     int parts;             /* of all those sends */
 };
 
-/* can 0: no send is such. *out is to be cleared, also on failure. HRA_ERR_MEMORY. */
-hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_schedule *s, int can);
+/* Sends of at most so many parts; 0: none. *out is to be cleared, also on failure. HRA_ERR_MEMORY. */
+hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_schedule *s, int most);
 void hra_straight_clear(struct hra_straight *straight);
 
 #endif

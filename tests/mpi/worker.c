@@ -644,13 +644,15 @@ static void set_apart(struct job *j, int which)
 {
     const hra_tensor from = j->own[which];
     const int heads = heads_of(j, which), dim = dim_of(j, which);
-    double *to = take(j->rows * heads * dim, sizeof(*to));
+    double *to = take(j->problem.batch * j->rows * heads * dim, sizeof(*to));
 
-    for (int64_t row = 0; row < j->rows; row++)
-        for (int head = 0; head < heads; head++)
-            memcpy(to + (head * j->rows + row) * dim,
-                   (const double *)from.data + row * from.stride_row + head * from.stride_head,
-                   (size_t)dim * sizeof(*to));
+    for (int batch = 0; batch < j->problem.batch; batch++)
+        for (int64_t row = 0; row < j->rows; row++)
+            for (int head = 0; head < heads; head++)
+                memcpy(to + ((batch * heads + head) * j->rows + row) * dim,
+                       (const double *)from.data + batch * from.stride_batch + row * from.stride_row +
+                           head * from.stride_head,
+                       (size_t)dim * sizeof(*to));
     free(from.data);
     j->own[which] = (hra_tensor){to, j->rows * heads * dim, dim, j->rows * dim};
 }
@@ -667,25 +669,28 @@ static void test_lines(const char *argument)
     transport.sends_lines = 1;
     transport.start = start_lines;
     comm->transport = &transport;
-    for (int apart = 0; apart < 2; apart++)
-        for (int schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HEADS; schedule++) {
-            struct job j = job_of(60 * 128, "identity", "blocks(128; 30:0 11 22; 59:1; 0:31)");
-            j.domain.batch = j.problem.batch = 1;
-            j.domain.heads = j.problem.heads = 2;
-            j.options.shard = HRA_SHARD_CONTIGUOUS;
-            j.options.schedule = (hra_schedule_kind)schedule;
-            job_open(&j, comm, NULL);
-            if (apart)
-                for (int which = K; which <= V; which++)
-                    set_apart(&j, which);
-            most_lines = 0;
-            CHECK_OK(job_forward(&j));
-            CHECK_OK(job_backward(&j));
-            CHECK(rank != 0 || (most_lines > 2 * (schedule != HRA_SCHEDULE_RING)) == !apart,
-                  "schedule %d, heads apart %d: %d lines", schedule, apart, most_lines);
-            job_compare(&j);
-            job_close(&j);
-        }
+    for (int n = 0; n < 4; n++) {
+        static const hra_schedule_kind schedules[] = {HRA_SCHEDULE_RING, HRA_SCHEDULE_HEADS,
+                                                      HRA_SCHEDULE_HALO, HRA_SCHEDULE_HALO};
+        const int halo = schedules[n] == HRA_SCHEDULE_HALO, apart = n == 3;
+        struct job j = job_of(60 * 128, "identity", "blocks(128; 30:0 11 22; 59:1; 0:31)");
+        j.domain.batch = j.problem.batch = 1 + halo;
+        j.domain.heads = j.problem.heads = 2;
+        j.options.shard = HRA_SHARD_CONTIGUOUS;
+        j.options.schedule = schedules[n];
+        job_open(&j, comm, NULL);
+        if (apart)
+            for (int which = K; which <= V; which++)
+                set_apart(&j, which);
+        most_lines = 0;
+        CHECK_OK(job_forward(&j));
+        CHECK_OK(job_backward(&j));
+        /* of K and of V, of each range and batch */
+        const int lines = apart ? 0 : 2 * (n == 0 ? 1 : 3) * (1 + halo);
+        CHECK(rank != 0 || most_lines == lines, "job %d: %d lines, not %d", n, most_lines, lines);
+        job_compare(&j);
+        job_close(&j);
+    }
     comm->transport = whole;
     CHECK_OK(hra_comm_destroy(comm));
 }
