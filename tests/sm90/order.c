@@ -1,14 +1,13 @@
 /* order.c - can the order in which backward adds up dQ be kept? Lists like those of masks are laid out for as many
  * blocks as a GPU has, and launches are played: a block adds its steps one by one, each when its rank has come,
- * which is stricter than the kernel. All must end, every step must be there once, and the blocks of a long
- * sequence must begin near each other. */
+ * which is stricter than the kernel. All must end, every step must be there once, the blocks of a long sequence must
+ * begin near each other, and where items are cut in two no block may have much more to do than the others. */
 #include "kernels/sm90/steps.h"
+
+#include "tests/sm90/help.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { PROCESSORS = 132 };
 
@@ -60,7 +59,7 @@ static const struct row rows[] = {
     {"scattered", 150, 1, 3, 3, 128, scattered, 3, 0, 0},
 };
 
-static void *take(int64_t count, size_t bytes)
+static void *zeros(int64_t count, size_t bytes)
 {
     void *memory = calloc((size_t)(count > 0 ? count : 1), bytes);
     if (memory == NULL)
@@ -68,20 +67,12 @@ static void *take(int64_t count, size_t bytes)
     return memory;
 }
 
-static void need(hra_status status)
-{
-    if (status == HRA_OK)
-        return;
-    fprintf(stderr, "order: %s: %s\n", hra_status_name(status), hra_last_error());
-    exit(1);
-}
-
 /* The columns of a list, which are all that backward reads. */
 static void make_list(struct hra_tile_list *list, const struct row *r)
 {
-    list->column_start = take(r->tiles + 1, sizeof(*list->column_start));
-    list->query = take((int64_t)r->tiles * r->tiles, sizeof(*list->query));
-    list->column_bitmap = take((int64_t)r->tiles * r->tiles, sizeof(*list->column_bitmap));
+    list->column_start = zeros(r->tiles + 1, sizeof(*list->column_start));
+    list->query = zeros((int64_t)r->tiles * r->tiles, sizeof(*list->query));
+    list->column_bitmap = zeros((int64_t)r->tiles * r->tiles, sizeof(*list->column_bitmap));
     for (int key = 0, n = 0; key < r->tiles; key++) {
         for (int query = 0; query < r->tiles; query++)
             if (r->attends(query, key)) {
@@ -95,7 +86,7 @@ static void make_list(struct hra_tile_list *list, const struct row *r)
 /* Play a launch. Returns how many steps were added. */
 static int64_t play(const struct hra_sm90_steps *w, const struct hra_sm90_turn *l, const uint8_t *had)
 {
-    uint32_t *added = take(w->pieces, sizeof(*added)), item[PROCESSORS], step[PROCESSORS] = {0};
+    uint32_t *added = zeros(w->pieces, sizeof(*added)), item[PROCESSORS], step[PROCESSORS] = {0};
     uint8_t left[HRA_SM90_KEY_CUTS] = {0}; /* first parts that have ended */
     int64_t all = 0, before = -1;
 
@@ -180,9 +171,9 @@ static int check(const struct row *r)
 {
     const int parts = HRA_TILE / hra_sm90_step_rows(r->dim), half = r->tiles / 2;
     struct hra_tile_list list = {0};
-    struct hra_tile_rows *tile = take(r->tiles, sizeof(*tile));
-    int *pattern = take((int64_t)r->batch * r->heads, sizeof(*pattern));
-    struct hra_shape *shape = take((int64_t)2 * r->chunks, sizeof(*shape));
+    struct hra_tile_rows *tile = zeros(r->tiles, sizeof(*tile));
+    int *pattern = zeros((int64_t)r->batch * r->heads, sizeof(*pattern));
+    struct hra_shape *shape = zeros((int64_t)2 * r->chunks, sizeof(*shape));
     struct hra_sm90_steps w;
     int64_t added = 0, spread = 0;
     double uneven = 0;
@@ -215,7 +206,7 @@ static int check(const struct row *r)
     need(hra_sm90_lay_out_steps(&w, &plan, &shapes, PROCESSORS, NULL));
 
     const int64_t wanted = list.column_start[r->tiles] * r->batch * r->heads * parts;
-    uint8_t *seen = take(w.pieces * r->tiles, 1), *had = take(w.pieces, 1);
+    uint8_t *seen = zeros(w.pieces * r->tiles, 1), *had = zeros(w.pieces, 1);
     for (int t = 0; t < w.turns; t++) {
         const int64_t apart = spread_of(&w, &w.turn[t]);
         spread = apart > spread ? apart : spread;
