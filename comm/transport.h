@@ -22,8 +22,7 @@ struct hra_lines {
 /* One message, or the receipt of one. The buffer stays the caller's and is left alone from start to finish. */
 struct hra_transfer {
     void *data;
-    struct hra_lines
-        *line; /* sent: the message is in so many lines, and not at data, unless there are none */
+    struct hra_lines *line; /* sent: where there are lines the message is in these, and not at data */
     int lines;
     size_t bytes;     /* > 0 */
     int peer;         /* the other rank */

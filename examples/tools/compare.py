@@ -10,15 +10,15 @@ Every contestant of a case gets the same random bf16 tensors, one sequence, in t
 works in, lying as (batch, heads, tokens, dim). Before it is timed its output and gradients must
 agree with those of the first peer that runs. Then all are timed in turn, forward and backward
 apart and in another order each time, so that a drift of the machine falls on all alike: CUDA events
-around the call, the L2 cache overwritten before each, medians. TFLOP/s count the pairs that attend, 4 x pairs x dim forward and
-10 x pairs x dim backward.
+around the call, the L2 cache overwritten before each, medians. TFLOP/s count the pairs that attend,
+4 x pairs x dim forward and 10 x pairs x dim backward.
 
 With --ranks, under torchrun, the contestants are PyTorch's context_parallel (cp-) and HRA on
 several GPUs, one sequence over all ranks, each in the sharding of its own. Before each call the
 ranks meet on their GPUs; of each repetition the slowest rank counts. Beside them every rank runs
 the same kernels alone on the whole sequence (-alone). HRA has its tensors as all others have, and
-once more (-rows) lying as (batch, tokens, heads, dim), as linear layers leave them: then K and V
-are sent without being copied before. And
+once more (-rows) lying as (batch, tokens, heads, dim), as linear layers leave them: between GPUs of
+one node K and V need not be copied then before they are sent. And
 
     efficiency = time alone / (ranks x time on all ranks)
 
@@ -494,7 +494,7 @@ def distance(result, reference):
 def time_in_turn(calls, rounds):
     """Milliseconds of each call, sorted, from `rounds` rounds in which each has its turn; of each
     round those of the slowest rank. Turns are drawn anew each round: a call that follows one which
-    spares the GPU's power finds it at a higher clock."""
+    spares the GPU's power may find it at a higher clock."""
     here = torch.zeros(1, device=DEVICE)
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=DEVICE)
     events = {name: [] for name in calls}

@@ -489,8 +489,8 @@ typedef struct hra_machine {
     double item_s[2];  /* for each query tile of a head that a launch works on, beside its tiles, >= 0 */
     double launch_s;   /* for each kernel, >= 0 */
     double memory;     /* bytes a second that kernels which copy and add read and write, > 0 */
-    int own_straight; /* 1: where all ranks are on one node own K and V are sent from where the caller has them, as by the
-                          copy engine where heads lie side by side; 0: they are copied into messages first */
+    int own_straight; /* 1: ranks that are all on one node send own K and V from where the caller has them, as the copy
+                          engine does where heads lie side by side; 0: they are copied into messages first */
 } hra_machine;
 
 typedef struct hra_options {

@@ -410,25 +410,6 @@ __device__ __forceinline__ float4 *part_of(const hra_sm90_backward &a, const hra
     return (float4 *)a.part + (size_t)item.cut * (D / 4 * HRA_SM90_CONSUMERS) + thread;
 }
 
-template <int COUNT> __device__ __forceinline__ void load_part(float (&c)[COUNT], const float4 *from)
-{
-#pragma unroll
-    for (int i = 0; i < COUNT / 4; i++) {
-        const float4 x = from[i * HRA_SM90_CONSUMERS];
-        c[4 * i] = x.x;
-        c[4 * i + 1] = x.y;
-        c[4 * i + 2] = x.z;
-        c[4 * i + 3] = x.w;
-    }
-}
-
-template <int COUNT> __device__ __forceinline__ void leave_part(const float (&c)[COUNT], float4 *to)
-{
-#pragma unroll
-    for (int i = 0; i < COUNT / 4; i++)
-        to[i * HRA_SM90_CONSUMERS] = {c[4 * i], c[4 * i + 1], c[4 * i + 2], c[4 * i + 3]};
-}
-
 /* What an item is is read where it begins and again where it ends: in between all registers are in use. */
 template <int D>
 __device__ __forceinline__ void begin_item(float (&dk)[D / 2], float (&dv)[D / 2], const hra_sm90_backward &a,
@@ -441,8 +422,8 @@ __device__ __forceinline__ void begin_item(float (&dk)[D / 2], float (&dv)[D / 2
     if (item.part == HRA_SM90_SECOND) { /* whose first part has earlier times */
         while (load_acquire(&a.told[item.cut]) < WARPS)
             ;
-        load_part(dk, part_of<D>(a, item, thread));
-        load_part(dv, part_of<D>(a, item, thread) + D / 8 * HRA_SM90_CONSUMERS);
+        load_sums<HRA_SM90_CONSUMERS>(dk, part_of<D>(a, item, thread));
+        load_sums<HRA_SM90_CONSUMERS>(dv, part_of<D>(a, item, thread) + D / 8 * HRA_SM90_CONSUMERS);
         return;
     }
     begin_sums(dk, place_of(chunk.dk, item, chunk.head0, thread), chunk.zero, thread);
@@ -458,8 +439,8 @@ __device__ __forceinline__ void end_item(const float (&dk)[D / 2], const float (
     const hra_sm90_gradient &chunk = a.chunk[item.chunk];
 
     if (item.part == HRA_SM90_FIRST) {
-        leave_part(dk, part_of<D>(a, item, thread));
-        leave_part(dv, part_of<D>(a, item, thread) + D / 8 * HRA_SM90_CONSUMERS);
+        leave_sums<HRA_SM90_CONSUMERS>(dk, part_of<D>(a, item, thread));
+        leave_sums<HRA_SM90_CONSUMERS>(dv, part_of<D>(a, item, thread) + D / 8 * HRA_SM90_CONSUMERS);
         __syncwarp();
         if (thread % 32 == 0)
             add_release(&a.told[item.cut], 1);

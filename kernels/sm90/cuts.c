@@ -67,54 +67,59 @@ static void play(struct clocks *c, int64_t cost, int items)
     }
 }
 
-uint32_t hra_sm90_first_part(const struct hra_sm90_way *w, uint32_t length)
+/* Which items are cut: the last `count`. Their first parts are `share` sixteenths of them, and `early` multiprocessors begin with
+ * first parts. */
+struct way {
+    int count, share, early;
+};
+
+static uint32_t first_part(const struct way *w, uint32_t length)
 {
     const uint32_t part = length * (uint32_t)w->share / SIXTEENTHS;
     return part > 0 ? part : 1;
 }
 
-int hra_sm90_leading(const struct hra_sm90_way *w, int items, int processors)
+/* How many whole items begin before the first parts. */
+static int leading(const struct way *w, int items, int processors)
 {
     const int before = processors - w->early, whole = items - w->count;
     return before < whole ? before : whole;
 }
 
-enum what { WHOLE, FIRST, SECOND };
-
 /* What there is of items `from` to `to`. */
-static void play_items(struct clocks *c, int from, int to, const struct hra_sm90_way *w, enum what what)
+static void play_items(struct clocks *c, int from, int to, const struct way *w, int part)
 {
     for (int i = 0; i < c->runs && from < to; i++) {
-        const uint32_t all = c->run[i].length, first = what == WHOLE ? 0 : hra_sm90_first_part(w, all);
+        const uint32_t all = c->run[i].length, first = part == HRA_SM90_WHOLE ? 0 : first_part(w, all);
         const int end = c->run[i].end < to ? c->run[i].end : to;
         if (end <= from)
             continue;
-        play(c, (what == FIRST ? first : all - first) + ITEM_COST, end - from);
+        play(c, (part == HRA_SM90_FIRST ? first : all - first) + ITEM_COST, end - from);
         from = end;
     }
 }
 
 /* When the last multiprocessor ends. */
-static int64_t play_out(struct clocks *c, int items, const struct hra_sm90_way *w)
+static int64_t play_out(struct clocks *c, int items, const struct way *w)
 {
-    const int whole = items - w->count, lead = hra_sm90_leading(w, items, c->processors);
+    const int whole = items - w->count, lead = leading(w, items, c->processors);
 
     c->groups = 1;
     c->group[0] = (struct group){0, c->processors};
-    play_items(c, 0, lead, w, WHOLE);
-    play_items(c, whole, items, w, FIRST);
-    play_items(c, lead, whole, w, WHOLE);
-    play_items(c, whole, items, w, SECOND);
+    play_items(c, 0, lead, w, HRA_SM90_WHOLE);
+    play_items(c, whole, items, w, HRA_SM90_FIRST);
+    play_items(c, lead, whole, w, HRA_SM90_WHOLE);
+    play_items(c, whole, items, w, HRA_SM90_SECOND);
     return c->group[c->groups - 1].at;
 }
 
 /* The best way to cut; without cuts where none gains anything worth it. */
-static struct hra_sm90_way choose(struct clocks *c, const uint32_t *length, int items, int most)
+static struct way choose(struct clocks *c, const uint32_t *length, int items, int most)
 {
     const int left = items % c->processors, missing = c->processors - left;
     const int counts[] = {left, missing, left + c->processors, 2 * missing, left / 2};
     const int earlies[] = {0, left, missing, c->processors / 4, c->processors / 2};
-    struct hra_sm90_way best = {0, 0, 0};
+    struct way best = {0, 0, 0};
     int64_t all = 0, end = play_out(c, items, &best);
     int cuttable = 0; /* of the last items */
 
@@ -129,44 +134,14 @@ static struct hra_sm90_way choose(struct clocks *c, const uint32_t *length, int 
             for (size_t e = 0; e < sizeof(earlies) / sizeof(earlies[0]); e++) {
                 if ((double)end < (1 + gain) * together)
                     break;
-                const struct hra_sm90_way w = {counts[n], share, earlies[e]};
+                const struct way w = {counts[n], share, earlies[e]};
                 const int64_t x = play_out(c, items, &w);
                 if (x < end) {
                     end = x;
                     best = w;
                 }
             }
-    return (double)(without - end) < gain * together ? (struct hra_sm90_way){0, 0, 0} : best;
-}
-
-/* The n-th of the items that are cut: its part before or behind the cut. */
-static struct hra_sm90_item part_of(const struct hra_sm90_item *whole, const struct hra_sm90_way *w, int n,
-                                    int second)
-{
-    struct hra_sm90_item part = *whole;
-    const uint32_t first = hra_sm90_first_part(w, whole->entries);
-
-    part.cut = (uint32_t)n;
-    part.entry0 += second ? first : 0;
-    part.entries = second ? whole->entries - first : first;
-    for (int i = 0; i < 2; i++)
-        if (part.rows[i] > 0) /* there is no state of what has none */
-            part.flags[i] &= (uint8_t) ~(second ? HRA_SM90_BEGINS : HRA_SM90_ENDS);
-    part.flags[0] |= second ? HRA_SM90_WAITS : HRA_SM90_TELLS;
-    return part;
-}
-
-static void reorder(struct hra_sm90_item *out, const struct hra_sm90_item *item, int items, int processors,
-                    const struct hra_sm90_way *w)
-{
-    const int whole = items - w->count, lead = hra_sm90_leading(w, items, processors);
-
-    memcpy(out, item, (size_t)lead * sizeof(*out));
-    memcpy(out + lead + w->count, item + lead, (size_t)(whole - lead) * sizeof(*out));
-    for (int n = 0; n < w->count; n++) {
-        out[lead + n] = part_of(&item[whole + n], w, n, 0);
-        out[items + n] = part_of(&item[whole + n], w, n, 1);
-    }
+    return (double)(without - end) < gain * together ? (struct way){0, 0, 0} : best;
 }
 
 static void find_runs(struct clocks *c, const uint32_t *length, int items)
@@ -178,12 +153,11 @@ static void find_runs(struct clocks *c, const uint32_t *length, int items)
     }
 }
 
-hra_status hra_sm90_choose_cuts(struct hra_sm90_way *out, const uint32_t *length, int items, int processors,
-                                int most)
+static hra_status find_way(struct way *out, const uint32_t *length, int items, int processors, int most)
 {
     struct clocks clocks = {.processors = processors};
 
-    *out = (struct hra_sm90_way){0, 0, 0};
+    *out = (struct way){0, 0, 0};
     if (items <= processors || items / processors >= MOST)
         return HRA_OK;
     HRA_TRY(hra_alloc_unset((void **)&clocks.group, (int64_t)processors + 1, sizeof(*clocks.group), "items"));
@@ -198,24 +172,74 @@ hra_status hra_sm90_choose_cuts(struct hra_sm90_way *out, const uint32_t *length
     return status;
 }
 
+/* In the order in which they are played out. */
+static void write_places(struct hra_sm90_place *place, const uint32_t *length, int items, int processors,
+                         const struct way *w)
+{
+    const int whole = items - w->count, lead = leading(w, items, processors);
+
+    for (int i = 0; i < whole; i++)
+        place[i < lead ? i : i + w->count] =
+            (struct hra_sm90_place){.item = i, .part = HRA_SM90_WHOLE, .length = length[i]};
+    for (int n = 0; n < w->count; n++) {
+        const uint32_t all = length[whole + n], first = first_part(w, all);
+        place[lead + n] = (struct hra_sm90_place){whole + n, HRA_SM90_FIRST, n, 0, first};
+        place[items + n] = (struct hra_sm90_place){whole + n, HRA_SM90_SECOND, n, first, all - first};
+    }
+}
+
+hra_status hra_sm90_cut(struct hra_sm90_place **out, int *cuts, const uint32_t *length, int items,
+                        int processors, int most)
+{
+    struct way way;
+
+    *out = NULL;
+    HRA_TRY(find_way(&way, length, items, processors, most));
+    *cuts = way.count;
+    if (way.count == 0)
+        return HRA_OK;
+    HRA_TRY(hra_alloc_unset((void **)out, (int64_t)items + way.count, sizeof(**out), "items"));
+    write_places(*out, length, items, processors, &way);
+    return HRA_OK;
+}
+
+static struct hra_sm90_item item_at(const struct hra_sm90_item *before, const struct hra_sm90_place *place)
+{
+    struct hra_sm90_item item = before[place->item];
+    const int second = place->part == HRA_SM90_SECOND;
+
+    if (place->part == HRA_SM90_WHOLE)
+        return item;
+    item.cut = (uint32_t)place->cut;
+    item.entry0 += place->begin;
+    item.entries = place->length;
+    for (int i = 0; i < 2; i++)
+        if (item.rows[i] > 0) /* there is no state of what has none */
+            item.flags[i] &= (uint8_t) ~(second ? HRA_SM90_BEGINS : HRA_SM90_ENDS);
+    item.flags[0] |= second ? HRA_SM90_WAITS : HRA_SM90_TELLS;
+    return item;
+}
+
 hra_status hra_sm90_cut_items(struct hra_sm90_item *item, int items, int processors, int *cuts)
 {
+    struct hra_sm90_place *place = NULL;
     struct hra_sm90_item *before = NULL;
-    struct hra_sm90_way way;
     uint32_t *length = NULL;
 
     *cuts = 0;
     HRA_TRY(hra_alloc_unset((void **)&length, items, sizeof(*length), "items"));
     for (int i = 0; i < items; i++)
         length[i] = item[i].entries;
-    const hra_status status = hra_sm90_choose_cuts(&way, length, items, processors, HRA_SM90_CUTS);
-    free(length);
-    if (status != HRA_OK || way.count == 0)
-        return status;
-    HRA_TRY(hra_alloc_unset((void **)&before, items, sizeof(*before), "items"));
-    memcpy(before, item, (size_t)items * sizeof(*before));
-    reorder(item, before, items, processors, &way);
+    hra_status status = hra_sm90_cut(&place, cuts, length, items, processors, HRA_SM90_CUTS);
+    if (status == HRA_OK && place != NULL)
+        status = hra_alloc_unset((void **)&before, items, sizeof(*before), "items");
+    if (before != NULL) {
+        memcpy(before, item, (size_t)items * sizeof(*before));
+        for (int i = 0; i < items + *cuts; i++)
+            item[i] = item_at(before, &place[i]);
+    }
     free(before);
-    *cuts = way.count;
-    return HRA_OK;
+    free(place);
+    free(length);
+    return status;
 }

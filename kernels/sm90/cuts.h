@@ -6,27 +6,23 @@
 #ifndef HRA_KERNELS_SM90_CUTS_H
 #define HRA_KERNELS_SM90_CUTS_H
 
+#include "kernels/sm90/backward.h"
 #include "kernels/sm90/forward.h"
 
-/* Which items are cut: of those that are begun in their order, each by the multiprocessor that is free first, the last
- * `count`. Their first parts are `share` sixteenths of them. */
-struct hra_sm90_way {
-    int count, share;
-    int early; /* multiprocessors that begin with first parts */
+/* What is begun: an item, or a part of it. */
+struct hra_sm90_place {
+    int item, part;         /* HRA_SM90_WHOLE, or which part */
+    int cut;                /* of a part: the number of the cut */
+    uint32_t begin, length; /* its first tile or step among the item's, and how many it has */
 };
 
-/* The best way for items with so many tiles or steps each, with at most `most` cuts; without any where none gains anything
- * worth it. HRA_ERR_MEMORY. */
-hra_status hra_sm90_choose_cuts(struct hra_sm90_way *out, const uint32_t *length, int items, int processors,
-                                int most);
+/* Cut some of `items` items, which are begun in their order, each by the multiprocessor that is free first, and have so many tiles
+ * or steps: first parts begin early, second parts last. *out [items + *cuts], the caller's, in the order in which they are to be
+ * begun; NULL, and 0 cuts, where none gains anything worth it. HRA_ERR_MEMORY. */
+hra_status hra_sm90_cut(struct hra_sm90_place **out, int *cuts, const uint32_t *length, int items,
+                        int processors, int most);
 
-/* What is the first part of an item of that length, and how many whole items begin before the first parts. */
-uint32_t hra_sm90_first_part(const struct hra_sm90_way *way, uint32_t length);
-int hra_sm90_leading(const struct hra_sm90_way *way, int items, int processors);
-
-/* Cut some of `items` items of forward, which are begun in their order, each by the multiprocessor that is free first, and
- * order them anew: first parts begin early, second parts last, as many as *cuts more items than before. item has room for
- * HRA_SM90_CUTS more. HRA_ERR_MEMORY. */
+/* The same for items of forward, of which there are *cuts more then. item has room for HRA_SM90_CUTS more. HRA_ERR_MEMORY. */
 hra_status hra_sm90_cut_items(struct hra_sm90_item *item, int items, int processors, int *cuts);
 
 #endif

@@ -512,15 +512,7 @@ __device__ __forceinline__ void begin_sums(float (&out)[D / 2], const hra_sm90_f
             out[i] = 0;
         return;
     }
-    const float4 *state = state_of<D>(a, item, at);
-#pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-        const float4 x = state[i * HRA_SM90_CONSUMERS];
-        out[4 * i] = x.x;
-        out[4 * i + 1] = x.y;
-        out[4 * i + 2] = x.z;
-        out[4 * i + 3] = x.w;
-    }
+    load_sums<HRA_SM90_CONSUMERS>(out, state_of<D>(a, item, at));
 }
 
 template <int D>
@@ -529,9 +521,7 @@ __device__ __forceinline__ void keep_state(const float (&out)[D / 2], const rows
 {
     float4 *state = state_of<D>(a, item, at);
 
-#pragma unroll
-    for (int i = 0; i < D / 8; i++)
-        state[i * HRA_SM90_CONSUMERS] = {out[4 * i], out[4 * i + 1], out[4 * i + 2], out[4 * i + 3]};
+    leave_sums<HRA_SM90_CONSUMERS>(out, state);
     state[D / 8 * HRA_SM90_CONSUMERS] = {rows.high[0], rows.high[1], rows.sum[0], rows.sum[1]};
 }
 

@@ -276,49 +276,40 @@ static hra_status make_drafts(struct builder *b, int launch)
 
 /* ---- Cuts ---- */
 
-/* The part of a draft before its step `first`, or from there on. */
-static struct draft part_of(const struct draft *whole, int number, uint32_t first, int second)
-{
-    struct draft part = *whole;
-
-    part.item.step0 += second ? first : 0;
-    part.item.steps = second ? whole->item.steps - first : first;
-    part.item.part = second ? HRA_SM90_SECOND : HRA_SM90_FIRST;
-    part.item.cut = (uint32_t)number;
-    return part;
-}
-
 /* Cut some of the drafts that have steps, which come first: *items of them. */
 static hra_status cut_drafts(struct builder *b, int64_t *items)
 {
     const int count = (int)*items;
-    struct hra_sm90_way way;
+    struct hra_sm90_place *place = NULL;
     struct draft *before = NULL;
     uint32_t *length = NULL;
+    int cuts = 0;
 
     if (*items > INT32_MAX)
         return HRA_OK;
     HRA_TRY(hra_alloc_unset((void **)&length, count, sizeof(*length), "backward's lists"));
     for (int i = 0; i < count; i++)
         length[i] = b->draft[i].item.steps;
-    hra_status status = hra_sm90_choose_cuts(&way, length, count, b->processors, HRA_SM90_KEY_CUTS);
-    if (status == HRA_OK && way.count > 0)
-        status = hra_alloc_unset((void **)&before, b->drafts, sizeof(*before), "backward's lists");
-    if (status == HRA_OK && way.count > 0) {
-        const int whole = count - way.count, lead = hra_sm90_leading(&way, count, b->processors);
-        memcpy(before, b->draft, (size_t)b->drafts * sizeof(*before));
-        memcpy(b->draft + lead + way.count, before + lead, (size_t)(whole - lead) * sizeof(*before));
-        memcpy(b->draft + count + way.count, before + count, (size_t)(b->drafts - count) * sizeof(*before));
-        for (int n = 0; n < way.count; n++) {
-            const uint32_t first = hra_sm90_first_part(&way, length[whole + n]);
-            b->draft[lead + n] = part_of(&before[whole + n], n, first, 0);
-            b->draft[count + n] = part_of(&before[whole + n], n, first, 1);
+    hra_status status = hra_sm90_cut(&place, &cuts, length, count, b->processors, HRA_SM90_KEY_CUTS);
+    if (status == HRA_OK && place != NULL)
+        status = hra_alloc_unset((void **)&before, count, sizeof(*before), "backward's lists");
+    if (before != NULL) {
+        memcpy(before, b->draft, (size_t)count * sizeof(*before));
+        memmove(b->draft + count + cuts, b->draft + count, (size_t)(b->drafts - count) * sizeof(*before));
+        for (int i = 0; i < count + cuts; i++) {
+            struct hra_sm90_key_item *item = &b->draft[i].item;
+            b->draft[i] = before[place[i].item];
+            item->step0 += place[i].begin;
+            item->steps = place[i].length;
+            item->part = (uint32_t)place[i].part;
+            item->cut = (uint32_t)place[i].cut;
         }
-        *items += way.count;
-        b->drafts += way.count;
+        *items += cuts;
+        b->drafts += cuts;
     }
-    free(length);
     free(before);
+    free(place);
+    free(length);
     return status;
 }
 

@@ -208,7 +208,7 @@ give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
     both "fault: negative scores are compared as integers" "fault forward.cu 's/return __any_sync(~0u, rows.high[^;]*;/return rows.high[0] > 1e30f;/' forward 'hra-check --backend sm90 $(tail -n 1 "$BUILD/list")'"
     both "fault: dQ is added in any order" "fault backward.cu 's/while (load_acquire(a.added[^;]*;//' backward twice"
     both "fault: dK is gone on with before it is left" "fault backward.cu 's/while (load_acquire(&a.told[^;]*;//;$late_part' backward 'hra-check --backend sm90 --list $BUILD/uneven'"
-    both "fault: dV of a first part is lost" "fault backward.cu 's/load_part(dv[^;]*;/begin_sums(dv, place_of(chunk.dv, item, chunk.head0, thread), chunk.zero, thread);/' backward 'hra-check --backend sm90 --list $BUILD/uneven'"
+    both "fault: dV of a first part is lost" "fault backward.cu 's/load_sums<HRA_SM90_CONSUMERS>(dv[^;]*;/begin_sums(dv, place_of(chunk.dv, item, chunk.head0, thread), chunk.zero, thread);/' backward 'hra-check --backend sm90 --list $BUILD/uneven'"
     both "fault: dQ is overwritten before it is read" "fault backward.cu 's/stores_wait_read();//' backward"
     both "fault: dS is overwritten while it is read" "fault backward.cu 's/barrier_wait(shared_address(&s.empty_slope), n % 2 . 1);//' backward"
     both "fault: keys are overwritten while they are read" "fault backward.cu 's/barrier_wait(shared_address(&s.empty_[kv]), turn % 2 . 1);//g' backward"
