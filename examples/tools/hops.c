@@ -202,29 +202,40 @@ static void close_size(struct hopping *h)
 
 /* ---- Measuring ----------------------------------------------------------------------------- */
 
-/* Everything of a size once. Compute is made longer where hops beside it are slower than was thought. */
-static void take_turn(struct hopping *h, int *forwards)
+static int is_known(const struct hopping *h, int kind)
 {
-    double compute_s = 0, longest_s = 0;
+    return kind != BARE || h->bare != NULL;
+}
+
+/* Everything of a size once. What is computed comes in an order drawn anew each turn, alike on all ranks: what follows hops alone,
+ * which spare the GPU's power, finds it at a higher clock. Compute is made longer where hops beside it are slower than was
+ * thought. */
+static void take_turn(struct hopping *h, int turn, int *forwards)
+{
+    struct run beside[KINDS + 1] = {0};
 
     for (int kind = OURS; kind < KINDS; kind++)
-        if (kind == OURS || h->bare != NULL)
+        if (is_known(h, kind))
             add_time(&h->kind[kind].alone, run(h, kind, 0).hops_s / h->count);
     if (!h->on_gpus)
         return;
-    compute_s = run(h, NOTHING, h->forwards).compute_s;
-    add_time(&h->compute, compute_s);
+    const int drawn = (int)(random_bits(h->wanted->seed, (uint64_t)turn) % (2 * (KINDS + 1)));
+    for (int i = 0; i <= KINDS; i++) {
+        const int place = drawn % 2 == 0 ? i : KINDS - i, kind = (place + drawn / 2) % (KINDS + 1);
+        if (is_known(h, kind))
+            beside[kind] = run(h, kind, h->forwards);
+    }
+    add_time(&h->compute, beside[NOTHING].compute_s);
     for (int kind = OURS; kind < KINDS; kind++) {
         struct hop_times *t = &h->kind[kind];
-        if (kind != OURS && h->bare == NULL)
+        const struct run *r = &beside[kind];
+        if (!is_known(h, kind))
             continue;
-        const struct run r = run(h, kind, h->forwards);
-        add_time(&t->beside, r.hops_s / h->count);
-        add_time(&t->slows, (r.compute_s - compute_s) / r.hops_s);
-        t->outlasted += r.outlasted > 0;
-        longest_s = fmax(longest_s, r.hops_s);
+        add_time(&t->beside, r->hops_s / h->count);
+        add_time(&t->slows, (r->compute_s - beside[NOTHING].compute_s) / r->hops_s);
+        t->outlasted += r->outlasted > 0;
+        *forwards = (int)fmax(*forwards, forwards_for(h, r->hops_s));
     }
-    *forwards = (int)fmax(*forwards, forwards_for(h, longest_s));
 }
 
 static void forget_turns(struct hopping *h)
@@ -244,7 +255,7 @@ static void measure(struct hopping *h)
         int forwards = h->forwards;
         if (i <= 0)
             forget_turns(h);
-        take_turn(h, &forwards);
+        take_turn(h, warm + i, &forwards);
         if (i < 0)
             h->forwards = forwards;
     }
