@@ -252,10 +252,10 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
     for (int i = 0; i < t->lines; i++) {
         const struct hra_lines *l = &t->line[i];
         char *to = (char *)t->there + l->at;
-        if (l->pitch == l->bytes)
+        if (l->pitch == l->bytes && l->step == l->bytes)
             HRA_TRY_CUDA(cudaMemcpyAsync(to, l->data, l->bytes * l->count, cudaMemcpyDeviceToDevice, stream));
         else
-            HRA_TRY_CUDA(cudaMemcpy2DAsync(to, l->bytes, l->data, l->pitch, l->bytes, l->count,
+            HRA_TRY_CUDA(cudaMemcpy2DAsync(to, l->step, l->data, l->pitch, l->bytes, l->count,
                                            cudaMemcpyDeviceToDevice, stream));
     }
     return HRA_OK;

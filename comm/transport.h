@@ -11,12 +11,12 @@
 
 #include "src/status.h"
 
-/* Lines of memory, `pitch` bytes apart, that arrive one behind the other. */
+/* Lines of memory that arrive as lines. */
 struct hra_lines {
     const void *data;
     size_t bytes, pitch; /* of a line; from one to the next */
     size_t count;
-    size_t at; /* where the first arrives in the message */
+    size_t at, step; /* where the first arrives in the message; from one to the next there */
 };
 
 /* One message, or the receipt of one. The buffer stays the caller's and is left alone from start to finish. */

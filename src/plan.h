@@ -38,9 +38,12 @@ struct hra_pass_plan {
     int (*busy[HRA_PAYLOADS])[2]; /* [buffers] scratch: moves under way on each that receive, and that send */
     int *next;                    /* [moves] scratch: the one under way that was started after it; -1: none */
     struct hra_straight straight;
-    struct hra_lines *line; /* of the sends that are straight: of each part K's of each batch, then V's */
-    int enlisted;           /* 1: the transport knows the transfers */
-    char what[48];          /* "forward of plan 3" */
+    int by_heads; /* 1: also where heads lie apart */
+    /* Scratch: the lines of the sends that are straight, of each part K's of each batch, and of each head where they lie apart,
+     * then V's. */
+    struct hra_lines *line;
+    int enlisted;  /* 1: the transport knows the transfers */
+    char what[48]; /* "forward of plan 3" */
 };
 
 struct hra_plan {

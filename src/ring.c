@@ -233,27 +233,40 @@ static hra_status settle(struct execution *x, enum hra_payload payload, int buff
     return HRA_OK;
 }
 
-/* The lines of our own K/V that are a part, which begins at `at` in its message. */
+/* Do heads lie side by side? Then a row of all of them is one line. */
+static int lies_in_lines(const hra_tensor *t, int heads, int dim)
+{
+    return heads == 1 || t->stride_head == dim;
+}
+
+/* The lines of our own K/V that are a part, which begins at `at` in its message: of all its heads, or where they lie apart of
+ * each. */
 static void add_lines(const struct execution *x, struct hra_transfer *t, const struct hra_part *part,
                       size_t at)
 {
     const hra_plan *plan = x->plan;
     const hra_problem *p = &plan->problem;
     const hra_tensor own[2] = {cut_own(plan, x->k, part, p->type), cut_own(plan, x->v, part, p->type)};
-    const size_t bytes = hra_type_bytes(p->type);
+    const int64_t bytes = (int64_t)hra_type_bytes(p->type), rows = hra_plan_part_rows(plan, part);
+    const int heads = part->head1 - part->head0;
     size_t offset[2] = {0, 0};
 
     hra_plan_part_bytes(plan, part, HRA_KV, &offset[1]);
-    for (int n = 0; n < 2; n++)
-        for (int batch = 0; batch < p->batch; batch++) {
-            struct hra_lines l = {.data = (char *)own[n].data + batch * own[n].stride_batch * (int64_t)bytes,
-                                  .bytes = (size_t)(part->head1 - part->head0) *
-                                           (size_t)(n == 0 ? p->dim : p->dim_v) * bytes,
-                                  .pitch = (size_t)own[n].stride_row * bytes,
-                                  .count = (size_t)hra_plan_part_rows(plan, part)};
-            l.at = at + offset[n] + (size_t)batch * l.count * l.bytes;
-            t->line[t->lines++] = l;
+    for (int n = 0; n < 2; n++) {
+        const int dim = n == 0 ? p->dim : p->dim_v, lines = lies_in_lines(&own[n], heads, dim) ? 1 : heads;
+        const int64_t line = heads / lines * dim * bytes, step = heads * dim * bytes;
+        for (int i = 0; i < p->batch * lines; i++) {
+            const int batch = i / lines, head = i % lines;
+            t->line[t->lines++] =
+                (struct hra_lines){.data = (char *)own[n].data +
+                                           (batch * own[n].stride_batch + head * own[n].stride_head) * bytes,
+                                   .bytes = (size_t)line,
+                                   .pitch = (size_t)(own[n].stride_row * bytes),
+                                   .count = (size_t)rows,
+                                   .at = at + offset[n] + (size_t)(batch * rows * step + head * line),
+                                   .step = (size_t)step};
         }
+    }
 }
 
 /* Where a message is taken from: its buffers, or the caller's tensors. */
@@ -345,12 +358,6 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
         }
     }
     return HRA_OK;
-}
-
-/* Do heads lie side by side? Then our own parts are lines, and what is sent of them need not be copied first. */
-static int lies_in_lines(const hra_tensor *t, int heads, int dim)
-{
-    return heads == 1 || t->stride_head == dim;
 }
 
 /* Copy our own parts to where moves send them from. */
@@ -558,6 +565,13 @@ static hra_status check_tensors(const hra_plan *plan, const hra_tensor *q, const
     return check_tensor(plan, o, "o", rows, p->heads, p->dim_v, p->type, o_written);
 }
 
+/* Copies of lines want them to lie behind one another. */
+static int may_be_sent(const struct hra_pass_plan *pass, const hra_tensor *t, int heads, int dim)
+{
+    return lies_in_lines(t, heads, dim) ? t->stride_row >= (int64_t)heads * dim
+                                        : pass->by_heads && t->stride_row >= dim;
+}
+
 static hra_status begin(struct execution *out, hra_plan *plan, hra_pass which, const hra_tensor *k,
                         const hra_tensor *v, void *workspace, void *stream)
 {
@@ -569,8 +583,8 @@ static hra_status begin(struct execution *out, hra_plan *plan, hra_pass which, c
                               .which = which,
                               .k = k,
                               .v = v,
-                              .straight = lies_in_lines(k, p->heads_kv, p->dim) &&
-                                          lies_in_lines(v, p->heads_kv, p->dim_v),
+                              .straight = may_be_sent(&plan->pass[which], k, p->heads_kv, p->dim) &&
+                                          may_be_sent(&plan->pass[which], v, p->heads_kv, p->dim_v),
                               .own = {.owner = rank,
                                       .key_tile0 = plan->layout->rank_tile[rank],
                                       .key_tile1 = plan->layout->rank_tile[rank + 1],

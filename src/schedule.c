@@ -116,7 +116,6 @@ static void follow_loads(struct hra_straight *out, const struct hra_schedule *s,
                 continue;
             int *held = &load[hra_move_buffer(m)];
             out->move[i] = m->sends && m->more < most && holds_own(s, m, held);
-            out->parts += out->move[i] ? m->more + 1 : 0;
             for (int n = 0; n <= m->more; n++)
                 if (!m->sends)
                     held[n] = -1;
@@ -135,7 +134,7 @@ hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_sche
     const int buffers = count_buffers(s);
     int *load = NULL;
 
-    *out = (struct hra_straight){.parts = 0};
+    *out = (struct hra_straight){.move = NULL};
     HRA_TRY(hra_alloc((void **)&out->move, s->moves, 1, "moves"));
     HRA_TRY(hra_alloc((void **)&out->wanted, s->loads, 1, "moves"));
     HRA_TRY(hra_alloc_unset((void **)&load, buffers, sizeof(*load), "moves"));
@@ -150,7 +149,7 @@ void hra_straight_clear(struct hra_straight *straight)
 {
     free(straight->move);
     free(straight->wanted);
-    *straight = (struct hra_straight){.parts = 0};
+    *straight = (struct hra_straight){.move = NULL};
 }
 
 int hra_work_half(const struct hra_work *work, int owner, int half)

@@ -230,7 +230,6 @@ enum { HRA_STRAIGHT_PARTS = 16 };
 struct hra_straight {
     unsigned char *move;   /* [moves] 1: a send that can take all its parts from there */
     unsigned char *wanted; /* [loads] 1: something reads its buffer all the same */
-    int parts;             /* of all those sends */
 };
 
 /* Sends of at most so many parts; 0: none. *out is to be cleared, also on failure. HRA_ERR_MEMORY. */

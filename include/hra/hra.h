@@ -490,7 +490,7 @@ typedef struct hra_machine {
     double launch_s;   /* for each kernel, >= 0 */
     double memory;     /* bytes a second that kernels which copy and add read and write, > 0 */
     int own_straight; /* 1: ranks that are all on one node send own K and V from where the caller has them, as the copy
-                          engine does where heads lie side by side; 0: they are copied into messages first */
+                          engine does where heads lie side by side or are large; 0: they are copied into messages first */
 } hra_machine;
 
 typedef struct hra_options {

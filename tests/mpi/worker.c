@@ -632,7 +632,7 @@ static hra_status start_lines(void *state, struct hra_transfer *const *transfer,
             const struct hra_lines *l = &transfer[i]->line[n];
             char *to = (char *)transfer[i]->data + l->at;
             for (size_t row = 0; row < l->count; row++)
-                memcpy(to + row * l->bytes, (const char *)l->data + row * l->pitch, l->bytes);
+                memcpy(to + row * l->step, (const char *)l->data + row * l->pitch, l->bytes);
         }
         most_lines = transfer[i]->lines > most_lines ? transfer[i]->lines : most_lines;
     }
@@ -658,36 +658,45 @@ static void set_apart(struct job *j, int which)
 }
 
 /* Two ranks of 30 tiles, the second of which needs three ranges of the first's: own K and V are sent from where they are. Where
- * their heads lie apart they are copied first, as ever. */
+ * their heads lie apart they are copied first, unless heads are large, as 1024 rows of 256 channels are. */
 static void test_lines(const char *argument)
 {
     hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
     struct hra_transport transport = *comm->transport;
+    static const struct {
+        hra_schedule_kind schedule;
+        int batch, apart, large;
+        int lines; /* of rank 0's largest message: of K and of V, of each range and batch, of each head where they lie apart */
+    } sent[] = {{HRA_SCHEDULE_RING, 1, 0, 0, 2},
+                {HRA_SCHEDULE_HEADS, 1, 0, 0, 6},
+                {HRA_SCHEDULE_HALO, 2, 0, 0, 12},
+                {HRA_SCHEDULE_HALO, 2, 1, 0, 0},
+                {HRA_SCHEDULE_RING, 2, 1, 1, 8}};
 
     (void)argument;
     whole = comm->transport;
     transport.sends_lines = 1;
     transport.start = start_lines;
     comm->transport = &transport;
-    for (int n = 0; n < 4; n++) {
-        static const hra_schedule_kind schedules[] = {HRA_SCHEDULE_RING, HRA_SCHEDULE_HEADS,
-                                                      HRA_SCHEDULE_HALO, HRA_SCHEDULE_HALO};
-        const int halo = schedules[n] == HRA_SCHEDULE_HALO, apart = n == 3;
-        struct job j = job_of(60 * 128, "identity", "blocks(128; 30:0 11 22; 59:1; 0:31)");
-        j.domain.batch = j.problem.batch = 1 + halo;
+    for (size_t n = 0; n < sizeof(sent) / sizeof(sent[0]); n++) {
+        struct job j =
+            job_of(sent[n].large ? 16 * 128 : 60 * 128, "identity",
+                   sent[n].large ? "blocks(128; 8:0 3 6; 15:1; 0:9)" : "blocks(128; 30:0 11 22; 59:1; 0:31)");
+        j.domain.batch = j.problem.batch = sent[n].batch;
         j.domain.heads = j.problem.heads = 2;
+        if (sent[n].large)
+            j.problem.dim = j.problem.dim_v = 256;
         j.options.shard = HRA_SHARD_CONTIGUOUS;
-        j.options.schedule = schedules[n];
+        j.options.schedule = sent[n].schedule;
         job_open(&j, comm, NULL);
-        if (apart)
-            for (int which = K; which <= V; which++)
+        for (int which = K; which <= V; which++)
+            if (sent[n].apart)
                 set_apart(&j, which);
         most_lines = 0;
         CHECK_OK(job_forward(&j));
         CHECK_OK(job_backward(&j));
-        /* of K and of V, of each range and batch */
-        const int lines = apart ? 0 : 2 * (n == 0 ? 1 : 3) * (1 + halo);
-        CHECK(rank != 0 || most_lines == lines, "job %d: %d lines, not %d", n, most_lines, lines);
+        CHECK(rank != 0 || most_lines == sent[n].lines, "job %zu: %d lines, not %d", n, most_lines,
+              sent[n].lines);
         job_compare(&j);
         job_close(&j);
     }
