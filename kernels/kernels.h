@@ -76,9 +76,9 @@ struct hra_chunk {
     hra_tensor k, v;
     hra_tensor dk, dv; /* backward: sums, hra_type_sums; dk without the factor scale */
     int zero;          /* backward: dk and dv begin at 0 here; what they held is ignored */
-    hra_tensor out_dk,
-        out_dv; /* backward: data not NULL: the gradients go here, of the plan's type, dk times scale, and not to dk
-                                  and dv, but for tiles that hra_shapes.summed names. writes_gradients backends only */
+    /* backward: data not NULL: the gradients go here, of the plan's type, dk times scale, and not to dk and dv, from which they
+     * begin unless zero is 1, but for tiles that hra_shapes.summed names. writes_gradients backends only */
+    hra_tensor out_dk, out_dv;
 };
 
 /* Called by the thread that called the kernel, now and then while it computes. */

@@ -189,8 +189,8 @@ static void follow_ring(struct ring_estimate *g)
     for (int k = 0; k < hra_ring_rounds(g->ring); k++) {
         const int own = k == 0 || k > others;
         const int t = own ? 0 : 1 + (k - 1) / g->parts, p = !own     ? (k - 1) % g->parts
-                                                            : k == 0 ? 0
-                                                                     : k - others;
+                                                            : k == 0 ? g->parts - 1
+                                                                     : k - others - 1;
         for (int r = 0; r < ranks; r++) {
             e->begin[r] = e->now[r];
             if (t > 0)

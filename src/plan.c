@@ -417,8 +417,9 @@ static int is_added_later(const hra_plan *plan, const struct hra_schedule *s, co
     return later;
 }
 
-/* For each own key tile and head the last move that brings something of it home, -1: none. last [own tiles][heads_kv]. */
-static void find_homes(const hra_plan *plan, const struct hra_schedule *s, int *last)
+/* For each own key tile and head the last move that brings something of it home, -1: none, and how many do. [own tiles]
+ * [heads_kv]. */
+static void find_homes(const hra_plan *plan, const struct hra_schedule *s, int *last, int *homes)
 {
     const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
 
@@ -428,8 +429,10 @@ static void find_homes(const hra_plan *plan, const struct hra_schedule *s, int *
         for (int n = 0; n <= s->move[i].more && s->move[i].add && !s->move[i].sends; n++) {
             const struct hra_part *part = &s->part[s->move[i].part + n];
             for (int k = part->key_tile0; k < part->key_tile1; k++)
-                for (int h = part->head0; h < part->head1; h++)
+                for (int h = part->head0; h < part->head1; h++) {
                     last[(k - first) * heads + h] = i;
+                    homes[(k - first) * heads + h]++;
+                }
         }
 }
 
@@ -489,6 +492,120 @@ static hra_status find_open(const hra_plan *plan, struct hra_pass_plan *pass, co
     return HRA_OK;
 }
 
+/* When our own sources are computed: by the index of their part, the source and its round; -1: it is none of ours. */
+struct own_source {
+    int source, round;
+};
+
+static void list_own_sources(const struct hra_schedule *s, struct own_source *own)
+{
+    for (int p = 0; p < s->parts; p++)
+        own[p] = (struct own_source){-1, -1};
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
+            for (int c = s->run[i].source0; c < s->run[i].source1; c++)
+                if (s->source[c].gradient == HRA_OWN)
+                    own[s->source[c].part] = (struct own_source){c, r};
+}
+
+/* Seconds that we compute in these rounds, by the machine that the plan was made for. Of what comes straight from its owner only
+ * the plan's counts know how much that is: it does not count. */
+static double rounds_s(const hra_plan *plan, const struct hra_schedule *s, int round0, int round1)
+{
+    const struct hra_costs costs = {plan, &plan->machine, HRA_BACKWARD};
+    const double tile_s = hra_cost_tile(&costs, plan->comm->rank);
+    double seconds = 0;
+
+    for (int i = s->round[round0].run0; i < s->round[round1 - 1].run1; i++)
+        for (int c = s->run[i].source0; c < s->run[i].source1; c++) {
+            const struct hra_part *part = &s->part[s->source[c].part];
+            const int heads = part->head1 - part->head0;
+            seconds += hra_cost_kernel(&costs, tile_s,
+                                       hra_work_live(&plan->work, plan->comm->rank, part) * heads /
+                                           plan->problem.heads_kv,
+                                       s->run[i].query1 - s->run[i].query0, heads);
+        }
+    return seconds;
+}
+
+/* Will what move i of a round brings home have come when our own source of a later round is computed? Where we compute longer in
+ * between than it travels, by half as much again, as forecasts and reality differ; and where the rank that sends it is as far as
+ * we are, which cuts by heads make likely. */
+static int comes_in_time(const hra_plan *plan, const struct hra_schedule *s, int i, int round, int later)
+{
+    const struct hra_move *m = &s->move[i];
+    const struct hra_part *part = &s->part[m->part];
+    const int node = plan->machine.node_ranks, rank = plan->comm->rank;
+    const hra_link *link = rank / node == m->peer / node ? &plan->machine.inside : &plan->machine.between;
+    const double travels_s = (double)hra_plan_move_bytes(plan, s, m) / link->rate + link->latency_s;
+
+    return later > round && part->key_tile0 == plan->kernel_plan.own_key0 &&
+           part->key_tile1 == plan->kernel_plan.own_key1 && rounds_s(plan, s, round, later) > 1.5 * travels_s;
+}
+
+/* Can our own kernels go on from what move i of a round brings home? They can where it is all that comes home of these keys and
+ * heads, and stays where it is until they want it. */
+static int is_continued(const hra_plan *plan, const struct hra_schedule *s, int i, int round,
+                        const struct own_source *own, const int *touched, const int *last, const int *homes)
+{
+    const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
+    const struct hra_move *m = &s->move[i];
+
+    for (int n = 0; n <= m->more; n++) {
+        const struct hra_part *part = &s->part[m->part + n];
+        if (touched[m->to + n] != i || !comes_in_time(plan, s, i, round, own[m->part + n].round))
+            return 0;
+        for (int k = part->key_tile0; k < part->key_tile1; k++)
+            for (int h = part->head0; h < part->head1; h++)
+                if (last[(k - first) * heads + h] != i || homes[(k - first) * heads + h] != 1)
+                    return 0;
+    }
+    return 1;
+}
+
+static void find_continued(const hra_plan *plan, struct hra_pass_plan *pass, const struct own_source *own,
+                           const int *touched, const int *last, const int *homes)
+{
+    const struct hra_schedule *s = &pass->schedule;
+
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
+            const struct hra_move *m = &s->move[i];
+            pass->continued[i] =
+                m->add && !m->sends && is_continued(plan, s, i, r, own, touched, last, homes);
+            for (int n = 0; n <= m->more && pass->continued[i]; n++)
+                pass->home[own[m->part + n].source] = m->to + n;
+        }
+}
+
+/* What find_own_sums looks at, by own key tile and head unless said otherwise. */
+struct own_sums {
+    int *begun;             /* the round in which it is computed */
+    int *last, *homes;      /* the last move that brings something of it home, -1: none; how many do */
+    int *touched;           /* [buffers] how many moves are started when each is touched for the last time */
+    struct own_source *own; /* [parts] */
+};
+
+static hra_status alloc_own_sums(struct own_sums *o, hra_plan *plan, struct hra_pass_plan *pass)
+{
+    const struct hra_schedule *s = &pass->schedule;
+    const int64_t places =
+        (int64_t)(plan->kernel_plan.own_key1 - plan->kernel_plan.own_key0) * plan->problem.heads_kv;
+
+    HRA_TRY(hra_alloc((void **)&pass->summed, places, 1, "gradients"));
+    HRA_TRY(hra_alloc((void **)&pass->closes, s->moves, 1, "gradients"));
+    HRA_TRY(hra_alloc((void **)&pass->continued, s->moves, 1, "gradients"));
+    HRA_TRY(hra_alloc_unset((void **)&pass->home, s->sources, sizeof(*pass->home), "gradients"));
+    HRA_TRY(hra_alloc((void **)&o->begun, 3 * places, sizeof(*o->begun), "runs"));
+    HRA_TRY(hra_alloc((void **)&o->touched, pass->buffers[HRA_DKV], sizeof(*o->touched), "runs"));
+    HRA_TRY(hra_alloc((void **)&o->own, s->parts, sizeof(*o->own), "runs"));
+    o->last = o->begun + places;
+    o->homes = o->last + places;
+    for (int c = 0; c < s->sources; c++)
+        pass->home[c] = -1;
+    return HRA_OK;
+}
+
 /* Find what becomes of our own dK/dV: what kernels do, what is done where something comes home, and what is left. */
 static hra_status find_own_sums(hra_plan *plan)
 {
@@ -496,26 +613,31 @@ static hra_status find_own_sums(hra_plan *plan)
     const struct hra_schedule *s = &pass->schedule;
     const int64_t places =
         (int64_t)(plan->kernel_plan.own_key1 - plan->kernel_plan.own_key0) * plan->problem.heads_kv;
-    int *begun = NULL, *touched = NULL, once = 0;
+    struct own_sums o = {.begun = NULL};
+    int once = 0;
 
-    HRA_TRY(hra_alloc((void **)&pass->summed, places, 1, "gradients"));
-    HRA_TRY(hra_alloc((void **)&pass->closes, s->moves, 1, "gradients"));
-    HRA_TRY(hra_alloc((void **)&begun, places, sizeof(*begun), "runs"));
-    find_sources(plan, s, begun, &once);
-    hra_status status = hra_alloc((void **)&touched, pass->buffers[HRA_DKV], sizeof(*touched), "runs");
+    hra_status status = alloc_own_sums(&o, plan, pass);
     if (status == HRA_OK) {
-        find_touched(s, touched);
-        pass->begins = once && is_added_later(plan, s, begun, touched);
+        find_sources(plan, s, o.begun, &once);
+        find_touched(s, o.touched);
+        pass->begins = once && is_added_later(plan, s, o.begun, o.touched);
         pass->writes = pass->begins && plan->backend->writes_gradients;
-        find_homes(plan, s, begun);
-        for (int64_t i = 0; i < places; i++)
-            pass->summed[i] = begun[i] >= 0;
+        find_homes(plan, s, o.last, o.homes);
+        list_own_sources(s, o.own);
+        if (pass->writes)
+            find_continued(plan, pass, o.own, o.touched, o.last, o.homes);
+        for (int64_t i = 0; i < places; i++) {
+            o.last[i] = o.last[i] >= 0 && pass->continued[o.last[i]] ? -1 : o.last[i];
+            pass->summed[i] = o.last[i] >= 0;
+        }
         for (int i = 0; i < s->moves; i++)
-            pass->closes[i] = s->move[i].add && !s->move[i].sends && is_last(plan, s, i, touched, begun);
-        status = find_open(plan, pass, begun);
+            pass->closes[i] = s->move[i].add && !s->move[i].sends && !pass->continued[i] &&
+                              is_last(plan, s, i, o.touched, o.last);
+        status = find_open(plan, pass, o.last);
     }
-    free(begun);
-    free(touched);
+    free(o.begun);
+    free(o.touched);
+    free(o.own);
     return status;
 }
 
@@ -998,6 +1120,8 @@ void hra_plan_destroy(hra_plan *plan)
         free(pass->line);
         free(pass->summed);
         free(pass->closes);
+        free(pass->continued);
+        free(pass->home);
         free(pass->open);
         free(plan->packed[i]);
     }

@@ -23,9 +23,11 @@ struct hra_rank_stats {
 struct hra_pass_plan {
     int begins; /* backward: our own dK/dV begin at 0 in the kernels, since each has one source and nothing is added before */
     /* Backward: where our own dk and dv are written. */
-    int writes;      /* 1: by kernels, which begin them, but for those that `summed` names */
-    uint8_t *summed; /* [own tiles][heads_kv] 1: something that comes home is added to them */
-    uint8_t *closes; /* [moves] 1: the last that is added to anything it brings; they are written then */
+    int writes;         /* 1: by kernels, which begin them, but for those that `summed` names */
+    uint8_t *summed;    /* [own tiles][heads_kv] 1: something that comes home is added to them */
+    uint8_t *closes;    /* [moves] 1: the last that is added to anything it brings; they are written then */
+    uint8_t *continued; /* [moves] 1: kernels go on from what it brings home, and nothing is added */
+    int *home;          /* [sources] the buffer of dK/dV that they go on from; -1: none */
     struct hra_part *open; /* [opens] where neither is so: written at the end */
     int opens;
     struct hra_schedule schedule;

@@ -200,7 +200,7 @@ static hra_status finish_move(struct execution *x, int i)
     hra_comm *comm = x->plan->comm;
     const struct hra_move *move = &x->pass->schedule.move[i];
     const int first = hra_move_buffer(move), copied = x->plan->staged && !move->sends,
-              added = move->add && !move->sends;
+              added = move->add && !move->sends && !x->pass->continued[i];
 
     HRA_TRY(hra_comm_note(comm, comm->transport->finish(comm->state, &x->pass->transfer[i], x->stream)));
     HRA_TRY(record(x, HRA_SPAN_WAIT, move->peer));
@@ -345,8 +345,14 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
         if (x->which == HRA_FORWARD)
             continue;
         if (source->gradient == HRA_OWN) {
-            open_own_sums(x, part, &chunk->dk, &chunk->dv);
-            chunk->zero |= x->pass->begins;
+            const int home = x->pass->home[c];
+            if (home >= 0) {
+                HRA_TRY(settle(x, HRA_DKV, home, 0));
+                open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, home), &chunk->dk, &chunk->dv);
+            } else {
+                open_own_sums(x, part, &chunk->dk, &chunk->dv);
+                chunk->zero |= x->pass->begins;
+            }
             if (x->pass->writes) {
                 chunk->out_dk = cut_own(plan, x->dk, part, plan->problem.type);
                 chunk->out_dv = cut_own(plan, x->dv, part, plan->problem.type);

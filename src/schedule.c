@@ -418,13 +418,14 @@ struct piece {
     int t, p;
 };
 
-/* What round k computes. */
+/* What round k computes. Of two parts the first is computed last at home: its dK/dV come home while the second is computed
+ * elsewhere, so that kernels can go on from them. */
 static struct piece piece_of(const struct ring *g, int k)
 {
     const int others = (g->ranks - 1) * g->parts;
 
     if (k == 0 || k > others)
-        return (struct piece){0, k == 0 ? 0 : k - others};
+        return (struct piece){0, k == 0 ? g->parts - 1 : k - others - 1};
     return (struct piece){1 + (k - 1) / g->parts, (k - 1) % g->parts};
 }
 

@@ -711,21 +711,34 @@ template <typename X, int D> __global__ void write_dq(const __grid_constant__ hr
     }
 }
 
-/* A block an item. */
-template <int D> __global__ void write_nothing(const __grid_constant__ hra_sm90_backward a)
+/* A block an item: a key tile that no query sees. Its dK and dV are 0, or what they begin at. */
+template <typename X, int D> __global__ void write_unseen(const __grid_constant__ hra_sm90_backward a)
 {
     const hra_sm90_key_item item = a.item[blockIdx.x];
     const hra_sm90_gradient &chunk = a.chunk[item.chunk];
+    const bool writes = chunk.out_dk.data != nullptr && !item.summed;
 
     for (int n = 0; n < 2; n++) {
-        const bool out = chunk.out_dk.data != nullptr && !item.summed;
-        const hra_tensor &t = n == 0 ? (out ? chunk.out_dk : chunk.dk) : out ? chunk.out_dv : chunk.dv;
-        const int bytes = out ? 2 : sizeof(float), pieces = D * bytes / 16;
-        char *const to = (char *)t.data + (item.batch * t.stride_batch + item.row0 * t.stride_row +
-                                           (item.head_kv - chunk.head0) * t.stride_head) *
-                                              bytes;
-        for (int i = threadIdx.x; i < item.rows * pieces; i += SIDE_THREADS)
-            *(uint4 *)(to + i / pieces * t.stride_row * bytes + i % pieces * 16) = {0, 0, 0, 0};
+        const hra_tensor &sums = n == 0 ? chunk.dk : chunk.dv, &out = n == 0 ? chunk.out_dk : chunk.out_dv;
+        const float factor = n == 0 ? a.factor : 1;
+        for (int i = threadIdx.x; i < item.rows * (D / 8); i += SIDE_THREADS) {
+            const int64_t row = item.row0 + i / (D / 8), head = item.head_kv - chunk.head0;
+            const int column = i % (D / 8) * 8;
+            float4 *const at = (float4 *)((float *)sums.data + item.batch * sums.stride_batch +
+                                          row * sums.stride_row + head * sums.stride_head + column);
+            float4 x = {0, 0, 0, 0}, y = x;
+            if (!chunk.zero) {
+                x = at[0];
+                y = at[1];
+            }
+            if (writes)
+                *(uint4 *)((X *)out.data + item.batch * out.stride_batch + row * out.stride_row +
+                           head * out.stride_head + column) = {
+                    pack_pair<X>(x.x * factor, x.y * factor), pack_pair<X>(x.z * factor, x.w * factor),
+                    pack_pair<X>(y.x * factor, y.y * factor), pack_pair<X>(y.z * factor, y.w * factor)};
+            else
+                at[0] = at[1] = x;
+        }
     }
 }
 
@@ -733,13 +746,13 @@ template <int D> __global__ void write_nothing(const __grid_constant__ hra_sm90_
 const struct variant {
     hra_type type;
     int dim;
-    const void *kernel, *delta, *begin, *end, *nothing;
+    const void *kernel, *delta, *begin, *end, *unseen;
     size_t shared_bytes;
 } variants[] = {
 #define HRA_VARIANT(type, X, D)                                                                              \
     {                                                                                                        \
         type, D, (const void *)differentiate_items<X, D>, (const void *)find_delta<X, D>,                    \
-            (const void *)begin_pieces<D>, (const void *)write_dq<X, D>, (const void *)write_nothing<D>,     \
+            (const void *)begin_pieces<D>, (const void *)write_dq<X, D>, (const void *)write_unseen<X, D>,   \
             SHARED_BYTES<D>                                                                                  \
     }
     HRA_VARIANT(HRA_BF16, __nv_bfloat16, 64),
@@ -781,7 +794,7 @@ extern "C" cudaError_t hra_sm90_backward_open(hra_type type, int dim)
     if (v == nullptr)
         return cudaErrorInvalidValue;
     /* Asking loads the kernel, which could not be done while a stream records a graph. */
-    for (const void *kernel : {v->delta, v->begin, v->end, v->nothing}) {
+    for (const void *kernel : {v->delta, v->begin, v->end, v->unseen}) {
         const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
         if (error != cudaSuccess)
             return error;
@@ -814,10 +827,13 @@ extern "C" cudaError_t hra_sm90_backward_launch(const hra_sm90_backward *launch,
                                        v->shared_bytes, stream);
 }
 
-extern "C" cudaError_t hra_sm90_backward_nothing(const hra_sm90_backward *launch, int items, int dim,
-                                                 cudaStream_t stream)
+extern "C" cudaError_t hra_sm90_backward_unseen(const hra_sm90_backward *launch, hra_type type, int dim,
+                                                int items, cudaStream_t stream)
 {
-    return enqueue(find_variant(HRA_BF16, dim)->nothing, launch, (unsigned)items, stream);
+    const variant *v = find_variant(type, dim);
+    if (v == nullptr)
+        return cudaErrorInvalidValue;
+    return enqueue(v->unseen, launch, (unsigned)items, stream);
 }
 
 extern "C" cudaError_t hra_sm90_backward_end(const hra_sm90_pieces *pieces, hra_type type, int dim,

@@ -111,9 +111,9 @@ cudaError_t hra_sm90_backward_begin(const struct hra_sm90_pieces *pieces, int di
 cudaError_t hra_sm90_backward_launch(const struct hra_sm90_backward *launch, hra_type type, int dim,
                                      int blocks, cudaStream_t stream);
 
-/* dK = dV = 0 for `items` items from launch->item on. */
-cudaError_t hra_sm90_backward_nothing(const struct hra_sm90_backward *launch, int items, int dim,
-                                      cudaStream_t stream);
+/* dK and dV of `items` items from launch->item on, which no query sees: 0, or what their sums are. */
+cudaError_t hra_sm90_backward_unseen(const struct hra_sm90_backward *launch, hra_type type, int dim,
+                                     int items, cudaStream_t stream);
 
 /* dQ of all pieces, scaled. After the last launch. */
 cudaError_t hra_sm90_backward_end(const struct hra_sm90_pieces *pieces, hra_type type, int dim,

@@ -686,6 +686,7 @@ static hra_status write_launch(struct builder *b, int launch)
                          : bytes <= SECTION_BYTES        ? SECTION_BYTES / bytes
                                                          : 1;
     const int64_t sections = (groups + most - 1) / most;
+    int cuts;
 
     l->item0 = b->work->items;
     for (int64_t i = 0; i < sections; i++) {
@@ -695,9 +696,9 @@ static hra_status write_launch(struct builder *b, int launch)
         b->work->items += write_section(b, launch, &s, b->work->item + b->work->items);
     }
     l->items = (int)(b->work->items - l->item0);
-    HRA_TRY(hra_sm90_cut_items(b->work->item + l->item0, l->items, b->processors, &l->cuts));
-    l->items += l->cuts;
-    b->work->items += l->cuts;
+    HRA_TRY(hra_sm90_cut_items(b->work->item + l->item0, l->items, b->processors, &cuts));
+    l->items += cuts;
+    b->work->items += cuts;
     return HRA_OK;
 }
 

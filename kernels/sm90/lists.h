@@ -10,7 +10,7 @@ struct hra_sm90_launch {
     int chunk0, chunks; /* of the run; at most HRA_SM90_CHUNKS */
     int groups, packed; /* of the kernel */
     int64_t item0;
-    int items, cuts; /* cuts: of items, which are two each (cuts.h) */
+    int items; /* one that is cut (cuts.h) is two */
 };
 
 struct hra_sm90_work {

@@ -47,8 +47,11 @@ struct sm90 {
     struct hra_sm90_key_bits *key_bits;
 };
 
-/* The counter of items, and those of cuts, take the first bytes of the workspace. */
-enum { COUNTER_BYTES = 4 * (1 + HRA_SM90_CUTS) };
+/* Launches whose counters are cleared at once: a kernel between two others takes 3 us, in which nothing else is computed. */
+enum { CLEARED = 4 };
+
+/* The counter of items, and those of cuts, of CLEARED launches take the first bytes of forward's workspace. */
+enum { COUNTERS = 1 + HRA_SM90_CUTS, COUNTER_BYTES = 4 * COUNTERS * CLEARED };
 _Static_assert(COUNTER_BYTES % 256 == 0, "what follows is aligned");
 
 /* Pieces of query rows of one head. */
@@ -59,9 +62,9 @@ static size_t count_pieces(const struct hra_kernel_plan *p)
 
 /* The workspace of backward. */
 struct places {
-    uint32_t *added, *told;
+    uint32_t *added; /* [CLEARED][counters]: of each piece, then of each cut */
+    size_t pieces, counters;
     float *rows, *sums, *part;
-    size_t added_bytes; /* and told */
 };
 
 /* Places in `base`; the bytes of them all. */
@@ -72,12 +75,12 @@ static size_t lay_out(struct places *out, const struct hra_kernel_plan *p, char 
     const size_t keys = (size_t)p->batch * (size_t)p->heads_kv * (size_t)p->keys;
     const size_t cuts = keys < HRA_SM90_KEY_CUTS ? keys : HRA_SM90_KEY_CUTS;
 
-    out->added_bytes = (pieces + HRA_SM90_KEY_CUTS) * sizeof(*out->added);
-    const size_t at_rows = (out->added_bytes + align) & ~align;
+    out->pieces = pieces;
+    out->counters = pieces + HRA_SM90_KEY_CUTS;
+    const size_t at_rows = (CLEARED * out->counters * sizeof(*out->added) + align) & ~align;
     const size_t at_sums = (at_rows + pieces * 2 * rows * sizeof(float) + align) & ~align;
     const size_t at_part = (at_sums + pieces * rows * (size_t)p->dim * sizeof(float) + align) & ~align;
     out->added = (uint32_t *)base;
-    out->told = out->added + pieces;
     out->rows = base == NULL ? NULL : (float *)(base + at_rows);
     out->sums = base == NULL ? NULL : (float *)(base + at_sums);
     out->part = base == NULL ? NULL : (float *)(base + at_part);
@@ -438,6 +441,18 @@ static hra_status encode_chunk(const struct sm90 *c, CUtensorMap *k, CUtensorMap
     return encode_grid(c, v, "v", &chunk->v, heads, !packed);
 }
 
+/* The counters of launch l of a pass, `count` of them, which are 0 when it begins: in [CLEARED][count] at base. */
+static hra_status open_counters(uint32_t **out, uint32_t *base, size_t count, int l, int launches,
+                                void *stream)
+{
+    const int at = l % CLEARED, left = launches - l;
+
+    *out = base + (size_t)at * count;
+    if (at == 0)
+        HRA_TRY_CUDA(hra_sm90_clear(base, count * (size_t)(left < CLEARED ? left : CLEARED), stream));
+    return HRA_OK;
+}
+
 static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const struct hra_sm90_launch *l,
                          const struct hra_run_args *run)
 {
@@ -450,7 +465,6 @@ static hra_status launch(const struct sm90 *c, struct hra_sm90_forward *f, const
     }
     f->item = c->item + l->item0;
     f->items = l->items;
-    HRA_TRY_CUDA(hra_sm90_clear((uint32_t *)f->next, 1 + (size_t)l->cuts, run->stream));
     HRA_TRY_CUDA(hra_sm90_forward_launch(f, c->plan->type, c->plan->dim, l->groups, l->packed,
                                          l->items < c->processors ? l->items : c->processors, run->stream));
     f->nothings = 0; /* written by now */
@@ -487,8 +501,6 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
     f.bits = c->bits;
     f.grid = c->boxes.grid;
     f.token = c->token;
-    f.next = run->workspace;
-    f.told = (uint32_t *)run->workspace + 1;
     f.state = (float *)((char *)run->workspace + COUNTER_BYTES);
     f.o = args->o;
     f.lse = args->lse;
@@ -500,8 +512,13 @@ static hra_status sm90_forward(void *state, const struct hra_forward_args *args)
             encode_rows(c, &f.q, "q", &args->q, c->plan->rows, c->plan->heads, HRA_TILE / 2, c->plan->dim));
     f.nothing = c->item + c->work.nothing0;
     f.nothings = run->run == 0 ? (int)(c->work.items - c->work.nothing0) : 0;
-    for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++)
+    for (int l = c->run_launch[run->run]; l < c->run_launch[run->run + 1]; l++) {
+        uint32_t *counter;
+        HRA_TRY(open_counters(&counter, run->workspace, COUNTERS, l, c->work.launches, run->stream));
+        f.next = (int *)counter;
+        f.told = counter + 1;
         HRA_TRY(launch(c, &f, &c->work.launch[l], run));
+    }
     if (f.nothings > 0)
         HRA_TRY_CUDA(hra_sm90_forward_nothing(&f, c->plan->dim, run->stream));
     return HRA_OK;
@@ -540,10 +557,9 @@ static hra_status sm90_delta(void *state, const hra_tensor *o, const hra_tensor 
     return HRA_OK;
 }
 
-/* A launch of backward, and 0 for key tiles of its chunks that have no queries. */
+/* A launch of backward, and what is written of key tiles of its chunks that have no queries. */
 static hra_status launch_turn(const struct sm90 *c, struct hra_sm90_backward *f,
-                              const struct hra_sm90_turn *l, const struct hra_run_args *run,
-                              size_t added_bytes)
+                              const struct hra_sm90_turn *l, const struct hra_run_args *run)
 {
     for (int i = 0; i < l->chunks; i++) {
         const struct hra_chunk *chunk = &run->chunk[l->chunk0 + i];
@@ -552,14 +568,13 @@ static hra_status launch_turn(const struct sm90 *c, struct hra_sm90_backward *f,
                                                  chunk->out_dv, chunk->head0, chunk->zero};
         HRA_TRY(encode_keys(c, &f->k[i], &f->v[i], chunk, HRA_TILE, c->plan->dim));
         f->item = c->key_item + l->nothing0[i];
-        if (chunk->zero && nothing > 0)
-            HRA_TRY_CUDA(hra_sm90_backward_nothing(f, nothing, c->plan->dim, run->stream));
+        if (nothing > 0 && (chunk->zero || chunk->out_dk.data != NULL))
+            HRA_TRY_CUDA(hra_sm90_backward_unseen(f, c->plan->type, c->plan->dim, nothing, run->stream));
     }
     if (l->blocks == 0)
         return HRA_OK;
     f->item = c->key_item;
     f->begin = c->begin + l->begin0;
-    HRA_TRY_CUDA(hra_sm90_clear(f->added, added_bytes / sizeof(*f->added), run->stream));
     HRA_TRY_CUDA(hra_sm90_backward_launch(f, c->plan->type, c->plan->dim, l->blocks, run->stream));
     return HRA_OK;
 }
@@ -590,15 +605,16 @@ static hra_status sm90_backward(void *state, const struct hra_backward_args *arg
     f.bits = c->key_bits;
     f.sums = places.sums;
     f.rows = places.rows;
-    f.added = places.added;
-    f.told = places.told;
     f.part = places.part;
     f.scale = (float)(p->scale * M_LOG2E);
     f.factor = (float)p->scale;
     HRA_TRY(encode_rows(c, &f.q, "q", &args->q, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
     HRA_TRY(encode_rows(c, &f.do_, "do", &args->do_, p->rows, p->heads, hra_sm90_step_rows(p->dim), p->dim));
-    for (int l = c->run_turn[run->run]; l < c->run_turn[run->run + 1]; l++)
-        HRA_TRY(launch_turn(c, &f, &c->steps.turn[l], run, places.added_bytes));
+    for (int l = c->run_turn[run->run]; l < c->run_turn[run->run + 1]; l++) {
+        HRA_TRY(open_counters(&f.added, places.added, places.counters, l, c->steps.turns, run->stream));
+        f.told = f.added + places.pieces;
+        HRA_TRY(launch_turn(c, &f, &c->steps.turn[l], run));
+    }
     if (run->run == c->runs - 1)
         HRA_TRY_CUDA(hra_sm90_backward_end(&pieces, p->type, p->dim, run->stream));
     return HRA_OK;

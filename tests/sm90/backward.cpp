@@ -15,7 +15,7 @@ bool emulated_backward(const void *kernel, void **arguments, int blocks, int thr
 
     for (const variant &v : variants) {
         std::function<void()> run;
-        if (kernel == v.kernel || kernel == v.nothing)
+        if (kernel == v.kernel || kernel == v.unseen)
             run = [&] { ((void (*)(hra_sm90_backward))kernel)(a); };
         else if (kernel == v.delta || kernel == v.begin || kernel == v.end)
             run = [&] { ((void (*)(hra_sm90_pieces))kernel)(p); };

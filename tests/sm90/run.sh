@@ -65,7 +65,7 @@ export CHECK=${tools[*]}
 {
     echo 'emulator forward . "$BUILD/forward.o"'
     echo 'emulator backward . "$BUILD/backward.o"'
-    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order,margin,cuts}.c \
+    for source in src/*.c comm/{comm,hops,self,mpi}.c kernels/{cpu,sm90}/*.c tests/sm90/{resume,twice,order,margin,cuts,home}.c \
         examples/tools/{hra-check,npy,problem,world,oracle,plain,device}.c; do
         echo "compile $source"
     done
@@ -75,7 +75,8 @@ link "$BUILD/hra-check" "$BUILD/forward.o" "$BUILD/backward.o" "${tools[@]}" &&
     link "$BUILD/twice" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_twice.o" &&
     link "$BUILD/order" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_order.o" &&
     link "$BUILD/margin" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_margin.o" &&
-    link "$BUILD/cuts" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_cuts.o" || exit 1
+    link "$BUILD/cuts" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_cuts.o" &&
+    link "$BUILD/home" "$BUILD/forward.o" "$BUILD/backward.o" "$BUILD/objects/tests_sm90_home.o" || exit 1
 echo "built after $SECONDS s"
 
 # ---- Running ----
@@ -144,10 +145,11 @@ fault() {
     [ "$3" = forward ] || other=forward
     # shellcheck disable=SC2086
     emulator "$3" "$folder" "$folder/emulator.o" && link "$folder/hra-check" "$folder/emulator.o" "$BUILD/$other.o" $CHECK &&
-        link "$folder/twice" "$folder/emulator.o" "$BUILD/$other.o" "$BUILD/objects/tests_sm90_twice.o" || return 1
+        link "$folder/twice" "$folder/emulator.o" "$BUILD/$other.o" "$BUILD/objects/tests_sm90_twice.o" &&
+        link "$folder/home" "$folder/emulator.o" "$BUILD/$other.o" "$BUILD/objects/tests_sm90_home.o" || return 1
     head -n 2 "$BUILD/list" >"$folder/list"
     # shellcheck disable=SC2086
-    ! timeout -k 5 60 "$folder"/${4:-hra-check --backend sm90 --list "$folder/list"}
+    ! PATH=$folder:$PATH timeout -k 5 60 ${4:-hra-check --backend sm90 --list "$folder/list"}
 }
 
 # NAME COMMAND: must pass.
@@ -170,6 +172,7 @@ both() { printf '%s\0%s\0' "$@"; }
     both "rows by token as they are" as_they_are
     both "rows by token in another order" 'check --list "$BUILD/gathered"'
     both "ragged tiles on 3 ranks" 'ranks 3 --list "$BUILD/list"'
+    both "kernels go on from what comes home" 'mpirun --oversubscribe --bind-to none -n 2 "$BUILD/home"'
     both "the same bits, however lists are cut" '"$BUILD/resume"'
     both "items that are cut in two" 'check --list "$BUILD/uneven"'
     both "cut items are there once, and launches end sooner" '"$BUILD/cuts"'
@@ -186,7 +189,7 @@ wait_o='products_wait<0>();\n *pin(out);\n *'
 linger='for (int i = 0; i < 3000; i++, emulated::chip.progress++) emulated::yield();'
 late_state="s/keep_state<D>(out[^;]*;/{ if (item.flags[0] \& HRA_SM90_TELLS) $linger & }/"
 late_part="s/HRA_SM90_FIRST) {/&$linger/"
-joined='hra-check --backend sm90 --list $BUILD/list'
+joined="hra-check --backend sm90 --list $BUILD/list"
 give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
 {
     both "fault: S is read before it is there" "fault forward.cu 's/products_wait<1>/products_wait<2>/' forward"
@@ -209,6 +212,7 @@ give='if (signals)\n *barrier_arrive(shared_address(&s.empty.SLOT.slot.));\n *'
     both "fault: dQ is added in any order" "fault backward.cu 's/while (load_acquire(a.added[^;]*;//' backward twice"
     both "fault: dK is gone on with before it is left" "fault backward.cu 's/while (load_acquire(&a.told[^;]*;//;$late_part' backward 'hra-check --backend sm90 --list $BUILD/uneven'"
     both "fault: dV of a first part is lost" "fault backward.cu 's/load_sums<HRA_SM90_CONSUMERS>(dv[^;]*;/begin_sums(dv, place_of(chunk.dv, item, chunk.head0, thread), chunk.zero, thread);/' backward 'hra-check --backend sm90 --list $BUILD/uneven'"
+    both "fault: what came home of tiles that nobody sees is lost" "fault backward.cu 's/if (!chunk.zero) {/if (false) {/' backward 'mpirun --oversubscribe --bind-to none -n 2 home'"
     both "fault: dQ is overwritten before it is read" "fault backward.cu 's/stores_wait_read();//' backward"
     both "fault: dS is overwritten while it is read" "fault backward.cu 's/barrier_wait(shared_address(&s.empty_slope), n % 2 . 1);//' backward"
     both "fault: keys are overwritten while they are read" "fault backward.cu 's/barrier_wait(shared_address(&s.empty_[kv]), turn % 2 . 1);//g' backward"
