@@ -442,7 +442,7 @@ static hra_status start(struct hra_gpu *g, struct hra_transfer *const *transfer,
             t->count = t->first;
             g->group[far++] = t;
         } else if (!t->sends) {
-            HRA_TRY(hra_peers_post(g->peers, t, g->begun));
+            HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].done));
         }
     }
     for (int i = 0; i < count; i++)
@@ -462,7 +462,7 @@ static hra_status finish(struct hra_gpu *g, const struct hra_transfer *t, cudaSt
     const cudaEvent_t done = g->listed[t->count - 1].done;
 
     if (is_near(g, t->peer) && !t->sends)
-        HRA_TRY(hra_peers_arrive(g->peers, t, done, (uint32_t)t->first));
+        HRA_TRY(hra_peers_arrive(g->peers, t, done, done, (uint32_t)t->first));
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, done, 0));
     return HRA_OK;
 }

@@ -36,6 +36,10 @@ enum {
     FEW_RANKS = 4096       /* whose bytes fit on the stack */
 };
 
+/* Streams for another rank: for what we send there, and for posts and for arrivals of what comes from there. Apart, so that
+ * nothing waits behind a copy, and no arrival behind the post of a later transfer. */
+enum { OUT, POSTS, IN, STREAMS };
+
 typedef _Atomic uint32_t word;
 _Static_assert(sizeof(word) == sizeof(uint32_t), "streams write 32 bits");
 
@@ -63,12 +67,10 @@ struct peer {
     int reached;     /* 1: we map its memory, and it maps ours */
     uint64_t number; /* of its card; 0: it does not share */
     struct segment *segment;
-    int registered; /* 1: so that streams can address it */
-    char *device;   /* the segment as streams address it */
-    int life;       /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
-    /* For what we send there, and for posts and arrivals of what comes from there: apart, so that none waits behind a copy;
-     * NULL until it has told of an arena. */
-    cudaStream_t out, in;
+    int registered;               /* 1: so that streams can address it */
+    char *device;                 /* the segment as streams address it */
+    int life;                     /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
+    cudaStream_t stream[STREAMS]; /* NULL until it has told of an arena */
     uint64_t posted; /* bit s: slot s is posted and its arrival not waited for, in the order of calls */
 };
 
@@ -231,7 +233,8 @@ static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, 
     return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
 }
 
-hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun)
+hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
+                          cudaEvent_t posted)
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
@@ -239,8 +242,9 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->in, begun, 0));
-    HRA_TRY(tell(p, t, peer->in));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
+    HRA_TRY(tell(p, t, peer->stream[POSTS]));
+    HRA_TRY_CUDA(cudaEventRecord(posted, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
 }
@@ -266,7 +270,7 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, uint32_t id)
 {
-    const cudaStream_t stream = p->peer[t->peer].out;
+    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
 
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, begun, 0));
     HRA_TRY(take(p, t, stream, id));
@@ -276,12 +280,14 @@ hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cud
     return HRA_OK;
 }
 
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id)
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
+                            cudaEvent_t done, uint32_t id)
 {
     struct peer *peer = &p->peer[t->peer];
 
-    HRA_TRY(take(p, t, peer->in, id));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->in));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], posted, 0));
+    HRA_TRY(take(p, t, peer->stream[IN], id));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[IN]));
     peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);
     return HRA_OK;
 }
@@ -864,10 +870,9 @@ static hra_status add_mapping(struct hra_peers *p, int rank, const struct offer 
     int greatest = 0;
 
     HRA_TRY_CUDA(cudaDeviceGetStreamPriorityRange(NULL, &greatest));
-    if (peer->out == NULL)
-        HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->out, cudaStreamNonBlocking, greatest));
-    if (peer->in == NULL)
-        HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->in, cudaStreamNonBlocking, greatest));
+    for (int i = 0; i < STREAMS; i++)
+        if (peer->stream[i] == NULL)
+            HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->stream[i], cudaStreamNonBlocking, greatest));
     HRA_TRY(hra_alloc((void **)&m, 1, sizeof(*m), "arena"));
     const cudaError_t error = cudaIpcOpenMemHandle(&m->base, offer->handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) {
@@ -953,12 +958,10 @@ hra_status hra_peers_close(struct hra_peers *p, int failed)
 
     if (p == NULL)
         return HRA_OK;
-    for (int r = 0; r < p->ranks; r++) { /* at once or, where they still work, when they are through */
-        if (p->peer[r].out != NULL)
-            cudaStreamDestroy(p->peer[r].out);
-        if (p->peer[r].in != NULL)
-            cudaStreamDestroy(p->peer[r].in);
-    }
+    for (int r = 0; r < p->ranks; r++) /* at once or, where they still work, when they are through */
+        for (int i = 0; i < STREAMS; i++)
+            if (p->peer[r].stream[i] != NULL)
+                cudaStreamDestroy(p->peer[r].stream[i]);
     if (!failed) {
         status = agree(p, unmap_all(p));
         if (status == HRA_OK)
