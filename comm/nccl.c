@@ -30,7 +30,8 @@ enum {
     STAGE_BYTES = 4 << 20, /* that allgather moves at a time, of all ranks together */
     LEAST_PIECE = 1024,    /* of one rank, bytes; as many go each way where ranks connect */
     ABORT_S = 1,           /* that an abort is waited for */
-    GRAPHS_S = 5           /* that the end is waited for where graphs may hold it up */
+    GRAPHS_S = 5,          /* that the end is waited for where graphs may hold it up */
+    EXIT_S = 5             /* that the end of the process waits for threads that are in NCCL */
 };
 
 /* Beside NCCL's codes: it was not asked, since the communicator has been given up. */
@@ -264,19 +265,59 @@ static int rest(const struct wait *w)
     return 1;
 }
 
+/* Threads of ours that may be in NCCL, which at the end of the process takes away what they use. */
+static atomic_int threads;
+
+static void wait_for_threads(void)
+{
+    const struct wait w = begin_wait(EXIT_S);
+
+    while (atomic_load(&threads) > 0 && rest(&w))
+        continue;
+}
+
+static void wait_at_exit(void)
+{
+    atexit(wait_for_threads);
+}
+
+struct errand {
+    struct hra_nccl *n;
+    void (*work)(struct hra_nccl *n); /* may give n back */
+};
+
+static void *run_errand(void *state)
+{
+    const struct errand errand = *(struct errand *)state;
+
+    free(state);
+    errand.work(errand.n);
+    atomic_fetch_sub(&threads, 1);
+    return NULL;
+}
+
 /* Start a thread that nobody joins: it says in n->task or n->given_up when it is done. 0: there is none to be
  * had. */
-static int run(struct hra_nccl *n, void *(*work)(void *))
+static int run(struct hra_nccl *n, void (*work)(struct hra_nccl *n))
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct errand *errand = malloc(sizeof(*errand));
     pthread_attr_t attributes;
     pthread_t thread;
-    int code = pthread_attr_init(&attributes);
+    int code = errand == NULL || pthread_attr_init(&attributes) != 0;
 
     if (code == 0) {
+        pthread_once(&once, wait_at_exit);
+        *errand = (struct errand){n, work};
+        atomic_fetch_add(&threads, 1);
         pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        code = pthread_create(&thread, &attributes, work, n);
+        code = pthread_create(&thread, &attributes, run_errand, errand);
         pthread_attr_destroy(&attributes);
+        if (code != 0)
+            atomic_fetch_sub(&threads, 1);
     }
+    if (code != 0)
+        free(errand);
     return code == 0;
 }
 
@@ -370,9 +411,8 @@ static ncclResult_t split(const struct hra_nccl *n, ncclComm_t *comm, ncclConfig
     return is_fine(code) ? settle_in_thread(n, n->parent, 1) : code;
 }
 
-static void *make(void *state)
+static void make(struct hra_nccl *n)
 {
-    struct hra_nccl *n = state;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclComm_t comm = NULL;
     ncclResult_t code = ncclUnhandledCudaError;
@@ -393,7 +433,6 @@ static void *make(void *state)
         nccl.abort(comm); /* nobody is left to hear of a failure */
     if (!wanted)
         drop(n);
-    return NULL;
 }
 
 hra_status hra_nccl_open(struct hra_nccl **out, int rank, int ranks, const void *id, void *parent,
@@ -624,9 +663,8 @@ hra_status hra_nccl_status(struct hra_nccl *n)
 
 /* ncclCommAbort lets kernels go at once; then it waits, not least until graphs that hold transfers are
  * destroyed. */
-static void *give_up(void *state)
+static void give_up(struct hra_nccl *n)
 {
-    struct hra_nccl *n = state;
     const struct wait w = begin_wait(ABORT_S);
     char text[256];
 
@@ -641,7 +679,6 @@ static void *give_up(void *state)
         hra_log(HRA_LOG_WARN, "ncclCommAbort: %s",
                 code != ncclSuccess ? explain(n, code, text, sizeof(text)) : cudaGetErrorString(error));
     atomic_store(&n->given_up, ABORTED);
-    return NULL;
 }
 
 void hra_nccl_abort(struct hra_nccl *n)
@@ -657,9 +694,8 @@ void hra_nccl_abort(struct hra_nccl *n)
 
 /* ncclCommDestroy refuses a communicator that has failed. Freeing memory is left to this thread too, since it
  * waits for all that the GPU is at, the host program's work included. */
-static void *end(void *state)
+static void end(struct hra_nccl *n)
 {
-    struct hra_nccl *n = state;
     const int entered = enter(n) == cudaSuccess;
     ncclResult_t code = ncclSuccess;
 
@@ -674,7 +710,6 @@ static void *end(void *state)
     discard(n);
     if (!hand_over(n))
         drop(n);
-    return NULL;
 }
 
 hra_status hra_nccl_close(struct hra_nccl *n, int failed)
