@@ -932,15 +932,22 @@ static hra_status open_ring(struct play *p)
     return HRA_OK;
 }
 
-/* Do two ranks, and those that are as far from them, have the same rows and the same to do? */
-static int same_work(const hra_plan *plan, int a, int b)
+/* Live tiles of rank against the block of the rank that is `steps` after it: all, or of half 0. */
+static int64_t live_after(const struct hra_work *work, int rank, int steps, int half_only)
+{
+    const int owner = rank + steps < work->ranks ? rank + steps : rank + steps - work->ranks;
+    const int64_t *live = work->live + ((int64_t)rank * work->ranks + owner) * HRA_HALVES;
+
+    return half_only ? live[0] : live[0] + live[1];
+}
+
+/* Do two ranks, and those that are as far from them, have the same rows and the same to do? by_halves: with each half of a
+ * block; else with the blocks. */
+static int same_work(const hra_plan *plan, int a, int b, int by_halves)
 {
     const struct hra_work *work = &plan->work;
     const struct hra_rank_stats *x = &plan->stats[a], *y = &plan->stats[b];
-    const int ranks = work->ranks, tiles = work->rank_tile[a + 1] - work->rank_tile[a];
-    const int64_t *live_a = work->live + (int64_t)a * ranks * HRA_HALVES,
-                  *live_b = work->live + (int64_t)b * ranks * HRA_HALVES;
-    const int64_t ahead = (int64_t)(b - a) * HRA_HALVES, all = (int64_t)ranks * HRA_HALVES;
+    const int tiles = work->rank_tile[a + 1] - work->rank_tile[a];
 
     if (x->tiles_full != y->tiles_full || x->tiles_partial != y->tiles_partial || x->work != y->work ||
         tiles != work->rank_tile[b + 1] - work->rank_tile[b])
@@ -949,12 +956,22 @@ static int same_work(const hra_plan *plan, int a, int b)
         if (plan->layout->tile[work->rank_tile[a] + t].rows !=
             plan->layout->tile[work->rank_tile[b] + t].rows)
             return 0;
-    return memcmp(live_a, live_b + ahead, (size_t)(all - ahead) * sizeof(*live_a)) == 0 &&
-           memcmp(live_a + all - ahead, live_b, (size_t)ahead * sizeof(*live_a)) == 0;
+    for (int steps = 0; steps < work->ranks; steps++)
+        if (live_after(work, a, steps, 0) != live_after(work, b, steps, 0) ||
+            (by_halves && live_after(work, a, steps, 1) != live_after(work, b, steps, 1)))
+            return 0;
+    return 1;
 }
 
-/* How many ranks have to be played: of a ring all of whose nodes have the same to do, which full attention of equal shards
- * gives, those of one node. Whatever holds of rank r then holds of the rank that is as many further on. */
+/* Are blocks cut by keys, and not by heads or not at all? */
+static int cuts_keys(const struct play *p)
+{
+    return p->scratch.parts > p->out->ranks && p->scratch.part[0].head1 == p->plan->problem.heads_kv;
+}
+
+/* How many ranks have to be played: of a ring all of whose nodes have the same to do, which full attention of equal shards and
+ * causal attention of zigzag ones give, those of one node. Whatever holds of rank r then holds of the rank that is as many
+ * further on. */
 static int find_period(const struct play *p)
 {
     const int ranks = p->out->ranks;
@@ -963,7 +980,7 @@ static int find_period(const struct play *p)
     if (p->ring == NULL || period >= ranks || ranks % period != 0 || p->out->watched > period)
         return ranks;
     for (int r = period; r < ranks; r++)
-        if (!same_work(p->plan, r - period, r))
+        if (!same_work(p->plan, r - period, r, cuts_keys(p)))
             return ranks;
     return period;
 }
