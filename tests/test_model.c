@@ -460,6 +460,33 @@ Test(model, bytes_of_drawn_problems, .timeout = 300)
     }
 }
 
+/* Nodes that have the same to do, whatever halves of blocks that is, are played as one: as long as nobody wants to see more ranks
+ * than it has, which must not change what comes out. */
+Test(model, one_node_stands_for_all)
+{
+    static const char *const masks[] = {"full", "causal"};
+
+    for (int i = 0; i < 4; i++) {
+        struct made m = make(0, 8, 16 * HRA_TILE, masks[i / 2], HRA_SHARD_ZIGZAG, HRA_SCHEDULE_RING, NULL);
+        hra_machine machine = seconds_machine();
+        const hra_pass pass = i % 2 == 0 ? HRA_FORWARD : HRA_BACKWARD;
+
+        machine.node_ranks = 2;
+        machine.between.rate /= 3;
+        machine.between.slowdown = 0.2;
+        machine.partial[pass] = 0.7 * machine.full[pass];
+        for (int rank = -1; rank < 8; rank++) {
+            const hra_forecast_info one = ask(m.plan, &machine, pass, rank, 0),
+                                    all = ask(m.plan, &machine, pass, rank, 8);
+            NEAR(one.seconds, all.seconds);
+            NEAR(one.compute_s, all.compute_s);
+            NEAR(one.waiting_s, all.waiting_s);
+            cr_expect(one.received == all.received && one.between_nodes == all.between_nodes);
+        }
+        drop(&m);
+    }
+}
+
 /* The schedule that is chosen and, of each of them and of that, both passes played out. */
 static int play_choices(double seconds[HRA_SCHEDULE_HEADS + 1], const struct problem *p,
                         const hra_machine *machine, int rank, int ranks)
