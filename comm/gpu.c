@@ -462,7 +462,7 @@ static hra_status finish(struct hra_gpu *g, const struct hra_transfer *t, cudaSt
     const cudaEvent_t done = g->listed[t->count - 1].done;
 
     if (is_near(g, t->peer) && !t->sends)
-        HRA_TRY(hra_peers_arrive(g->peers, t, done, done, (uint32_t)t->first));
+        HRA_TRY(hra_peers_arrive(g->peers, t, done, (uint32_t)t->first));
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, done, 0));
     return HRA_OK;
 }

@@ -77,15 +77,14 @@ hra_status hra_peers_map(struct hra_peers *p, void *arena, size_t bytes, void **
 int hra_peers_keep(struct hra_peers *p, void *arena);
 
 /* The three steps of a transfer, on streams of its pair of ranks; `id` is what is shown to the watchdog where one waits.
- *     post     receiver: after `begun`, its buffer may be written; record `posted`
+ *     post     receiver: after `begun`, its buffer may be written; record `done`, for `arrive`
  *     send     sender: after `begun`, wait for the post, copy, tell of the arrival; record `done`
- *     arrive   receiver: after `posted`, wait for the arrival; record `done`, which may be the same event */
+ *     arrive   receiver: after `done`, wait for the arrival; record `done` anew */
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t posted);
+                          cudaEvent_t done);
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, uint32_t id);
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                            cudaEvent_t done, uint32_t id);
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id);
 
 /* ---- for the watchdog: no CUDA calls, no blocking ---- */
 

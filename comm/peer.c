@@ -234,7 +234,7 @@ static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, 
 }
 
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t posted)
+                          cudaEvent_t done)
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
@@ -244,7 +244,7 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
                         t->round, SLOTS, t->peer);
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
     HRA_TRY(tell(p, t, peer->stream[POSTS]));
-    HRA_TRY_CUDA(cudaEventRecord(posted, peer->stream[POSTS]));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
 }
@@ -280,12 +280,11 @@ hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cud
     return HRA_OK;
 }
 
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                            cudaEvent_t done, uint32_t id)
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id)
 {
     struct peer *peer = &p->peer[t->peer];
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], posted, 0));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], done, 0));
     HRA_TRY(take(p, t, peer->stream[IN], id));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[IN]));
     peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);

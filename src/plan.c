@@ -359,8 +359,9 @@ static hra_status find_ends(hra_plan *plan, struct hra_pass_plan *pass)
     return HRA_OK;
 }
 
-/* In which round is each key tile and head of ours computed? begun [own tiles][heads_kv]. *once: is each in one source? */
-static void find_sources(const hra_plan *plan, const struct hra_schedule *s, int *begun, int *once)
+/* In which round is each key tile and head of ours computed, and each part that is a source of ours, else -1? begun [own tiles]
+ * [heads_kv], own [parts]. *once: is each tile and head in one source? */
+static void find_sources(const hra_plan *plan, const struct hra_schedule *s, int *begun, int *own, int *once)
 {
     const int first = plan->kernel_plan.own_key0, tiles = plan->kernel_plan.own_key1 - first;
     const int heads = plan->problem.heads_kv;
@@ -368,11 +369,16 @@ static void find_sources(const hra_plan *plan, const struct hra_schedule *s, int
     *once = 1;
     for (int i = 0; i < tiles * heads; i++)
         begun[i] = -1;
+    for (int p = 0; p < s->parts; p++)
+        own[p] = -1;
     for (int r = 0; r < s->rounds; r++)
         for (int i = s->round[r].run0; i < s->round[r].run1; i++)
             for (int c = s->run[i].source0; c < s->run[i].source1; c++) {
                 const struct hra_part *part = &s->part[s->source[c].part];
-                for (int k = part->key_tile0; k < part->key_tile1 && s->source[c].gradient == HRA_OWN; k++)
+                if (s->source[c].gradient != HRA_OWN)
+                    continue;
+                own[s->source[c].part] = r;
+                for (int k = part->key_tile0; k < part->key_tile1; k++)
                     for (int h = part->head0; h < part->head1; h++) {
                         *once &= begun[(k - first) * heads + h] < 0;
                         begun[(k - first) * heads + h] = r;
@@ -492,22 +498,6 @@ static hra_status find_open(const hra_plan *plan, struct hra_pass_plan *pass, co
     return HRA_OK;
 }
 
-/* When our own sources are computed: by the index of their part, the source and its round; -1: it is none of ours. */
-struct own_source {
-    int source, round;
-};
-
-static void list_own_sources(const struct hra_schedule *s, struct own_source *own)
-{
-    for (int p = 0; p < s->parts; p++)
-        own[p] = (struct own_source){-1, -1};
-    for (int r = 0; r < s->rounds; r++)
-        for (int i = s->round[r].run0; i < s->round[r].run1; i++)
-            for (int c = s->run[i].source0; c < s->run[i].source1; c++)
-                if (s->source[c].gradient == HRA_OWN)
-                    own[s->source[c].part] = (struct own_source){c, r};
-}
-
 /* Seconds that we compute in these rounds, by the machine that the plan was made for. Of what comes straight from its owner only
  * the plan's counts know how much that is: it does not count. */
 static double rounds_s(const hra_plan *plan, const struct hra_schedule *s, int round0, int round1)
@@ -545,15 +535,15 @@ static int comes_in_time(const hra_plan *plan, const struct hra_schedule *s, int
 
 /* Can our own kernels go on from what move i of a round brings home? They can where it is all that comes home of these keys and
  * heads, and stays where it is until they want it. */
-static int is_continued(const hra_plan *plan, const struct hra_schedule *s, int i, int round,
-                        const struct own_source *own, const int *touched, const int *last, const int *homes)
+static int is_continued(const hra_plan *plan, const struct hra_schedule *s, int i, int round, const int *own,
+                        const int *touched, const int *last, const int *homes)
 {
     const int first = plan->kernel_plan.own_key0, heads = plan->problem.heads_kv;
     const struct hra_move *m = &s->move[i];
 
     for (int n = 0; n <= m->more; n++) {
         const struct hra_part *part = &s->part[m->part + n];
-        if (touched[m->to + n] != i || !comes_in_time(plan, s, i, round, own[m->part + n].round))
+        if (touched[m->to + n] != i || !comes_in_time(plan, s, i, round, own[m->part + n]))
             return 0;
         for (int k = part->key_tile0; k < part->key_tile1; k++)
             for (int h = part->head0; h < part->head1; h++)
@@ -563,7 +553,7 @@ static int is_continued(const hra_plan *plan, const struct hra_schedule *s, int 
     return 1;
 }
 
-static void find_continued(const hra_plan *plan, struct hra_pass_plan *pass, const struct own_source *own,
+static void find_continued(const hra_plan *plan, struct hra_pass_plan *pass, const int *own,
                            const int *touched, const int *last, const int *homes)
 {
     const struct hra_schedule *s = &pass->schedule;
@@ -574,16 +564,16 @@ static void find_continued(const hra_plan *plan, struct hra_pass_plan *pass, con
             pass->continued[i] =
                 m->add && !m->sends && is_continued(plan, s, i, r, own, touched, last, homes);
             for (int n = 0; n <= m->more && pass->continued[i]; n++)
-                pass->home[own[m->part + n].source] = m->to + n;
+                pass->home[m->part + n] = m->to + n;
         }
 }
 
 /* What find_own_sums looks at, by own key tile and head unless said otherwise. */
 struct own_sums {
-    int *begun;             /* the round in which it is computed */
-    int *last, *homes;      /* the last move that brings something of it home, -1: none; how many do */
-    int *touched;           /* [buffers] how many moves are started when each is touched for the last time */
-    struct own_source *own; /* [parts] */
+    int *begun;        /* the round in which it is computed */
+    int *last, *homes; /* the last move that brings something of it home, -1: none; how many do */
+    int *touched;      /* [buffers] how many moves are started when each is touched for the last time */
+    int *own;          /* [parts] the round in which it is a source of ours, -1: none */
 };
 
 static hra_status alloc_own_sums(struct own_sums *o, hra_plan *plan, struct hra_pass_plan *pass)
@@ -595,14 +585,14 @@ static hra_status alloc_own_sums(struct own_sums *o, hra_plan *plan, struct hra_
     HRA_TRY(hra_alloc((void **)&pass->summed, places, 1, "gradients"));
     HRA_TRY(hra_alloc((void **)&pass->closes, s->moves, 1, "gradients"));
     HRA_TRY(hra_alloc((void **)&pass->continued, s->moves, 1, "gradients"));
-    HRA_TRY(hra_alloc_unset((void **)&pass->home, s->sources, sizeof(*pass->home), "gradients"));
+    HRA_TRY(hra_alloc_unset((void **)&pass->home, s->parts, sizeof(*pass->home), "gradients"));
     HRA_TRY(hra_alloc((void **)&o->begun, 3 * places, sizeof(*o->begun), "runs"));
     HRA_TRY(hra_alloc((void **)&o->touched, pass->buffers[HRA_DKV], sizeof(*o->touched), "runs"));
     HRA_TRY(hra_alloc((void **)&o->own, s->parts, sizeof(*o->own), "runs"));
     o->last = o->begun + places;
     o->homes = o->last + places;
-    for (int c = 0; c < s->sources; c++)
-        pass->home[c] = -1;
+    for (int p = 0; p < s->parts; p++)
+        pass->home[p] = -1;
     return HRA_OK;
 }
 
@@ -618,12 +608,11 @@ static hra_status find_own_sums(hra_plan *plan)
 
     hra_status status = alloc_own_sums(&o, plan, pass);
     if (status == HRA_OK) {
-        find_sources(plan, s, o.begun, &once);
+        find_sources(plan, s, o.begun, o.own, &once);
         find_touched(s, o.touched);
         pass->begins = once && is_added_later(plan, s, o.begun, o.touched);
         pass->writes = pass->begins && plan->backend->writes_gradients;
         find_homes(plan, s, o.last, o.homes);
-        list_own_sources(s, o.own);
         if (pass->writes)
             find_continued(plan, pass, o.own, o.touched, o.last, o.homes);
         for (int64_t i = 0; i < places; i++) {

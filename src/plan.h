@@ -27,7 +27,7 @@ struct hra_pass_plan {
     uint8_t *summed;    /* [own tiles][heads_kv] 1: something that comes home is added to them */
     uint8_t *closes;    /* [moves] 1: the last that is added to anything it brings; they are written then */
     uint8_t *continued; /* [moves] 1: kernels go on from what it brings home, and nothing is added */
-    int *home;          /* [sources] the buffer of dK/dV that they go on from; -1: none */
+    int *home;          /* [parts] the buffer of dK/dV that they go on from; -1: none */
     struct hra_part *open; /* [opens] where neither is so: written at the end */
     int opens;
     struct hra_schedule schedule;

@@ -345,7 +345,7 @@ static hra_status open_sources(struct execution *x, const struct hra_run *run)
         if (x->which == HRA_FORWARD)
             continue;
         if (source->gradient == HRA_OWN) {
-            const int home = x->pass->home[c];
+            const int home = x->pass->home[source->part];
             if (home >= 0) {
                 HRA_TRY(settle(x, HRA_DKV, home, 0));
                 open_payload(plan, part, HRA_DKV, buffer_at(x, HRA_DKV, home), &chunk->dk, &chunk->dv);

@@ -208,7 +208,7 @@ static int is_known(const struct hopping *h, int kind)
 }
 
 /* Everything of a size once. What is computed comes in an order drawn anew each turn, alike on all ranks: what follows hops alone,
- * which spare the GPU's power, finds it at a higher clock. Compute is made longer where hops beside it are slower than was
+ * which spare the GPU's power, may find it at a higher clock. Compute is made longer where hops beside it are slower than was
  * thought. */
 static void take_turn(struct hopping *h, int turn, int *forwards)
 {

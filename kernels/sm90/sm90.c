@@ -47,7 +47,7 @@ struct sm90 {
     struct hra_sm90_key_bits *key_bits;
 };
 
-/* Launches whose counters are cleared at once: a kernel between two others takes 3 us, in which nothing else is computed. */
+/* Launches whose counters are cleared at once, so that not every one waits for a kernel before it. */
 enum { CLEARED = 4 };
 
 /* The counter of items, and those of cuts, of CLEARED launches take the first bytes of forward's workspace. */

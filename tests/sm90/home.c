@@ -1,7 +1,6 @@
 /* home.c - does backward come to the same where kernels go on from what has come home as where that is added behind them? Two
  * ranks, a ring, on the emulator; the plan's machine says which. Of the first problem some key tiles are seen by the other rank
  * alone. */
-#include "kernels/cpu/number.h"
 #include "src/plan.h"
 #include "tests/sm90/help.h"
 
@@ -9,19 +8,6 @@
 #include <math.h>
 
 enum { HEADS = 4, HEADS_KV = 2, DIM = 64, WAYS = 2, GRADIENTS = 3 };
-
-/* A tensor [rows][heads][DIM] of f16; seed 0: left as it is. */
-static hra_tensor make_tensor(int64_t rows, int heads, uint32_t seed)
-{
-    const int64_t count = rows * heads * DIM;
-    uint16_t *data = take(sizeof(*data) * (size_t)count);
-
-    for (int64_t i = 0; seed != 0 && i < count; i++) {
-        seed = seed * 1664525 + 1013904223;
-        data[i] = hra_to_f16((float)seed * 0x1p-31f - 1); /* -1 to 1 */
-    }
-    return (hra_tensor){data, count, (int64_t)heads * DIM, DIM};
-}
 
 /* Do the gradients differ by more than the last bit of f16, or by more than sums of f32 in another order may where they are
  * small? */
@@ -36,14 +22,14 @@ static int differ(const hra_tensor *a, const hra_tensor *b)
     return found;
 }
 
-/* Sources that kernels begin at what has come home. */
+/* Parts of ours that kernels begin at what has come home. */
 static int count_continued(const hra_plan *plan)
 {
     const struct hra_pass_plan *pass = &plan->pass[HRA_BACKWARD];
     int count = 0;
 
-    for (int c = 0; c < pass->schedule.sources; c++)
-        count += pass->home[c] >= 0;
+    for (int p = 0; p < pass->schedule.parts; p++)
+        count += pass->home[p] >= 0;
     return count;
 }
 
@@ -84,13 +70,13 @@ static int check(hra_comm *comm, const char *text, int64_t tokens)
         need(hra_plan_create(&plan, comm, &problem, NULL, mask, &options));
         need(hra_plan_get_info(plan, &info));
         const int64_t rows = hra_plan_rows(plan, hra_comm_rank(comm));
-        hra_tensor q = make_tensor(rows, HEADS, seed + 1), k = make_tensor(rows, HEADS_KV, seed + 2),
-                   v = make_tensor(rows, HEADS_KV, seed + 3), out = make_tensor(rows, HEADS, seed + 4),
-                   o = make_tensor(rows, HEADS, 0);
+        hra_tensor q = make_f16(rows, HEADS, DIM, seed + 1), k = make_f16(rows, HEADS_KV, DIM, seed + 2),
+                   v = make_f16(rows, HEADS_KV, DIM, seed + 3), out = make_f16(rows, HEADS, DIM, seed + 4),
+                   o = make_f16(rows, HEADS, DIM, 0);
         float *lse = take(sizeof(*lse) * (size_t)rows * HEADS);
         void *workspace = take(info.workspace_bytes);
         for (int n = 0; n < GRADIENTS; n++)
-            gradient[way][n] = make_tensor(rows, n == 0 ? HEADS : HEADS_KV, 0);
+            gradient[way][n] = make_f16(rows, n == 0 ? HEADS : HEADS_KV, DIM, 0);
         continued[way] = count_continued(plan);
         need(hra_forward(plan, &q, &k, &v, &o, lse, workspace, NULL, NULL));
         need(hra_backward(plan, &q, &k, &v, &o, lse, &out, NULL, &gradient[way][0], &gradient[way][1],
@@ -106,8 +92,8 @@ static int check(hra_comm *comm, const char *text, int64_t tokens)
     }
     for (int n = 0; n < GRADIENTS; n++)
         found += differ(&gradient[0][n], &gradient[1][n]);
-    printf("rank %d: %-50s %d and %d sources begin at home's, %d numbers differ\n", hra_comm_rank(comm), text,
-           continued[0], continued[1], found);
+    printf("rank %d: %-50s %d and %d parts begin at what came home, %d numbers differ\n", hra_comm_rank(comm),
+           text, continued[0], continued[1], found);
     for (int way = 0; way < WAYS; way++)
         for (int n = 0; n < GRADIENTS; n++)
             free(gradient[way][n].data);

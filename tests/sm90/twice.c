@@ -1,7 +1,6 @@
 /* twice.c - does the sm90 backend's backward give the same bits every time? One rank, on the emulator, whose
  * threads run in another order each time. Blocks add to the same rows of dQ; in any order but the plan's the
  * sums would differ in their last bits, and now and then in what they are rounded to. */
-#include "kernels/cpu/number.h"
 #include "kernels/kernels.h"
 #include "tests/sm90/help.h"
 
@@ -19,19 +18,6 @@ static size_t bytes_of(int heads, int dim)
     return sizeof(uint16_t) * TOKENS * (size_t)heads * (size_t)dim;
 }
 
-/* A tensor [TOKENS][heads][dim] of f16; seed 0: left as it is. */
-static hra_tensor make_tensor(int heads, int dim, uint32_t seed)
-{
-    const int64_t count = (int64_t)TOKENS * heads * dim;
-    uint16_t *data = take(bytes_of(heads, dim));
-
-    for (int64_t i = 0; seed != 0 && i < count; i++) {
-        seed = seed * 1664525 + 1013904223;
-        data[i] = hra_to_f16((float)seed * 0x1p-31f - 1); /* -1 to 1 */
-    }
-    return (hra_tensor){data, count, (int64_t)heads * dim, dim};
-}
-
 /* Returns 1 where the bits differ from time to time. */
 static int check(const char *text, int dim)
 {
@@ -39,9 +25,9 @@ static int check(const char *text, int dim)
     hra_problem problem = HRA_PROBLEM_INIT;
     hra_options options = HRA_OPTIONS_INIT;
     hra_plan_info info = {.size = sizeof(info)};
-    hra_tensor q = make_tensor(HEADS, dim, 1), k = make_tensor(HEADS_KV, dim, 2),
-               v = make_tensor(HEADS_KV, dim, 3), out = make_tensor(HEADS, dim, 4),
-               o = make_tensor(HEADS, dim, 0), gradient[TIMES][3];
+    hra_tensor q = make_f16(TOKENS, HEADS, dim, 1), k = make_f16(TOKENS, HEADS_KV, dim, 2),
+               v = make_f16(TOKENS, HEADS_KV, dim, 3), out = make_f16(TOKENS, HEADS, dim, 4),
+               o = make_f16(TOKENS, HEADS, dim, 0), gradient[TIMES][3];
     float *lse = take(sizeof(float) * TOKENS * HEADS);
     hra_comm *comm;
     hra_mask *mask;
@@ -64,9 +50,9 @@ static int check(const char *text, int dim)
     need(hra_forward(plan, &q, &k, &v, &o, lse, workspace, NULL, NULL));
     const int64_t before = emulated_turns;
     for (int i = 0; i < TIMES; i++) {
-        gradient[i][0] = make_tensor(HEADS, dim, 0);
-        gradient[i][1] = make_tensor(HEADS_KV, dim, 0);
-        gradient[i][2] = make_tensor(HEADS_KV, dim, 0);
+        gradient[i][0] = make_f16(TOKENS, HEADS, dim, 0);
+        gradient[i][1] = make_f16(TOKENS, HEADS_KV, dim, 0);
+        gradient[i][2] = make_f16(TOKENS, HEADS_KV, dim, 0);
         memset(workspace, 0xff, info.workspace_bytes);
         need(hra_backward(plan, &q, &k, &v, &o, lse, &out, NULL, &gradient[i][0], &gradient[i][1],
                           &gradient[i][2], workspace, NULL, NULL));
