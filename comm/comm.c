@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { DEFAULT_TIMEOUT_S = 600 };
+
 hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport, void *state, int rank,
                            int ranks, size_t message_bytes)
 {
@@ -25,6 +27,13 @@ hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport
     }
     *out = comm;
     return HRA_OK;
+}
+
+struct hra_limits hra_comm_limits(const hra_comm_options *options)
+{
+    const double run_s = options->timeout_s == 0 ? DEFAULT_TIMEOUT_S : options->timeout_s;
+
+    return (struct hra_limits){run_s, options->setup_timeout_s == 0 ? run_s : options->setup_timeout_s};
 }
 
 int hra_comm_rank(const hra_comm *comm)

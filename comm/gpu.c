@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 enum {
-    DEFAULT_TIMEOUT_S = 600,
     TICK_NS = 1000000,  /* between looks of the watchdog */
     SUSPECT_TICKS = 20, /* looks at one wait before asking whether the other rank still lives */
     SURE_TICKS = 3,     /* times that a mismatch must show: words change while they are read */
@@ -49,7 +48,7 @@ struct watched {
 struct hra_gpu {
     struct hra_transport table;
     int rank, ranks, device;
-    double timeout_s;        /* negative: no limit */
+    struct hra_limits limit;
     hra_comm *below;         /* over which ranks speak on the host; NULL: NCCL serves for that too */
     struct hra_nccl *nccl;   /* NULL: not needed */
     struct hra_peers *peers; /* NULL: not wanted */
@@ -163,6 +162,11 @@ static void give_up(struct hra_gpu *g, hra_status status, const struct hra_trans
     keep(g, status, sentence);
 }
 
+static int is_late(const struct hra_gpu *g, const struct watched *w)
+{
+    return g->limit.run_s >= 0 && now_s() - w->since_s > g->limit.run_s;
+}
+
 /* What is wrong with a wait that has lasted for some looks. */
 static void suspect(struct hra_gpu *g, struct watched *w, const struct hra_transfer *t)
 {
@@ -182,9 +186,9 @@ static void suspect(struct hra_gpu *g, struct watched *w, const struct hra_trans
         }
     }
     w->odd = status == HRA_ERR_MISMATCH ? w->odd + 1 : 0;
-    if (status == HRA_OK && g->timeout_s >= 0 && now_s() - w->since_s > g->timeout_s) {
+    if (status == HRA_OK && is_late(g, w)) {
         status = HRA_ERR_TIMEOUT;
-        snprintf(why, sizeof(why), "waited %.1f s", g->timeout_s);
+        snprintf(why, sizeof(why), "waited %.1f s", g->limit.run_s);
     }
     if (status != HRA_OK && (w->odd == 0 || w->odd >= SURE_TICKS))
         give_up(g, status, t, why);
@@ -210,7 +214,7 @@ static void look(struct hra_gpu *g, int index)
             __atomic_store_n(g->listed[id - 1].tag, t->tag, __ATOMIC_RELEASE);
         return;
     }
-    if (++w->ticks >= SUSPECT_TICKS || (g->timeout_s >= 0 && now_s() - w->since_s > g->timeout_s))
+    if (++w->ticks >= SUSPECT_TICKS || is_late(g, w))
         suspect(g, w, t);
 }
 
@@ -513,12 +517,13 @@ static hra_status gpu_wait(void *state, void *stream)
     if (capture_of(stream) != cudaStreamCaptureStatusNone)
         return HRA_FAIL(HRA_ERR_ARG, "hra_comm_wait: the stream records a graph");
     do {
-        HRA_TRY(wait_for(g, stream, NULL, g->timeout_s, &done));
+        HRA_TRY(wait_for(g, stream, NULL, g->limit.run_s, &done));
         waits = is_waiting(g); /* looked at before the status: a wait that ends in a failure is seen as one */
         HRA_TRY(gpu_status(g));
     } while (!done && waits);
     return done ? HRA_OK
-                : HRA_FAIL(HRA_ERR_TIMEOUT, "hra_comm_wait: the stream was not done in %.1f s", g->timeout_s);
+                : HRA_FAIL(HRA_ERR_TIMEOUT, "hra_comm_wait: the stream was not done in %.1f s",
+                           g->limit.run_s);
 }
 
 hra_status hra_gpu_synchronize(void *state, void *stream)
@@ -585,15 +590,16 @@ static hra_status first_of(hra_status first, hra_status next, char *why, size_t 
 static hra_status gpu_close(void *state, int failed)
 {
     struct hra_gpu *g = state;
+    const double limit_s = failed ? DRAIN_S : g->limit.run_s;
     hra_status status = HRA_OK;
     char why[512] = "";
     int done = 1;
 
     if (g->tail != NULL)
-        status = wait_for(g, NULL, g->tail, failed ? DRAIN_S : g->timeout_s, &done);
+        status = wait_for(g, NULL, g->tail, limit_s, &done);
     if (status == HRA_OK && !done)
         status = HRA_FAIL(HRA_ERR_TIMEOUT, "hra_comm_destroy: the communicator's work was not done in %.1f s",
-                          failed ? (double)DRAIN_S : g->timeout_s);
+                          limit_s);
     status = first_of(HRA_OK, status, why, sizeof(why));
     const int alone = failed || status != HRA_OK;
     atomic_store(&g->stop, 1);
@@ -743,7 +749,7 @@ static hra_status open_nccl(struct hra_gpu *g, hra_comm *comm)
     if (status == HRA_OK)
         status = hra_comm_allgather(comm, all, id, sizeof(id));
     if (status == HRA_OK)
-        status = hra_comm_agree(comm, hra_nccl_open(&g->nccl, g->rank, g->ranks, all, NULL, g->timeout_s));
+        status = hra_comm_agree(comm, hra_nccl_open(&g->nccl, g->rank, g->ranks, all, NULL, g->limit));
     free(all);
     return status;
 }
@@ -797,14 +803,13 @@ static hra_status meet(struct hra_gpu *g, hra_comm *comm, hra_transport_kind kin
 /* Everything up to where this rank can speak to the others. On success *out owns the state. */
 static hra_status begin(hra_comm **out, const struct hra_gpu_setup *setup)
 {
-    const hra_comm_options *o = &setup->options;
     struct hra_gpu *g = NULL;
 
     HRA_TRY(hra_alloc((void **)&g, 1, sizeof(*g), "communicator"));
     *g = (struct hra_gpu){.table = gpu_transport,
                           .rank = setup->rank,
                           .ranks = setup->ranks,
-                          .timeout_s = o->timeout_s == 0 ? DEFAULT_TIMEOUT_S : o->timeout_s,
+                          .limit = hra_comm_limits(&setup->options),
                           .below = setup->below,
                           .kept = ATOMIC_FLAG_INIT};
     g->table.name = "gpu";
@@ -813,7 +818,7 @@ static hra_status begin(hra_comm **out, const struct hra_gpu_setup *setup)
     if (status == HRA_OK && g->below == NULL)
         status = hra_nccl_load();
     if (status == HRA_OK && g->below == NULL)
-        status = hra_nccl_open(&g->nccl, g->rank, g->ranks, setup->unique_id, setup->parent, g->timeout_s);
+        status = hra_nccl_open(&g->nccl, g->rank, g->ranks, setup->unique_id, setup->parent, g->limit);
     if (status == HRA_OK)
         status = hra_comm_create(out, &g->table, g, g->rank, g->ranks, SIZE_MAX);
     if (status != HRA_OK) {
@@ -840,10 +845,12 @@ hra_status hra_gpu_create(hra_comm **out, const struct hra_gpu_setup *setup)
     if (status == HRA_OK)
         status = meet(comm->state, comm, kind);
     if (status != HRA_OK) {
+        char why[512];
+        first_of(HRA_OK, status, why, sizeof(why));
         if (comm != NULL)
             ((struct hra_gpu *)comm->state)->below = NULL; /* stays the caller's */
         hra_comm_destroy(comm);
-        return status;
+        return HRA_FAIL(status, "%s", why);
     }
     hra_log(HRA_LOG_INFO, "communicator over %s, rank %d of %d, %d on this node", comm->transport->name,
             comm->rank, comm->ranks, comm->local_ranks);

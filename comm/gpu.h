@@ -33,10 +33,10 @@ hra_status hra_nccl_unique_id(void *out);
 hra_status hra_nccl_describe(void *parent, int *rank, int *ranks, int *device);
 
 /* A communicator of our own: made with `id` [HRA_UNIQUE_ID_BYTES], or where id is NULL split off `parent`, an ncclComm_t
- * of the caller's, which stays the caller's. Non-blocking inside; waits at most timeout_s (negative: for ever).
- * Collective. On failure nothing is left. */
+ * of the caller's, which stays the caller's. Non-blocking inside; waits at most limit.setup_s, as all collective calls
+ * here do. Collective. On failure nothing is left. */
 hra_status hra_nccl_open(struct hra_nccl **out, int rank, int ranks, const void *id, void *parent,
-                         double timeout_s);
+                         struct hra_limits limit);
 
 /* struct hra_gather's call, state being the struct hra_nccl. Blocks the host. */
 hra_status hra_nccl_allgather(void *state, void *all, const void *mine, size_t bytes);

@@ -12,12 +12,12 @@
 #include <string.h>
 #include <time.h>
 
-enum { TAG = 1, DEFAULT_TIMEOUT_S = 600 };
+enum { TAG = 1 };
 
 struct mpi_state {
     MPI_Comm comm; /* our duplicate */
     int rank, ranks;
-    double timeout_s; /* negative: no limit */
+    struct hra_limits limit;
     size_t message_bytes;
     MPI_Request *request; /* [capacity]; those of transfers under way lie in 0 .. used - 1 */
     int used, capacity;
@@ -72,10 +72,10 @@ static hra_status wait_collective(const struct mpi_state *m, MPI_Request *reques
 {
     int done;
 
-    TRY_MPI(wait_all(request, 1, m->timeout_s, &done));
+    TRY_MPI(wait_all(request, 1, m->limit.setup_s, &done));
     if (!done)
         return HRA_FAIL(HRA_ERR_TIMEOUT, "%s: rank %d waited %.1f s for the other ranks", what, m->rank,
-                        m->timeout_s);
+                        m->limit.setup_s);
     return HRA_OK;
 }
 
@@ -122,7 +122,7 @@ static hra_status fail_transfer(const struct mpi_state *m, const struct hra_tran
 
     if (code == MPI_SUCCESS)
         return HRA_FAIL(HRA_ERR_TIMEOUT, "%s, round %d: rank %d waited %.1f s for rank %d to %s %zu bytes",
-                        t->what, t->round, m->rank, m->timeout_s, t->peer, t->sends ? "take" : "send",
+                        t->what, t->round, m->rank, m->limit.run_s, t->peer, t->sends ? "take" : "send",
                         t->bytes);
     MPI_Error_string(code, text, &length);
     return HRA_FAIL(HRA_ERR_REMOTE, "%s, round %d: rank %d could not %s rank %d: %s", t->what, t->round,
@@ -163,7 +163,7 @@ static hra_status mpi_finish(void *state, struct hra_transfer *t, void *stream)
     int done;
 
     (void)stream;
-    const int code = wait_all(m->request + t->first, t->count, m->timeout_s, &done);
+    const int code = wait_all(m->request + t->first, t->count, m->limit.run_s, &done);
     if (code != MPI_SUCCESS || !done)
         return fail_transfer(m, t, code);
     if (--m->open == 0)
@@ -248,13 +248,14 @@ struct greeting {
 
 /* Every rank leaves with the same status, the largest, before any of them waits for the others elsewhere. `parent` is
  * the caller's: we have none of our own yet. */
-static hra_status agree(MPI_Comm parent, double timeout_s, hra_status mine)
+static hra_status agree(MPI_Comm parent, const hra_comm_options *options, hra_status mine)
 {
-    const struct mpi_state caller = {.timeout_s = timeout_s};
+    struct mpi_state caller = {.limit = hra_comm_limits(options)};
     const int own = mine;
     MPI_Request request;
     int worst = mine;
 
+    MPI_Comm_rank(parent, &caller.rank);
     TRY_MPI(MPI_Iallreduce(&own, &worst, 1, MPI_INT, MPI_MAX, parent, &request));
     HRA_TRY(wait_collective(&caller, &request, "hra_comm_create_mpi"));
     if (mine == HRA_OK && worst != HRA_OK)
@@ -329,7 +330,7 @@ static hra_status prepare(hra_comm **out, struct greeting **all, MPI_Comm parent
     struct mpi_state *m = calloc(1, sizeof(*m));
     if (m == NULL)
         return HRA_FAIL(HRA_ERR_MEMORY, "hra_comm_create_mpi: no memory");
-    m->timeout_s = o.timeout_s == 0 ? DEFAULT_TIMEOUT_S : o.timeout_s;
+    m->limit = hra_comm_limits(&o);
     m->message_bytes = o.message_bytes == 0 ? (size_t)1 << 30 : o.message_bytes;
     m->comm = MPI_COMM_NULL;
     MPI_Comm_rank(parent, &m->rank);
@@ -347,12 +348,11 @@ hra_status hra_comm_create_mpi(hra_comm **out, MPI_Comm parent, const hra_comm_o
 {
     struct greeting *all = NULL;
     hra_comm *comm = NULL;
-    hra_comm_options o;
+    hra_comm_options o = HRA_COMM_OPTIONS_INIT; /* as long as they have not been read */
 
     HRA_TRY(check_parent(out, parent));
     hra_status status = prepare(&comm, &all, parent, options, &o);
-    const struct mpi_state *m = comm == NULL ? NULL : comm->state;
-    status = agree(parent, m == NULL ? DEFAULT_TIMEOUT_S : m->timeout_s, status);
+    status = agree(parent, &o, status);
     if (status == HRA_OK)
         status = hra_comm_note(comm, meet(comm->state, parent, all, o.transport, &comm->local_ranks));
     free(all);

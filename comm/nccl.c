@@ -116,10 +116,11 @@ hra_status hra_nccl_load(void)
 struct hra_nccl {
     ncclComm_t comm; /* NULL until it is made */
     int rank, ranks, device;
-    double timeout_s;     /* negative: no limit */
-    pthread_mutex_t lock; /* around calls on comm */
-    atomic_int given_up;  /* enum given_up */
-    int captured;         /* 1: graphs may hold transfers */
+    struct hra_limits limit;
+    pthread_mutex_t lock;       /* around calls on comm */
+    atomic_int given_up;        /* enum given_up */
+    atomic_int *users;          /* us, and every graph that holds transfers; the last one frees it */
+    unsigned long long capture; /* the last one that was counted */
 
     ncclComm_t parent; /* the caller's, off which comm is split; NULL: it is made with id */
     ncclUniqueId id;
@@ -139,6 +140,8 @@ enum task {
     DONE, /* the result is there; the object is the waiter's */
     LEFT  /* nobody waits any more; the object is the thread's */
 };
+
+enum waited { IN_TIME, OUT_OF_TIME, HELD_UP /* by graphs */ };
 
 enum given_up {
     NOT,
@@ -329,16 +332,60 @@ static cudaError_t enter(const struct hra_nccl *n)
     return error == cudaSuccess ? cudaThreadExchangeStreamCaptureMode(&mode) : error;
 }
 
-/* Wait for the thread, as long as the limit is. 0: it goes on, and n is its own. */
-static int await(struct hra_nccl *n, double limit_s)
+/* Wait for the thread, as long as the limit is, but no longer than GRAPHS_S while there are graphs that NCCL's
+ * end waits for. Unless it came in time it goes on, and n is its own. */
+static enum waited await(struct hra_nccl *n, double limit_s)
 {
-    const struct wait w = begin_wait(limit_s);
+    const double least_s = limit_s < 0 || limit_s > GRAPHS_S ? GRAPHS_S : limit_s;
+    struct wait w = begin_wait(limit_s);
     int task = RUNNING;
 
-    while (atomic_load(&n->task) == RUNNING)
+    while (atomic_load(&n->task) == RUNNING) {
+        const int graphs = atomic_load(n->users) - 1;
+        w.limit_s = graphs > 0 ? least_s : limit_s;
         if (!rest(&w) && atomic_compare_exchange_strong(&n->task, &task, LEFT))
-            return 0;
-    return 1;
+            return graphs > 0 ? HELD_UP : OUT_OF_TIME;
+    }
+    return IN_TIME;
+}
+
+/* ---- Graphs ---- */
+
+/* Called by CUDA, too, when a graph is destroyed, from whatever thread. */
+static void leave(void *users)
+{
+    if (atomic_fetch_sub((atomic_int *)users, 1) == 1)
+        free(users);
+}
+
+/* Count the graph that the stream is being captured into. What is made of a graph keeps it counted. */
+static hra_status count_graph(struct hra_nccl *n, cudaStream_t stream)
+{
+    enum cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    unsigned long long capture = 0;
+    cudaUserObject_t user;
+    cudaGraph_t graph;
+
+#if CUDART_VERSION >= 13000
+    HRA_TRY_CUDA(cudaStreamGetCaptureInfo(stream, &status, &capture, &graph, NULL, NULL, NULL));
+#else
+    HRA_TRY_CUDA(cudaStreamGetCaptureInfo_v2(stream, &status, &capture, &graph, NULL, NULL));
+#endif
+    if (status == cudaStreamCaptureStatusNone || capture == n->capture)
+        return HRA_OK;
+    atomic_fetch_add(n->users, 1);
+    cudaError_t error = cudaUserObjectCreate(&user, n->users, leave, 1, cudaUserObjectNoDestructorSync);
+    if (error != cudaSuccess) {
+        leave(n->users);
+        return HRA_FAIL(HRA_ERR_CUDA, "cudaUserObjectCreate: %s", cudaGetErrorString(error));
+    }
+    error = cudaGraphRetainUserObject(graph, user, 1, cudaGraphUserObjectMove);
+    if (error != cudaSuccess) {
+        cudaUserObjectRelease(user, 1); /* which calls leave */
+        return HRA_FAIL(HRA_ERR_CUDA, "cudaGraphRetainUserObject: %s", cudaGetErrorString(error));
+    }
+    n->capture = capture;
+    return HRA_OK;
 }
 
 /* The last step of a thread: 1 where somebody waits, whose n is from here on. */
@@ -373,6 +420,7 @@ static void discard(struct hra_nccl *n)
 static void drop(struct hra_nccl *n)
 {
     discard(n);
+    leave(n->users);
     pthread_mutex_destroy(&n->lock);
     free(n);
 }
@@ -436,7 +484,7 @@ static void make(struct hra_nccl *n)
 }
 
 hra_status hra_nccl_open(struct hra_nccl **out, int rank, int ranks, const void *id, void *parent,
-                         double timeout_s)
+                         struct hra_limits limit)
 {
     struct hra_nccl *n = NULL;
     const char *text;
@@ -447,7 +495,12 @@ hra_status hra_nccl_open(struct hra_nccl **out, int rank, int ranks, const void 
         return HRA_FAIL(HRA_ERR_UNSUPPORTED, "NCCL: %s has no ncclCommSplit, which came with 2.18",
                         nccl.library);
     HRA_TRY(hra_alloc((void **)&n, 1, sizeof(*n), "communicator of NCCL"));
-    *n = (struct hra_nccl){.rank = rank, .ranks = ranks, .timeout_s = timeout_s};
+    *n = (struct hra_nccl){.rank = rank, .ranks = ranks, .limit = limit, .users = malloc(sizeof(*n->users))};
+    if (n->users == NULL) {
+        free(n);
+        return HRA_FAIL(HRA_ERR_MEMORY, "NCCL: no memory for a communicator");
+    }
+    atomic_init(n->users, 1);
     pthread_mutex_init(&n->lock, NULL);
     if (id != NULL)
         memcpy(&n->id, id, sizeof(n->id));
@@ -456,10 +509,10 @@ hra_status hra_nccl_open(struct hra_nccl **out, int rank, int ranks, const void 
     hra_status status = prepare(n);
     if (status == HRA_OK && !run(n, make))
         status = HRA_FAIL(HRA_ERR_MEMORY, "NCCL: no thread to make a communicator in");
-    if (status == HRA_OK && !await(n, timeout_s))
+    if (status == HRA_OK && await(n, limit.setup_s) != IN_TIME)
         return HRA_FAIL(
             HRA_ERR_TIMEOUT, "NCCL: rank %d waited %.1f s for the other ranks to make a communicator%s", rank,
-            timeout_s, id != NULL ? "" : "; ncclCommSplit goes on using the parent until they do");
+            limit.setup_s, id != NULL ? "" : "; ncclCommSplit goes on using the parent until they do");
     if (status == HRA_OK && n->result != HRA_OK)
         status = HRA_FAIL(n->result, "%s", n->why);
     if (status != HRA_OK) {
@@ -498,9 +551,9 @@ static ncclResult_t look(struct hra_nccl *n)
 }
 
 /* Wait until what a call with this result has begun lies on its stream. ncclInProgress: time has run out. */
-static ncclResult_t settle(struct hra_nccl *n, ncclResult_t code)
+static ncclResult_t settle(struct hra_nccl *n, ncclResult_t code, double limit_s)
 {
-    const struct wait w = begin_wait(n->timeout_s);
+    const struct wait w = begin_wait(limit_s);
 
     while (is_fine(code)) {
         code = look(n);
@@ -513,14 +566,14 @@ static ncclResult_t settle(struct hra_nccl *n, ncclResult_t code)
 static hra_status fail_wait(const struct hra_nccl *n, const char *what)
 {
     return HRA_FAIL(HRA_ERR_TIMEOUT, "%s: rank %d waited %.1f s for the other ranks", what, n->rank,
-                    n->timeout_s);
+                    n->limit.setup_s);
 }
 
 /* Wait for our own stream. What it holds also comes to its end, with nothing done, when the communicator
  * fails or is given up, so that is asked last. */
 static hra_status wait_stream(struct hra_nccl *n, const char *what)
 {
-    const struct wait w = begin_wait(n->timeout_s);
+    const struct wait w = begin_wait(n->limit.setup_s);
 
     for (;;) {
         const cudaError_t error = cudaStreamQuery(n->stream);
@@ -549,7 +602,7 @@ static hra_status gather_piece(struct hra_nccl *n, char *all, size_t stride, con
         code = nccl.all_gather(n->stage + own, n->stage, count, ncclUint8, n->comm, n->stream);
         let_go(n);
     }
-    code = settle(n, code);
+    code = settle(n, code, n->limit.setup_s);
     if (code != ncclSuccess)
         return code == ncclInProgress ? fail_wait(n, what) : fail(n, code, what);
     HRA_TRY_CUDA(
@@ -592,33 +645,37 @@ static ncclResult_t enqueue(const struct hra_nccl *n, struct hra_transfer *const
     return end;
 }
 
-hra_status hra_nccl_group(struct hra_nccl *n, struct hra_transfer *const *transfer, int count,
-                          cudaStream_t stream)
+static hra_status group_within(struct hra_nccl *n, struct hra_transfer *const *transfer, int count,
+                               cudaStream_t stream, double limit_s)
 {
-    enum cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
     ncclResult_t code = GIVEN_UP;
     char text[256];
 
     if (count == 0)
         return HRA_OK;
-    HRA_TRY_CUDA(cudaStreamIsCapturing(stream, &capture));
-    n->captured |= capture != cudaStreamCaptureStatusNone;
+    HRA_TRY(count_graph(n, stream));
     const struct hra_transfer *t = transfer[0];
     if (hold(n)) {
         code = enqueue(n, transfer, count, stream, &t);
         let_go(n);
     }
-    code = settle(n, code); /* until it is through, nothing else may be put on the stream */
+    code = settle(n, code, limit_s); /* until it is through, nothing else may be put on the stream */
     if (code == ncclSuccess)
         return HRA_OK;
     if (code == ncclInProgress)
         return HRA_FAIL(
             HRA_ERR_TIMEOUT,
             "%s, round %d: rank %d waited %.1f s for NCCL to start its transfers, the first with rank %d",
-            t->what, t->round, n->rank, n->timeout_s, t->peer);
+            t->what, t->round, n->rank, limit_s, t->peer);
     return HRA_FAIL(status_of(code), "%s, round %d: rank %d could not %s rank %d: %s", t->what, t->round,
                     n->rank, t->sends ? "send to" : "receive from", t->peer,
                     explain(n, code, text, sizeof(text)));
+}
+
+hra_status hra_nccl_group(struct hra_nccl *n, struct hra_transfer *const *transfer, int count,
+                          cudaStream_t stream)
+{
+    return group_within(n, transfer, count, stream, n->limit.run_s);
 }
 
 /* The first transfer between two ranks connects all channels that later ones may use, for every protocol,
@@ -642,7 +699,7 @@ hra_status hra_nccl_connect(struct hra_nccl *n, const unsigned char *with)
             group[count++] = &out;
         if (with[from])
             group[count++] = &in;
-        HRA_TRY(hra_nccl_group(n, group, count, n->stream));
+        HRA_TRY(group_within(n, group, count, n->stream, n->limit.setup_s));
     }
     return wait_stream(n, what);
 }
@@ -722,16 +779,19 @@ hra_status hra_nccl_close(struct hra_nccl *n, int failed)
     if (atomic_load(&n->given_up) == ABORTING)
         return failed ? HRA_OK : fail(n, GIVEN_UP, "hra_comm_destroy");
 
-    const int rank = n->rank, captured = n->captured;
-    const double limit_s = failed ? ABORT_S : captured ? GRAPHS_S : n->timeout_s;
+    const int rank = n->rank;
+    const double limit_s = failed ? ABORT_S : n->limit.setup_s;
     atomic_store(&n->task, RUNNING);
     if (!run(n, end))
         return failed ? HRA_OK : HRA_FAIL(HRA_ERR_MEMORY, "hra_comm_destroy: no thread for ncclCommDestroy");
-    if (!await(n, limit_s))
-        return failed || captured
-                   ? HRA_OK
-                   : HRA_FAIL(HRA_ERR_TIMEOUT, "hra_comm_destroy: rank %d waited %.1f s for NCCL", rank,
-                              limit_s);
+    const enum waited waited = await(n, limit_s);
+    if (waited == OUT_OF_TIME && !failed)
+        return HRA_FAIL(HRA_ERR_TIMEOUT, "hra_comm_destroy: rank %d waited %.1f s for NCCL", rank, limit_s);
+    if (waited != IN_TIME) {
+        hra_log(HRA_LOG_INFO, "hra_comm_destroy: rank %d leaves NCCL to end by itself%s", rank,
+                waited == HELD_UP ? " when the graphs that hold its transfers are destroyed" : "");
+        return HRA_OK;
+    }
     const hra_status status = failed || n->result == HRA_OK ? HRA_OK : HRA_FAIL(n->result, "%s", n->why);
     drop(n);
     return status;

@@ -112,6 +112,15 @@ struct hra_comm {
                                 without memory for it would leave the others waiting */
 };
 
+/* How long ranks wait for each other, seconds; negative: without limit. */
+struct hra_limits {
+    double run_s;   /* in executions */
+    double setup_s; /* where communicators, plans and hops are made, and communicators end */
+};
+
+/* Those of options, with defaults for what is 0. Exported for libhra-mpi. */
+HRA_API struct hra_limits hra_comm_limits(const hra_comm_options *options);
+
 /* Make the handle; on success it owns state. One rank on this node, until the transport knows better. Exported for
  * libhra-mpi, and so is hra_comm_note. */
 HRA_API hra_status hra_comm_create(hra_comm **out, const struct hra_transport *transport, void *state,

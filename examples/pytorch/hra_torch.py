@@ -97,7 +97,7 @@ class _Options(_Sized):
 
 class _CommOptions(_Sized):
     _fields_ = [("size", c_size_t), ("timeout_s", c_double), ("message_bytes", c_size_t),
-                ("transport", c_int)]
+                ("transport", c_int), ("setup_timeout_s", c_double)]
 
 
 class _PlanInfo(_Sized):
@@ -365,13 +365,16 @@ class Comm(_Shared):
         self.plans = weakref.WeakValueDictionary()
 
     @classmethod
-    def over(cls, group=None, *, transport="auto", timeout=0, borrow=False):
+    def over(cls, group=None, *, transport="auto", timeout=0, setup_timeout=0, borrow=False):
         """Over the ranks of a process group of any backend, by default the default one. Each has a
         GPU of its own, which is current. Collective over the group.
 
         transport  "auto", "gpu", "nccl" or "peer", as hra.h has them
         timeout    seconds that a call or a stream waits for another rank; 0: the library's default,
                    negative: no limit
+        setup_timeout
+                   the same where communicators and plans are made and communicators end; 0: as
+                   timeout
         borrow     split off the NCCL communicator that PyTorch has for the group; by default it is
                    made with a unique id, which the group hands round
 
@@ -379,7 +382,7 @@ class Comm(_Shared):
         it: which of them a rank still has may not depend on its garbage collection, since all
         ranks make a new one together."""
         device = _device("cuda")
-        options = _CommOptions(timeout_s=timeout,
+        options = _CommOptions(timeout_s=timeout, setup_timeout_s=setup_timeout,
                                transport=_choose(TRANSPORTS, transport, "transport"))
         if borrow:
             parent = _nccl_of(group, device)

@@ -311,11 +311,13 @@ typedef struct hra_comm_options {
         timeout_s; /* seconds that a call, or a stream, waits for another rank; default 600; negative: no limit */
     size_t message_bytes; /* longest single message over MPI; default 2^30, at most 2^31 - 1 */
     hra_transport_kind transport;
+    double setup_timeout_s; /* the same where communicators, plans and hops are made and communicators end,
+                               for which NCCL may take seconds; default: timeout_s */
 } hra_comm_options;
 
 #define HRA_COMM_OPTIONS_INIT                                                                                \
     {                                                                                                        \
-        sizeof(hra_comm_options), 0, 0, HRA_TRANSPORT_AUTO                                                   \
+        sizeof(hra_comm_options), 0, 0, HRA_TRANSPORT_AUTO, 0                                                \
     }
 
 /* One rank, this process. */
@@ -354,7 +356,10 @@ HRA_API hra_status hra_comm_get_status(const hra_comm *comm);
 HRA_API hra_status hra_comm_wait(hra_comm *comm, void *stream);
 
 /* Collective over the communicator's ranks. HRA_ERR_STATE while plans made on it live: then nothing
- * is destroyed and nothing sent. After a failure (hra_comm_get_status) it is local. Accepts NULL. */
+ * is destroyed and nothing sent. After a failure (hra_comm_get_status) it is local. Accepts NULL.
+ * Graphs with its transfers are destroyed before, or at least not launched after it. Over NCCL the end of its communicator
+ * waits for such graphs, and for ranks that are gone: then this returns after some seconds, and that end follows in a thread
+ * of its own, for which the end of the process waits some seconds, but not cudaDeviceReset. */
 HRA_API hra_status hra_comm_destroy(hra_comm *comm);
 
 /* ---- Hops ---------------------------------------------------------------------------------- */

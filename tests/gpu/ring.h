@@ -6,7 +6,7 @@
 
 #include <hra/mpi.h>
 
-/* A communicator whose ranks wait at most timeout_s for each other. Collective over parent. */
+/* A communicator whose ranks wait at most timeout_s for each other in executions. Collective over parent. */
 hra_comm *ring_connect(MPI_Comm parent, hra_transport_kind transport, double timeout_s);
 
 /* The whole program of one process of faults.c: argument is TRANSPORT, RANKS, FAULTS, SEED. Returns its exit status. */

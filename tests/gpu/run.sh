@@ -279,7 +279,7 @@ transports() {
 
 rings() {
     local test
-    for test in same graph layers comms hops held trace; do
+    for test in same graph layers comms hops held trace outlived; do
         echo "over peer 2 \$BUILD/tests/gpu-ring $test peer"
         echo "over peer 4 \$BUILD/tests/gpu-ring $test peer"
         echo "over nccl 2 \$BUILD/tests/gpu-ring $test nccl"

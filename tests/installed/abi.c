@@ -39,6 +39,7 @@ _Static_assert(sizeof(hra_span) == 40 && offsetof(hra_span, bytes) == 32, "");
 _Static_assert(offsetof(hra_domain, size) == 0 && offsetof(hra_domain, grid) == 24, "");
 _Static_assert(offsetof(hra_order_info, size) == 0 && offsetof(hra_order_info, curve) == 64, "");
 _Static_assert(offsetof(hra_comm_options, size) == 0 && offsetof(hra_comm_options, transport) == 24, "");
+_Static_assert(offsetof(hra_comm_options, setup_timeout_s) == 32, "");
 _Static_assert(offsetof(hra_problem, size) == 0 && offsetof(hra_problem, tokens) == 32, "");
 _Static_assert(offsetof(hra_problem, type) == 48 && offsetof(hra_problem, threads) == 88, "");
 _Static_assert(offsetof(hra_options, size) == 0 && offsetof(hra_options, saved) == 24, "");

@@ -944,6 +944,52 @@ static void test_gone(const char *argument)
     _exit(failures > 0); /* MPI_Finalize would wait for the dead */
 }
 
+/* Rank 1 is late, by more than one of the two limits: of passes, or of what makes plans. */
+static void test_limits(const char *argument)
+{
+    const double late_s = 2.5, short_s = 1, long_s = 60;
+    const int passes_are_short = strcmp(argument, "pass") == 0;
+    const hra_comm_options options = {.size = sizeof(options),
+                                      .timeout_s = passes_are_short ? short_s : long_s,
+                                      .setup_timeout_s = passes_are_short ? long_s : short_s};
+    struct job j = job_of(300, "identity", "full"), second = j;
+    hra_comm *comm = NULL;
+    hra_status status;
+
+    MPI_Barrier(MPI_COMM_WORLD); /* until here ranks may have come far apart */
+    CHECK_OK(hra_comm_create_mpi(&comm, MPI_COMM_WORLD, &options));
+    if (rank == 1 && passes_are_short)
+        usleep((useconds_t)(1e6 * late_s));
+    job_open(&j, comm, NULL);
+    if (!passes_are_short) {
+        if (rank == 1)
+            usleep((useconds_t)(1e6 * late_s));
+        CHECK_OK(job_forward(&j));
+        CHECK_OK(job_backward(&j));
+        job_compare(&j);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank == 1)
+        usleep((useconds_t)(1e6 * late_s));
+    const double begin = now_s();
+    if (passes_are_short) {
+        status = job_forward(&j);
+    } else {
+        CHECK_OK(hra_order_create(&second.order, &second.domain, second.order_name));
+        CHECK_OK(hra_mask_parse(&second.mask, &second.domain, second.order, second.mask_text));
+        status =
+            hra_plan_create(&second.plan, comm, &second.problem, second.order, second.mask, &second.options);
+    }
+    const double took = now_s() - begin;
+    CHECK(rank != 0 || (status == HRA_ERR_TIMEOUT && took >= short_s && took < late_s), "%s after %.1f s: %s",
+          hra_status_name(status), took, hra_last_error());
+    hra_mask_destroy(second.mask);
+    hra_order_destroy(second.order);
+    job_close(&j);
+    if (rank == 0)
+        hra_comm_destroy(comm); /* rank 1 may not know that it has failed, and would wait */
+}
+
 /* ---- A link that may be cut ---- */
 
 enum { LINK_CALLS = 200, LINK_BEGUN = 20 };
@@ -1124,9 +1170,9 @@ int main(int argc, char **argv)
     } tests[] = {
         {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
-        {"refused", test_refused},   {"gone", test_gone},     {"link", test_link},
-        {"halo", test_halo},         {"gap", test_gap},       {"ranges", test_ranges},
-        {"lines", test_lines},       {"trace", test_trace},
+        {"refused", test_refused},   {"gone", test_gone},     {"limits", test_limits},
+        {"link", test_link},         {"halo", test_halo},     {"gap", test_gap},
+        {"ranges", test_ranges},     {"lines", test_lines},   {"trace", test_trace},
     };
     int found = 0;
 
