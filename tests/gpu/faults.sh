@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Faults between ranks on GPUs, drawn from a seed, counted by kind and outcome; tests/gpu/faults.c says what they are.
-#     BUILD=DIR tests/gpu/faults.sh FAULTS [SEED]
-# Batches of faults, each one mpirun, over the transports, with 2 and 4 ranks, with and without
+#     BUILD=DIR tests/gpu/faults.sh FAULTS [SEED [TRANSPORT]]
+# Batches of faults, each one mpirun, over all transports or one, with 2 and 4 ranks, with and without
 # CUDA_DEVICE_MAX_CONNECTIONS=1; over nccl with a GPU for each rank. Prints one line a kind, then what was wrong. A fault
 # of which nothing is heard, since a process hung or crashed, is wrong. Exit status: 0 every fault was noticed rightly,
 # 1 not, 77 cannot run here.
 set -u
-faults=${1:?how many faults} seed=${2:-1}
+faults=${1:?how many faults} seed=${2:-1} only=${3:-}
 command -v mpirun >/dev/null || exit 77
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 [ "$gpus" -gt 0 ] || exit 77
@@ -22,6 +22,10 @@ if [ "$gpus" -ge 2 ]; then
 else
     echo 'nccl: not run, it needs a GPU for each of 2 ranks'
 fi
+if [ -n "$only" ]; then
+    mapfile -t ways < <(printf '%s\n' "${ways[@]}" | grep "^$only ")
+    [ ${#ways[@]} -gt 0 ] || { echo "over $only: nothing to run"; exit 77; }
+fi
 
 # NUMBER FAULTS SEED TRANSPORT RANKS CONNECTIONS: one mpirun; its lines go to a file of their own. Where there are more than two
 # GPUs batches take pairs of them in turn.
@@ -30,10 +34,12 @@ batch() {
     local pair=$(($1 % (gpus / 2 > 0 ? gpus / 2 : 1)))
     [ "$gpus" -lt 4 ] || export CUDA_VISIBLE_DEVICES=$((2 * pair)),$((2 * pair + 1))
     [ "$6" = - ] || export CUDA_DEVICE_MAX_CONNECTIONS=$6
-    timeout -k 5 $((60 + 6 * $2)) mpirun --oversubscribe --bind-to none --enable-recovery \
+    local began=$SECONDS limit=$((60 + 12 * $2)) # processes that hang end themselves long before
+    timeout -k 5 $limit mpirun --oversubscribe --bind-to none --enable-recovery \
         --mca mpi_yield_when_idle 1 -n "$processes" \
         "$BUILD/tests/gpu-ring" faults "$4" "$5" "$2" "$3" >"$out.out" 2>"$out.err" </dev/null
     local status=$? heard
+    printf 'took\t%s\t%s\n' $((SECONDS - began)) "$limit" >>"$out.out"
     heard=$(grep -c $'^fault\t' "$out.out")
     # mpirun's own status says nothing where processes were killed, but for that of timeout.
     if [ $status -eq 124 ] || [ "$heard" -lt "$2" ] || grep -qE '^a process (crashed|hangs)' "$out.err"; then
@@ -69,6 +75,7 @@ awk -F '\t' '
         bad += $8 != "right"
     }
     $1 == "lost" { lost += $2; crashed += $2 == 0 }
+    $1 == "took" && $2 > slowest { slowest = $2; limit = $3 }
     END {
         for (kind in count) {
             line = ""
@@ -82,6 +89,7 @@ awk -F '\t' '
         close("sort")
         printf "%d faults, %d of them wrong; %d without a word, %d batches that crashed or did not end\n",
             all + lost, bad, lost, crashed
+        printf "the slowest batch took %d s of %d\n", slowest, limit
         exit bad + lost + crashed > 0
     }' "$logs/all"
 result=$?
