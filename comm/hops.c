@@ -1,7 +1,8 @@
 /* hops.c - transfers alone, from each rank to the next, for measuring what a transport does.
  *
- * Two buffers: a hop sends what one holds into the other one of the next rank. Before the next hop both its transfers are
- * finished on the stream, since it sends what has arrived and overwrites what has been sent; so do the hops of a ring. */
+ * Three buffers: a hop sends what one holds into the next one of the next rank. Before the next hop both its transfers are
+ * finished on the stream, since it sends what has arrived; the buffer that it receives in is the third, which was sent a
+ * hop before, and so is posted a hop ahead. So do the hops of a ring. */
 #include "comm/transport.h"
 
 #include <stdio.h>
@@ -20,7 +21,10 @@ struct hra_hops {
     char what[32];
 };
 
-enum { PIECE = 1 << 20 }; /* bytes that are filled or compared at once */
+enum {
+    BUFFERS = 3,
+    PIECE = 1 << 20 /* bytes that are filled or compared at once */
+};
 
 /* The byte at `at` of what rank `rank` sends first. */
 static unsigned char stamp(int rank, size_t at)
@@ -64,7 +68,7 @@ static hra_status prepare(struct hra_hops *h)
     h->stride = (h->bytes + 255) / 256 * 256;
     HRA_TRY(hra_alloc((void **)&h->there, comm->ranks, sizeof(*h->there), "hops"));
     HRA_TRY(hra_alloc((void **)&h->transfer, 2 * (int64_t)h->count, sizeof(*h->transfer), "hops"));
-    HRA_TRY(comm->transport->alloc(comm->state, (void **)&h->base, 2 * h->stride));
+    HRA_TRY(comm->transport->alloc(comm->state, (void **)&h->base, BUFFERS * h->stride));
     HRA_TRY(pass_over(h, 0, comm->rank, 0));
     for (int i = 0; i < 2 * h->count; i++) {
         const int sends = i % 2, peer = (comm->rank + (sends ? 1 : comm->ranks - 1)) % comm->ranks;
@@ -75,6 +79,7 @@ static hra_status prepare(struct hra_hops *h)
                                   .sends = sends,
                                   .what = h->what,
                                   .round = i / 2,
+                                  .ahead = i / 2 > 0 && comm->transport->post != NULL,
                                   .number = i / 2,
                                   .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
     }
@@ -111,7 +116,7 @@ static hra_status build(struct hra_hops *h)
     HRA_TRY(hra_comm_agree(comm, prepare(h)));
     if (comm->transport->map == NULL)
         return HRA_OK;
-    return hra_comm_note(comm, comm->transport->map(comm->state, h->base, 2 * h->stride, h->there));
+    return hra_comm_note(comm, comm->transport->map(comm->state, h->base, BUFFERS * h->stride, h->there));
 }
 
 hra_status hra_hops_create(hra_hops **out, hra_comm *comm, size_t bytes, int count)
@@ -145,17 +150,31 @@ hra_status hra_hops_create(hra_hops **out, hra_comm *comm, size_t bytes, int cou
     return HRA_OK;
 }
 
+/* Say from where to where, by how many hops have been made before. */
+static void aim(struct hra_hops *h, struct hra_transfer *pair, int64_t before)
+{
+    const size_t from = (size_t)(before % BUFFERS) * h->stride,
+                 to = (size_t)((before + 1) % BUFFERS) * h->stride;
+    void *const there = h->there[pair[1].peer];
+
+    pair[0].data = h->base + to;
+    pair[1].data = h->base + from;
+    pair[1].there = there == NULL ? NULL : (char *)there + to;
+}
+
 static hra_status hop(struct hra_hops *h, int number, void *stream)
 {
     const struct hra_transport *transport = h->comm->transport;
     struct hra_transfer *const receipt = &h->transfer[2 * number], *const send = receipt + 1;
-    const int from = (int)(h->done % 2);
+    struct hra_transfer *const next = send + 1;
 
-    receipt->data = h->base + (size_t)(1 - from) * h->stride;
-    send->data = h->base + (size_t)from * h->stride;
-    send->there =
-        h->there[send->peer] == NULL ? NULL : (char *)h->there[send->peer] + (size_t)(1 - from) * h->stride;
+    aim(h, receipt, h->done);
     HRA_TRY(transport->start(h->comm->state, (struct hra_transfer *const[]){receipt, send}, 2, stream));
+    if (number + 1 < h->count && next->ahead) {
+        aim(h, next, h->done + 1);
+        HRA_TRY(
+            transport->post(h->comm->state, (struct hra_transfer *const[]){next, next + 1}, 2, 0, stream));
+    }
     HRA_TRY(transport->finish(h->comm->state, receipt, stream));
     HRA_TRY(transport->finish(h->comm->state, send, stream));
     h->done++;
@@ -184,7 +203,8 @@ hra_status hra_hops_check(hra_hops *h)
     if (h == NULL)
         return HRA_FAIL(HRA_ERR_ARG, "hra_hops_check: hops is NULL");
     const int ranks = h->comm->ranks;
-    return pass_over(h, (int)(h->done % 2), (int)((h->comm->rank + ranks - h->done % ranks) % ranks), 1);
+    return pass_over(h, (int)(h->done % BUFFERS), (int)((h->comm->rank + ranks - h->done % ranks) % ranks),
+                     1);
 }
 
 void hra_hops_destroy(hra_hops *h)

@@ -21,7 +21,7 @@ struct mpi_state {
     size_t message_bytes;
     MPI_Request *request; /* [capacity]; those of transfers under way lie in 0 .. used - 1 */
     int used, capacity;
-    int open; /* transfers started and not finished; at 0 used returns to 0 */
+    int open; /* transfers begun and not finished; at 0 used returns to 0 */
 };
 
 static hra_status fail_mpi(int code, const char *call)
@@ -149,11 +149,34 @@ static hra_status start_one(struct mpi_state *m, struct hra_transfer *t)
     return HRA_OK;
 }
 
+/* Receives that are posted before their messages come save MPI a copy, or the wait for who would send. */
+static hra_status mpi_post(void *state, struct hra_transfer *const *transfer, int count, int after,
+                           void *stream)
+{
+    struct mpi_state *m = state;
+
+    (void)stream;
+    for (int i = count; i < count + after; i++) {
+        int done = 0;
+        const int code =
+            MPI_Testall(transfer[i]->count, m->request + transfer[i]->first, &done, MPI_STATUSES_IGNORE);
+        if (code != MPI_SUCCESS)
+            return fail_transfer(m, transfer[i], code);
+        if (!done)
+            return HRA_OK; /* they are received when they are started */
+    }
+    for (int i = 0; i < count; i++)
+        if (!transfer[i]->sends)
+            HRA_TRY(start_one(m, transfer[i]));
+    return HRA_OK;
+}
+
 static hra_status mpi_start(void *state, struct hra_transfer *const *transfer, int count, void *stream)
 {
     (void)stream;
     for (int i = 0; i < count; i++)
-        HRA_TRY(start_one(state, transfer[i]));
+        if (transfer[i]->count == 0)
+            HRA_TRY(start_one(state, transfer[i]));
     return HRA_OK;
 }
 
@@ -166,6 +189,7 @@ static hra_status mpi_finish(void *state, struct hra_transfer *t, void *stream)
     const int code = wait_all(m->request + t->first, t->count, m->limit.run_s, &done);
     if (code != MPI_SUCCESS || !done)
         return fail_transfer(m, t, code);
+    t->count = 0;
     if (--m->open == 0)
         m->used = 0;
     return HRA_OK;
@@ -231,6 +255,7 @@ static const struct hra_transport mpi_transport = {
     .allgather = mpi_allgather,
     .enlist = mpi_enlist,
     .start = mpi_start,
+    .post = mpi_post,
     .finish = mpi_finish,
     .poll = mpi_poll,
     .alloc = mpi_alloc,

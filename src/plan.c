@@ -676,6 +676,12 @@ static hra_status prepare_straight(hra_plan *plan, struct hra_pass_plan *pass)
     return hra_alloc_unset((void **)&pass->line, lines, sizeof(*pass->line), "moves");
 }
 
+/* Where messages go through the host's memory, what came before into a buffer is copied on while the next run computes. */
+static int can_post(const hra_plan *plan)
+{
+    return plan->comm->transport->post != NULL && !plan->staged;
+}
+
 /* The transfers of a pass, as its schedule has them. */
 static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
@@ -683,11 +689,13 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
     const struct hra_schedule *s = &pass->schedule;
     struct hra_lines *line = pass->line;
     const int rank = plan->comm->rank;
+    unsigned char *ahead = NULL;
     int(*count)[2] = NULL; /* so far, from and to each rank */
 
     HRA_TRY(hra_alloc((void **)&pass->transfer, s->moves, sizeof(*pass->transfer), "moves"));
     HRA_TRY(hra_alloc((void **)&count, plan->comm->ranks, sizeof(*count), "moves"));
-    for (int r = 0; r < s->rounds; r++)
+    const hra_status status = hra_schedule_ahead(&ahead, s, plan->comm->ranks);
+    for (int r = 0; status == HRA_OK && r < s->rounds; r++)
         for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
             const struct hra_move *m = &s->move[i];
             const size_t bytes = hra_plan_move_bytes(plan, s, m);
@@ -702,13 +710,15 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
                                       .sends = m->sends,
                                       .what = pass->what,
                                       .round = r,
+                                      .ahead = ahead[i] && can_post(plan),
                                       .number = number,
                                       .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
             line += pass->straight.move[i] ? groups_of_lines(plan, pass, m) : 0;
             plan->stats[rank].received[which] += m->sends ? 0 : (int64_t)bytes;
         }
     free(count);
-    return HRA_OK;
+    free(ahead);
+    return status;
 }
 
 static hra_status prepare_pass(hra_plan *plan, hra_pass which)

@@ -318,6 +318,52 @@ static hra_status start_moves(struct execution *x, const struct hra_round *round
     return record(x, HRA_SPAN_OTHER, -1);
 }
 
+/* Does any move that is posted receive where this one sends from? */
+static int meets_posted(const struct hra_schedule *s, const struct hra_transfer *transfer,
+                        const struct hra_round *next, const struct hra_move *sent)
+{
+    for (int i = next->move0; i < next->move1; i++) {
+        const struct hra_move *m = &s->move[i];
+        if (transfer[i].ahead && !m->sends && m->payload == sent->payload &&
+            m->to <= sent->from + sent->more && sent->from <= m->to + m->more)
+            return 1;
+    }
+    return 0;
+}
+
+/* Are buffers of a move that receives being sent from? */
+static int is_sent_from(const struct execution *x, const struct hra_move *move)
+{
+    int sends = 0;
+
+    for (int n = 0; n <= move->more && !move->sends; n++)
+        sends |= x->pass->busy[move->payload][move->to + n][1];
+    return sends != 0;
+}
+
+/* Let go of the buffers in which the next round receives, where they are free already. */
+static hra_status post_moves(struct execution *x, const struct hra_round *next)
+{
+    hra_comm *comm = x->plan->comm;
+    const struct hra_schedule *s = &x->pass->schedule;
+    struct hra_transfer *const transfer = x->pass->transfer, **post = x->pass->started;
+    int count = 0, after = 0, sent = 0;
+
+    for (int i = next->move0; i < next->move1; i++)
+        if (transfer[i].ahead) {
+            if (!s->move[i].sends)
+                open_message(x, i);
+            post[count++] = &transfer[i];
+            sent |= is_sent_from(x, &s->move[i]);
+        }
+    if (count == 0)
+        return HRA_OK;
+    for (int i = x->first; sent && i >= 0; i = x->pass->next[i])
+        if (s->move[i].sends && meets_posted(s, transfer, next, &s->move[i]))
+            post[count + after++] = &transfer[i];
+    return hra_comm_note(comm, comm->transport->post(comm->state, post, count, after, x->stream));
+}
+
 /* What a run computes against, once its buffers are settled. */
 static hra_status open_sources(struct execution *x, const struct hra_run *run)
 {
@@ -415,6 +461,8 @@ static hra_status execute(struct execution *x, struct hra_run_args *args, struct
     for (int r = 0; r < s->rounds; r++) {
         x->round = r;
         HRA_TRY(start_moves(x, &s->round[r]));
+        if (r + 1 < s->rounds)
+            HRA_TRY(post_moves(x, &s->round[r + 1]));
         for (int i = s->round[r].run0; i < s->round[r].run1; i++) {
             const struct hra_run *run = &s->run[i];
             HRA_TRY(open_sources(x, run));

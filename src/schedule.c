@@ -80,18 +80,20 @@ void hra_schedule_clear(struct hra_schedule *s)
 
 /* ---- Own parts that need no copy ---- */
 
-static int count_buffers(const struct hra_schedule *s)
+static int count_buffers(const struct hra_schedule *s, enum hra_payload payload)
 {
     int count = 0;
 
-    for (int l = 0; l < s->loads; l++)
+    for (int l = 0; l < s->loads && payload == HRA_KV; l++)
         count = s->load[l].buffer >= count ? s->load[l].buffer + 1 : count;
     for (int i = 0; i < s->moves; i++) {
-        const int last = s->move[i].payload == HRA_KV ? hra_move_buffer(&s->move[i]) + s->move[i].more : -1;
+        const int last = s->move[i].payload == payload ? hra_move_buffer(&s->move[i]) + s->move[i].more : -1;
         count = last >= count ? last + 1 : count;
     }
-    for (int c = 0; c < s->sources; c++)
-        count = s->source[c].buffer >= count ? s->source[c].buffer + 1 : count;
+    for (int c = 0; c < s->sources; c++) {
+        const int buffer = payload == HRA_KV ? s->source[c].buffer : s->source[c].gradient;
+        count = buffer >= count ? buffer + 1 : count;
+    }
     return count;
 }
 
@@ -131,7 +133,7 @@ static void follow_loads(struct hra_straight *out, const struct hra_schedule *s,
 
 hra_status hra_schedule_straight(struct hra_straight *out, const struct hra_schedule *s, int most)
 {
-    const int buffers = count_buffers(s);
+    const int buffers = count_buffers(s, HRA_KV);
     int *load = NULL;
 
     *out = (struct hra_straight){.move = NULL};
@@ -150,6 +152,72 @@ void hra_straight_clear(struct hra_straight *straight)
     free(straight->move);
     free(straight->wanted);
     *straight = (struct hra_straight){.move = NULL};
+}
+
+/* ---- Receipts that need not wait for their round ---- */
+
+/* A buffer, as far as a schedule has been followed. */
+struct use {
+    int arrives; /* 1: something that nothing has waited for yet */
+    int used;    /* 1 + the last round whose runs use it; 0: none so far */
+};
+
+static void use_buffer(struct use *use, int buffer, int round)
+{
+    if (buffer != HRA_OWN)
+        use[buffer] = (struct use){.used = round + 1};
+}
+
+static int is_free(const struct hra_move *m, struct use *const *use, int round)
+{
+    for (int n = 0; n <= m->more; n++) {
+        const struct use *u = &use[m->payload][m->to + n];
+        if (u->arrives || u->used == round + 1)
+            return 0;
+    }
+    return 1;
+}
+
+/* late [ranks]: 1 + the last round in which a receipt from there has to wait for it. */
+static void follow_round(unsigned char *ahead, const struct hra_schedule *s, int r, struct use *const *use,
+                         int *late)
+{
+    const struct hra_round *round = &s->round[r];
+
+    for (int i = round->move0; i < round->move1; i++)
+        for (int n = 0; n <= s->move[i].more; n++)
+            use[s->move[i].payload][hra_move_buffer(&s->move[i]) + n].arrives = !s->move[i].sends;
+    for (int i = round->run0; i < round->run1; i++)
+        for (int c = s->run[i].source0; c < s->run[i].source1; c++) {
+            use_buffer(use[HRA_KV], s->source[c].buffer, r);
+            use_buffer(use[HRA_DKV], s->source[c].gradient, r);
+        }
+    for (int i = round->move1; r + 1 < s->rounds && i < s->round[r + 1].move1; i++) {
+        const struct hra_move *m = &s->move[i];
+        if (m->sends)
+            continue;
+        ahead[i] = late[m->peer] != r + 2 && is_free(m, use, r);
+        if (!ahead[i])
+            late[m->peer] = r + 2;
+    }
+}
+
+hra_status hra_schedule_ahead(unsigned char **out, const struct hra_schedule *s, int ranks)
+{
+    struct use *use[HRA_PAYLOADS] = {NULL, NULL};
+    int *late = NULL;
+
+    hra_status status = hra_alloc((void **)out, s->moves, 1, "moves");
+    for (int p = 0; status == HRA_OK && p < HRA_PAYLOADS; p++)
+        status = hra_alloc((void **)&use[p], count_buffers(s, (enum hra_payload)p), sizeof(*use[p]), "moves");
+    if (status == HRA_OK)
+        status = hra_alloc((void **)&late, ranks, sizeof(*late), "moves");
+    for (int r = 0; status == HRA_OK && r < s->rounds; r++)
+        follow_round(*out, s, r, use, late);
+    free(use[HRA_KV]);
+    free(use[HRA_DKV]);
+    free(late);
+    return status;
 }
 
 int hra_work_half(const struct hra_work *work, int owner, int half)
@@ -270,9 +338,8 @@ hra_status hra_schedule_check(const struct hra_schedule *s, const struct hra_wor
  *     1 + (t - 1) parts + p       part p of step t
  *     (ranks - 1) parts + p       own part p > 0
  *
- * so that something is computed while the first K/V arrive and while the last dK/dV go home. Of each part p there are two
- * K/V buffers, 2 p and 2 p + 1, and step t uses the (t & 1)-th of them; of dK/dV three, 3 p + (t & 1), and 3 p + 2 in which
- * our own come home.
+ * so that something is computed while the first K/V arrive and while the last dK/dV go home. K/V have buffers as `kv_buffer`
+ * says; dK/dV of each part p three, 3 p + (t & 1) for step t, and 3 p + 2 in which our own come home.
  *
  *     round p                     own K/V of part p go to the next rank, for its step 1
  *     round of (t, p)             K/V part p of step t go on to the next rank, of step t + 1 arrive
@@ -338,14 +405,21 @@ static int ends(const struct ring *g, int owner, int p, int t)
     return t > 0 && g->last[owner * g->parts + p] == t;
 }
 
+/* Where K/V of step t lie. One buffer is free, so that a message can be on its way there, while another is filled and what
+ * lies in a third is computed against: of whole blocks, in forward, by a third; of two parts by the other part's. */
+static int kv_buffer(const struct ring *g, int p, int t)
+{
+    return g->parts == 1 ? t % 3 : 2 * p + (t & 1);
+}
+
 /* Moves of a rank come in pairs, what it sends after step t and what it receives for step t + 1: the same move of
  * two owners, seen from both sides. */
 static struct hra_move kv_hop(const struct ring *g, int owner, int p, int t, int sends)
 {
     return (struct hra_move){.payload = HRA_KV,
                              .part = g->index[owner * g->parts + p],
-                             .from = 2 * p + (t & 1),
-                             .to = 2 * p + ((t + 1) & 1),
+                             .from = kv_buffer(g, p, t),
+                             .to = kv_buffer(g, p, t + 1),
                              .peer = wrap(sends ? g->rank + 1 : g->rank - 1, g->ranks),
                              .sends = sends};
 }
@@ -408,7 +482,7 @@ static hra_status run_part(struct hra_schedule *s, const struct ring *g, int t, 
         return HRA_OK;
     HRA_TRY(hra_schedule_run(s, 0, queries));
     return hra_schedule_source(s, (struct hra_source){.part = part,
-                                                      .buffer = t == 0 ? HRA_OWN : 2 * p + (t & 1),
+                                                      .buffer = t == 0 ? HRA_OWN : kv_buffer(g, p, t),
                                                       .gradient = t == 0 ? HRA_OWN : 3 * p + (t & 1),
                                                       .zero = t > 0 && !begun(g, owner, p, t - 1)});
 }
@@ -447,7 +521,7 @@ static hra_status write_loads(struct hra_schedule *s, const struct ring *g)
 {
     for (int p = 0; p < g->parts; p++)
         if (wanted(g, g->rank, p, 0))
-            HRA_TRY(hra_schedule_load(s, g->index[g->rank * g->parts + p], 2 * p));
+            HRA_TRY(hra_schedule_load(s, g->index[g->rank * g->parts + p], kv_buffer(g, p, 0)));
     return HRA_OK;
 }
 

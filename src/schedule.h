@@ -5,8 +5,8 @@
  *
  *     ring of 3, forward, rank 0     moves                                  runs
  *     round 0 (load own -> buffer 0) 0: own -> rank 1, rank 2's -> buffer 1  own K/V
- *     round 1                        buffer 1 -> rank 1, rank 1's -> buffer 0  buffer 1
- *     round 2                                                                buffer 0
+ *     round 1                        buffer 1 -> rank 1, rank 1's -> buffer 2  buffer 1
+ *     round 2                                                                buffer 2
  *
  * Rules that the executor keeps, and a generator relies on:
  * - What touches one buffer happens in schedule order: a move starts, and a run begins, when earlier moves on its
@@ -221,6 +221,11 @@ void hra_schedule_drop_rounds(struct hra_schedule *s);
 
 /* Frees what the schedule holds, not the struct. */
 void hra_schedule_clear(struct hra_schedule *s);
+
+/* Which receipts have buffers that are free a round before their own, when the moves of that round have started: nothing is
+ * arriving there, and its runs do not use them. Sends from them may still be under way. Where one of a peer's waits for its own
+ * round, so do those behind it in that round. *out, [moves], is to be freed, also on failure. HRA_ERR_MEMORY. */
+hra_status hra_schedule_ahead(unsigned char **out, const struct hra_schedule *s, int ranks);
 
 /* Parts of a message, times the batch, that are sent from the caller's tensors, at most: each is two copies, some microseconds
  * of the engine's, where more parts are put together before by a kernel or two. */

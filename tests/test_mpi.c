@@ -39,9 +39,9 @@ ParameterizedTestParameters(mpi, worker)
         {8, "direct", ""},                                               /* one tile a rank: no second part */
         {3, "cut", ""},        {3, "threads", ""},    {4, "together", ""},  {3, "disagree", ""},
         {3, "refused", ""},    {4, "packed", ""},     {3, "halo", ""},      {8, "halo", ""},
-        {2, "limits", "pass"}, {2, "limits", "plan"}, {2, "gap", ""},       {2, "ranges", ""},
-        {2, "lines", ""},      {1, "trace", "ring"},  {4, "trace", "ring"}, {3, "trace", "halo"},
-        {4, "trace", "few"}, /* rank 3 has no rows */
+        {2, "limits", "pass"}, {2, "limits", "plan"}, {4, "posts", ""},     {2, "gap", ""},
+        {2, "ranges", ""},     {2, "lines", ""},      {1, "trace", "ring"}, {4, "trace", "ring"},
+        {3, "trace", "halo"},  {4, "trace", "few"}, /* rank 3 has no rows */
     };
     return cr_make_param_array(struct row, rows, sizeof(rows) / sizeof(rows[0]));
 }

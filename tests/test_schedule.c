@@ -148,6 +148,9 @@ struct player {
     int messages[HRA_PAYLOADS];   /* that came */
     int number[RANKS * MESSAGES]; /* [moves] which message of its channel a move is */
     char finished[RANKS * MESSAGES];
+    unsigned char *ahead;               /* [moves] receipts that are posted a round before their own */
+    char posted[HRA_PAYLOADS][BUFFERS]; /* 1: a message may come at any time */
+    int posts;
     int round, run, moved,
         started; /* where we are: the next run of a round, whether its moves have started */
 };
@@ -255,7 +258,30 @@ static void start_move(struct game *g, int rank, int i)
             message->content[n] = content[n];
         } else {
             content[n].part = nothing; /* whatever it held is being overwritten */
+            p->posted[move->payload][move->to + n] = 0;
         }
+    }
+}
+
+/* From here on what comes for the next round may lie in these buffers. */
+static void post_moves(struct player *p, const struct hra_round *next)
+{
+    for (int i = next->move0; i < next->move1; i++) {
+        const struct hra_move *move = &p->schedule.move[i];
+        if (!p->ahead[i])
+            continue;
+        cr_assert(move->sends == 0, "a send is posted");
+        for (int j = next->move0; j < i; j++)
+            cr_assert(p->schedule.move[j].sends || p->schedule.move[j].peer != move->peer || p->ahead[j],
+                      "rank %d's messages overtake each other", move->peer);
+        for (int j = 0; j < p->started; j++)
+            for (int n = 0; n <= move->more; n++)
+                cr_assert(p->finished[j] || p->schedule.move[j].sends ||
+                              p->schedule.move[j].payload != move->payload ||
+                              !hra_move_touches(&p->schedule.move[j], move->to + n),
+                          "round %d: what arrives in buffer %d is overwritten", p->round, move->to + n);
+        memset(&p->posted[move->payload][move->to], 1, (size_t)move->more + 1);
+        p->posts++;
     }
 }
 
@@ -264,6 +290,13 @@ static void run_source(struct game *g, int rank, const struct hra_source *source
     struct player *p = &g->player[rank];
     const struct hra_part *part = &p->schedule.part[source->part];
     const int own = part->owner == rank;
+
+    const int kv = source->buffer != HRA_OWN && p->posted[HRA_KV][source->buffer],
+              dkv = g->pass == HRA_BACKWARD && source->gradient != HRA_OWN &&
+                    p->posted[HRA_DKV][source->gradient];
+
+    cr_assert(kv + dkv == 0, "rank %d round %d computes part %d where another may be arriving", rank,
+              p->round, source->part);
 
     for (int k = part->key_tile0; k < part->key_tile1; k++)
         for (int h = part->head0; h < part->head1; h++) {
@@ -305,6 +338,8 @@ static int step(struct game *g, int rank)
         for (int i = round->move0; i < round->move1; i++)
             start_move(g, rank, i);
         p->started = round->move1;
+        if (p->round + 1 < s->rounds)
+            post_moves(p, round + 1);
         p->moved = 1;
         p->run = round->run0;
         return 1;
@@ -349,6 +384,7 @@ static void begin(struct game *g, hra_generator generate, hra_pass pass)
         for (int i = 0; i < s->sources; i++)
             cr_assert(s->source[i].buffer < BUFFERS && s->source[i].gradient < BUFFERS);
 
+        cr_assert(eq(int, hra_schedule_ahead(&p->ahead, s, ranks), HRA_OK));
         for (int b = 0; b < BUFFERS; b++)
             p->buffer[HRA_KV][b].part = p->buffer[HRA_DKV][b].part = nothing;
         for (int i = 0; i < s->loads; i++) {
@@ -360,8 +396,10 @@ static void begin(struct game *g, hra_generator generate, hra_pass pass)
 
 static void end(struct game *g)
 {
-    for (int r = 0; r < g->problem.work.ranks; r++)
+    for (int r = 0; r < g->problem.work.ranks; r++) {
         hra_schedule_clear(&g->player[r].schedule);
+        free(g->player[r].ahead);
+    }
 }
 
 /* All ranks to their ends, taking turns. `slow` never moves while another can. */
@@ -395,6 +433,7 @@ static void play(struct game *g, int slow)
 static void expect_ring(struct game *g)
 {
     const int parts = g->pass == HRA_BACKWARD && g->problem.work.ranks > 1 ? HRA_HALVES : 1;
+    const int kv = parts == 1 ? 3 : 2 * parts;
 
     for (int r = 0; r < g->problem.work.ranks; r++) {
         const struct hra_schedule *s = &g->player[r].schedule, *first = &g->player[0].schedule;
@@ -402,15 +441,15 @@ static void expect_ring(struct game *g)
         for (int i = 0; i < s->parts; i++)
             cr_assert(same(&s->part[i], &first->part[i]), "rank %d has other parts than rank 0", r);
         for (int i = 0; i < s->moves; i++) {
-            const int limit = s->move[i].payload == HRA_KV ? 2 * parts : 3 * parts;
+            const int limit = s->move[i].payload == HRA_KV ? kv : 3 * parts;
             cr_assert(s->move[i].from < limit && s->move[i].to < limit && s->move[i].more == 0,
                       "rank %d move %d: buffers %d to %d", r, i, s->move[i].from, s->move[i].to);
         }
         for (int i = 0; i < s->sources; i++)
-            cr_assert(s->source[i].buffer < 2 * parts &&
+            cr_assert(s->source[i].buffer < kv &&
                       (g->pass == HRA_FORWARD || s->source[i].gradient < 3 * parts));
         for (int i = 0; i < s->loads; i++)
-            cr_assert(s->load[i].buffer < 2 * parts);
+            cr_assert(s->load[i].buffer < kv);
     }
 }
 
@@ -509,6 +548,52 @@ ParameterizedTest(struct ring *ring, schedule, ring_computes_every_live_tile_onc
         expect_schedule(g, HRA_BACKWARD, draw(ring->ranks + 1));
     }
     free(g);
+}
+
+/* Under a full mask all that arrives is posted a round ahead, but for the first K/V. */
+Test(schedule, ring_posts_ahead)
+{
+    enum { STEPS = 4 };
+    struct game *g = malloc(sizeof(*g));
+
+    for (int tiles = 1; tiles <= 2; tiles++)
+        for (int pass = HRA_FORWARD; pass <= HRA_BACKWARD; pass++) {
+            random_state = 1;
+            make_problem(&g->problem, STEPS + 1, ALL, tiles);
+            g->problem.work.heads_kv = tiles;
+            begin(g, hra_schedule_ring, (hra_pass)pass);
+            play(g, STEPS + 1);
+            const struct player *p = &g->player[1];
+            cr_assert(eq(int, p->posts, p->messages[HRA_KV] + p->messages[HRA_DKV] - 1));
+            end(g);
+        }
+    free(g);
+}
+
+/* Receipts of a round: from rank 1 into a buffer that is computed against before and into one that is free, from rank 2 into
+ * one that is free, and into one where something arrives. What rank 1 sends second cannot be received first. */
+Test(schedule, posts_keep_the_order_of_messages)
+{
+    const struct {
+        int peer, buffer, ahead;
+    } receipt[] = {{1, 0, 0}, {1, 1, 0}, {2, 2, 1}, {2, 3, 0}};
+    struct hra_schedule s = {0};
+    unsigned char *ahead = NULL;
+
+    cr_assert(eq(int, hra_schedule_round(&s), HRA_OK));
+    cr_assert(eq(int, hra_schedule_move(&s, (struct hra_move){.peer = 3, .to = 3}), HRA_OK));
+    cr_assert(eq(int, hra_schedule_run(&s, 0, 1), HRA_OK));
+    cr_assert(eq(int, hra_schedule_source(&s, (struct hra_source){.gradient = HRA_OWN}), HRA_OK));
+    cr_assert(eq(int, hra_schedule_round(&s), HRA_OK));
+    for (int i = 0; i < 4; i++)
+        cr_assert(eq(
+            int, hra_schedule_move(&s, (struct hra_move){.peer = receipt[i].peer, .to = receipt[i].buffer}),
+            HRA_OK));
+    cr_assert(eq(int, hra_schedule_ahead(&ahead, &s, 4), HRA_OK));
+    for (int i = 0; i < 4; i++)
+        cr_expect(eq(int, ahead[1 + i], receipt[i].ahead), "receipt %d", i);
+    free(ahead);
+    hra_schedule_clear(&s);
 }
 
 /* ---- The halo, and streaming of heads ------------------------------------------------------------ */

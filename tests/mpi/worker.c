@@ -704,6 +704,96 @@ static void test_lines(const char *argument)
     CHECK_OK(hra_comm_destroy(comm));
 }
 
+/* ---- Receipts that are posted ahead ---- */
+
+enum { MOST_UNDER_WAY = 64 };
+
+static struct hra_transfer *under_way[MOST_UNDER_WAY]; /* NULL: none */
+static int posts, waited_for;                          /* receipts; sends that they come after */
+
+static void add_under_way(struct hra_transfer *t)
+{
+    int n = 0;
+
+    while (n < MOST_UNDER_WAY && under_way[n] != NULL)
+        n++;
+    CHECK(n < MOST_UNDER_WAY, "%d transfers are under way", n);
+    under_way[n % MOST_UNDER_WAY] = t;
+}
+
+static int meet(const struct hra_transfer *a, const struct hra_transfer *b)
+{
+    const char *one = a->data, *other = b->data;
+    return one < other + b->bytes && other < one + a->bytes;
+}
+
+/* What a receipt that is posted may overwrite is overwritten at once, unless it comes after sends that are over later; those
+ * that are under way in its buffer are named. */
+static hra_status post_and_spoil(void *state, struct hra_transfer *const *transfer, int count, int after,
+                                 void *stream)
+{
+    for (int i = 0; i < count; i++) {
+        if (transfer[i]->sends)
+            continue;
+        CHECK(transfer[i]->ahead, "%s, round %d", transfer[i]->what, transfer[i]->round);
+        for (int n = 0; n < MOST_UNDER_WAY; n++) {
+            int named = 0;
+            if (under_way[n] == NULL || !meet(transfer[i], under_way[n]))
+                continue;
+            for (int a = count; a < count + after; a++)
+                named |= transfer[a] == under_way[n];
+            CHECK(named && under_way[n]->sends, "%s, round %d: posted where %s, round %d, is under way",
+                  transfer[i]->what, transfer[i]->round, under_way[n]->what, under_way[n]->round);
+        }
+        if (after == 0)
+            memset(transfer[i]->data, 0xff, transfer[i]->bytes);
+        posts++;
+    }
+    waited_for += after;
+    return whole->post(state, transfer, count, after, stream);
+}
+
+static hra_status start_and_note(void *state, struct hra_transfer *const *transfer, int count, void *stream)
+{
+    for (int i = 0; i < count; i++)
+        add_under_way(transfer[i]);
+    return whole->start(state, transfer, count, stream);
+}
+
+static hra_status finish_and_note(void *state, struct hra_transfer *transfer, void *stream)
+{
+    for (int n = 0; n < MOST_UNDER_WAY; n++)
+        if (under_way[n] == transfer)
+            under_way[n] = NULL;
+    return whole->finish(state, transfer, stream);
+}
+
+/* What comes into buffers that are free a round before may come then, and nothing that still has to be read is there. */
+static void test_posts(const char *argument)
+{
+    hra_comm *comm = open_comm(MPI_COMM_WORLD, 60, 0);
+    struct hra_transport transport = *comm->transport;
+
+    (void)argument;
+    whole = comm->transport;
+    transport.post = post_and_spoil;
+    transport.start = start_and_note;
+    transport.finish = finish_and_note;
+    comm->transport = &transport;
+    for (hra_schedule_kind schedule = HRA_SCHEDULE_RING; schedule <= HRA_SCHEDULE_HEADS; schedule++) {
+        struct job j = job_of(1500, "identity", "full");
+        j.domain.heads = j.problem.heads = 4;
+        j.options.shard = HRA_SHARD_CONTIGUOUS;
+        j.options.schedule = schedule;
+        posts = waited_for = 0;
+        run_and_compare(&j, comm, NULL);
+        CHECK(posts > 0 && (schedule != HRA_SCHEDULE_RING || waited_for > 0),
+              "schedule %d: %d receipts are posted, after %d sends", (int)schedule, posts, waited_for);
+    }
+    comm->transport = whole;
+    CHECK_OK(hra_comm_destroy(comm));
+}
+
 /* Packed documents, others at every step: the communicator takes memory once, however the documents fall and whatever
  * the sharding, a model of the ranks plans alike, and every answer is right. */
 static void test_packed(const char *argument)
@@ -1171,8 +1261,9 @@ int main(int argc, char **argv)
         {"direct", test_direct},     {"cut", test_cut},       {"threads", test_threads},
         {"together", test_together}, {"packed", test_packed}, {"disagree", test_disagree},
         {"refused", test_refused},   {"gone", test_gone},     {"limits", test_limits},
-        {"link", test_link},         {"halo", test_halo},     {"gap", test_gap},
-        {"ranges", test_ranges},     {"lines", test_lines},   {"trace", test_trace},
+        {"posts", test_posts},       {"link", test_link},     {"halo", test_halo},
+        {"gap", test_gap},           {"ranges", test_ranges}, {"lines", test_lines},
+        {"trace", test_trace},
     };
     int found = 0;
 
