@@ -7,6 +7,7 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 
 extern char **environ;
@@ -52,23 +53,52 @@ ParameterizedTest(struct row *r, mpi, worker, .timeout = 200)
               "%d ranks, %s %s", r->ranks, r->test, r->argument);
 }
 
+/* What between GPUs needs no GPU: tests/peer/worker.c, where all streams have queues of their own, and where they share one. */
+ParameterizedTestParameters(mpi, peer)
+{
+    static struct row rows[] = {{2, "hops", "1"},   {3, "hops", "2"},   {2, "rounds", "3"},
+                                {3, "rounds", "4"}, {4, "rounds", "5"}, {4, "rounds", "6"},
+                                {5, "rounds", "7"}, {3, "absent", ""}};
+    return cr_make_param_array(struct row, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct row *r, mpi, peer, .timeout = 200)
+{
+    if (getenv("HRA_PEER_WORKER") == NULL)
+        cr_skip_test("the headers of CUDA are not here");
+    for (int queues = 0; queues <= 1; queues++) {
+        char program[1024];
+        snprintf(program, sizeof(program), "env HRA_TEST_QUEUES=%d %s", queues, getenv("HRA_PEER_WORKER"));
+        cr_expect(eq(int, run_ranks(r->ranks, program, r->test, r->argument, 90), 0),
+                  "%d ranks, %s %s, queues %d", r->ranks, r->test, r->argument, queues);
+    }
+}
+
 /* One rank goes away. mpirun itself fails where a rank was killed, so the ranks that stay are counted by what they
  * print: 2 of 3 must report REMOTE or TIMEOUT. */
 ParameterizedTestParameters(mpi, gone)
 {
     static struct row rows[] = {
-        {3, "gone", "killed-forward"},  {3, "gone", "killed-backward"}, {3, "gone", "absent-forward"},
-        {3, "gone", "absent-backward"}, {3, "gone", "absent-plan"},     {3, "gone", "killed-plan"},
+        {3, "gone", "killed-forward"},
+        {3, "gone", "killed-backward"},
+        {3, "gone", "absent-forward"},
+        {3, "gone", "absent-backward"},
+        {3, "gone", "absent-plan"},
+        {3, "gone", "killed-plan"},
+        {3, "killed", ""}, /* between GPUs */
     };
     return cr_make_param_array(struct row, rows, sizeof(rows) / sizeof(rows[0]));
 }
 
 ParameterizedTest(struct row *r, mpi, gone, .timeout = 100)
 {
+    const char *program = getenv(strcmp(r->test, "gone") == 0 ? "HRA_WORKER" : "HRA_PEER_WORKER");
     char command[2048];
 
+    if (program == NULL)
+        cr_skip_test("the headers of CUDA are not here");
     snprintf(command, sizeof(command), "timeout -k 5 60 %s --enable-recovery -n %d %s %s %s 2>&1",
-             getenv("HRA_MPIEXEC"), r->ranks, getenv("HRA_WORKER"), r->test, r->argument);
+             getenv("HRA_MPIEXEC"), r->ranks, program, r->test, r->argument);
     FILE *output = popen(command, "r");
     cr_assert(ne(ptr, output, NULL));
     char line[1024];
