@@ -30,7 +30,7 @@ static int run_ranks(int ranks, const char *program, const char *first, const ch
 /* Values only: Criterion copies the rows into another process. */
 struct row {
     int ranks;
-    char test[16], argument[24];
+    char test[48], argument[24];
 };
 
 ParameterizedTestParameters(mpi, worker)
@@ -53,6 +53,8 @@ ParameterizedTest(struct row *r, mpi, worker, .timeout = 200)
               "%d ranks, %s %s", r->ranks, r->test, r->argument);
 }
 
+#define PEER "--backend cuda --transport peer --timeout 60"
+
 /* What between GPUs needs no GPU: tests/peer/worker.c, where all streams have queues of their own, and where they share one. */
 ParameterizedTestParameters(mpi, peer)
 {
@@ -62,16 +64,37 @@ ParameterizedTestParameters(mpi, peer)
     return cr_make_param_array(struct row, rows, sizeof(rows) / sizeof(rows[0]));
 }
 
-ParameterizedTest(struct row *r, mpi, peer, .timeout = 200)
+static void expect_peer(const struct row *r, const char *variable)
 {
-    if (getenv("HRA_PEER_WORKER") == NULL)
+    if (getenv(variable) == NULL)
         cr_skip_test("the headers of CUDA are not here");
     for (int queues = 0; queues <= 1; queues++) {
         char program[1024];
-        snprintf(program, sizeof(program), "env HRA_TEST_QUEUES=%d %s", queues, getenv("HRA_PEER_WORKER"));
+        snprintf(program, sizeof(program), "env HRA_TEST_QUEUES=%d %s", queues, getenv(variable));
         cr_expect(eq(int, run_ranks(r->ranks, program, r->test, r->argument, 90), 0),
                   "%d ranks, %s %s, queues %d", r->ranks, r->test, r->argument, queues);
     }
+}
+
+ParameterizedTest(struct row *r, mpi, peer, .timeout = 200)
+{
+    expect_peer(r, "HRA_PEER_WORKER");
+}
+
+/* Whole random problems there, with the CPU's kernels: plans, the executor and the transport of several GPUs. */
+ParameterizedTestParameters(mpi, peer_problems)
+{
+    static struct row rows[] = {{2, PEER, "--random 30 --seed 22"},
+                                {3, PEER, "--random 30 --seed 23"},
+                                {5, PEER, "--random 30 --seed 25"},
+                                {8, PEER, "--random 15 --seed 28"},
+                                {4, PEER, "--tokens 1500 --heads 2"}};
+    return cr_make_param_array(struct row, rows, sizeof(rows) / sizeof(rows[0]));
+}
+
+ParameterizedTest(struct row *r, mpi, peer_problems, .timeout = 300)
+{
+    expect_peer(r, "HRA_PEER_CHECK");
 }
 
 /* One rank goes away. mpirun itself fails where a rank was killed, so the ranks that stay are counted by what they

@@ -7,6 +7,8 @@
  * keeps back all behind it. HRA_TEST_SEED is what draws begin at.
  *
  * It knows nothing of what a GPU's memory does with writes that are not fenced: here all are seen at once. */
+#include "tests/peer/device.h"
+
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <fcntl.h>
@@ -18,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { WRITE_32, WRITE_64, WAIT_32, COPY, FILL, RECORD, WAIT_EVENT };
+enum kind { WRITE_32, WRITE_64, WAIT_32, COPY, FILL, CALL, RECORD, WAIT_EVENT };
 
 struct operation {
     struct operation *next;
@@ -28,6 +30,7 @@ struct operation {
     const void *from;
     size_t bytes, count, pitch_to, pitch_from; /* lines */
     uint64_t value;
+    void (*call)(void *argument); /* with `to` */
     struct CUevent_st *event;
     uint64_t number; /* of the event's record */
 };
@@ -55,7 +58,7 @@ struct block {
 
 static struct {
     pthread_mutex_t lock;
-    struct CUstream_st *streams;
+    struct CUstream_st *streams, legacy; /* the latter is one of the former */
     int count;
     struct list all; /* of all streams, where they share one list */
     int shares;
@@ -103,6 +106,9 @@ static void carry_out(const struct operation *o)
     case FILL:
         memset(o->to, (int)o->value, o->bytes);
         break;
+    case CALL:
+        o->call(o->to);
+        break;
     case RECORD:
         o->event->done = o->number;
         break;
@@ -119,7 +125,11 @@ static int advance(struct list *list)
 
     if (o == NULL || !can_be_done(o))
         return 0;
+    if (o->kind == CALL) /* which may take long, and put nothing on streams */
+        pthread_mutex_unlock(&gpu.lock);
     carry_out(o);
+    if (o->kind == CALL)
+        pthread_mutex_lock(&gpu.lock);
     list->first = o->next;
     if (list->first == NULL)
         list->last = &list->first;
@@ -162,17 +172,34 @@ static void begin(void)
     gpu.shares = queues != NULL && atoi(queues) == 1;
     gpu.draws = (seed == NULL ? 1 : strtoull(seed, NULL, 10)) * 1000 + (uint64_t)getpid() % 1000;
     gpu.all.last = &gpu.all.first;
+    gpu.legacy.list.last = &gpu.legacy.list.first;
+    gpu.streams = &gpu.legacy;
+    gpu.count = 1;
     if (pthread_create(&thread, NULL, work, NULL) != 0)
         abort();
     pthread_detach(thread);
 }
 
-static cudaError_t put(cudaStream_t stream, struct operation operation)
+static void begin_once(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, begin);
+}
+
+/* The default stream waits for no other, as for those that do not block. */
+static cudaStream_t named(cudaStream_t stream)
+{
+    return stream == NULL || stream == cudaStreamLegacy ? &gpu.legacy : stream;
+}
+
+static cudaError_t put(cudaStream_t given, struct operation operation)
+{
+    cudaStream_t stream = named(given);
     struct operation *o = malloc(sizeof(*o));
 
     if (o == NULL)
         return cudaErrorMemoryAllocation;
+    begin_once();
     *o = operation;
     o->stream = stream;
     pthread_mutex_lock(&gpu.lock);
@@ -186,6 +213,12 @@ static cudaError_t put(cudaStream_t stream, struct operation operation)
         o->number = o->event->recorded;
     pthread_mutex_unlock(&gpu.lock);
     return cudaSuccess;
+}
+
+int peer_enqueue(void *stream, void (*call)(void *argument), void *argument)
+{
+    return put(stream, (struct operation){.kind = CALL, .call = call, .to = argument}) == cudaSuccess ? 0
+                                                                                                      : -1;
 }
 
 /* ---- The device ---- */
@@ -243,13 +276,12 @@ cudaError_t CUDARTAPI cudaDeviceGetStreamPriorityRange(int *least, int *greatest
 
 cudaError_t CUDARTAPI cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int priority)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct CUstream_st *s = calloc(1, sizeof(*s));
 
     (void)flags, (void)priority;
     if (s == NULL)
         return cudaErrorMemoryAllocation;
-    pthread_once(&once, begin);
+    begin_once();
     s->list.last = &s->list.first;
     pthread_mutex_lock(&gpu.lock);
     s->next = gpu.streams;
@@ -274,10 +306,8 @@ cudaError_t CUDARTAPI cudaStreamDestroy(cudaStream_t stream)
 
 static int pending(cudaStream_t stream)
 {
-    if (stream == NULL || stream == cudaStreamLegacy)
-        return 0; /* what is put there is done at once */
     pthread_mutex_lock(&gpu.lock);
-    const int count = stream->pending;
+    const int count = named(stream)->pending;
     pthread_mutex_unlock(&gpu.lock);
     return count;
 }
@@ -571,7 +601,81 @@ cudaError_t CUDARTAPI cudaGetDriverEntryPointByVersion(const char *name, void **
     return cudaSuccess;
 }
 
+cudaError_t CUDARTAPI cudaMemset(void *to, int value, size_t bytes)
+{
+    memset(to, value, bytes);
+    return cudaSuccess;
+}
+
+/* ---- What tools use beside ---- */
+
+cudaError_t CUDARTAPI cudaDeviceSynchronize(void)
+{
+    for (int left = 1; left > 0;) {
+        left = 0;
+        pthread_mutex_lock(&gpu.lock);
+        for (const struct CUstream_st *s = gpu.streams; s != NULL; s = s->next)
+            left += s->pending;
+        pthread_mutex_unlock(&gpu.lock);
+        nanosleep(&(struct timespec){0, 20000}, NULL);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaDeviceGetPCIBusId(char *out, int bytes, int device)
+{
+    snprintf(out, (size_t)bytes, "%d", device);
+    return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaEventCreate(cudaEvent_t *out)
+{
+    return cudaEventCreateWithFlags(out, 0);
+}
+
+cudaError_t CUDARTAPI cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    (void)ms, (void)from, (void)to;
+    return cudaErrorNotSupported;
+}
+
 /* ---- Graphs, which nobody records here ---- */
+
+cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
+{
+    (void)stream, (void)mode;
+    return cudaErrorNotSupported;
+}
+
+cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
+{
+    (void)stream, (void)out;
+    return cudaErrorNotSupported;
+}
+
+cudaError_t CUDARTAPI cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags)
+{
+    (void)out, (void)graph, (void)flags;
+    return cudaErrorNotSupported;
+}
+
+cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
+{
+    (void)graph, (void)stream;
+    return cudaErrorNotSupported;
+}
+
+cudaError_t CUDARTAPI cudaGraphDestroy(cudaGraph_t graph)
+{
+    (void)graph;
+    return cudaErrorNotSupported;
+}
+
+cudaError_t CUDARTAPI cudaGraphExecDestroy(cudaGraphExec_t graph)
+{
+    (void)graph;
+    return cudaErrorNotSupported;
+}
 
 cudaError_t CUDARTAPI cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status,
                                                unsigned long long *id, cudaGraph_t *graph,
