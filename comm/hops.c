@@ -2,7 +2,7 @@
  *
  * Three buffers: a hop sends what one holds into the next one of the next rank. Before the next hop both its transfers are
  * finished on the stream, since it sends what has arrived; the buffer that it receives in is the third, which was sent a
- * hop before, and so is posted a hop ahead. So do the hops of a ring. */
+ * hop before, and so can be posted a hop ahead. So do the hops of a ring. */
 #include "comm/transport.h"
 
 #include <stdio.h>

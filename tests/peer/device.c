@@ -2,7 +2,8 @@
  *
  * A process is a GPU. Its memory is shared memory of files without names, which other processes map as they would by IPC. Streams
  * are lists of operations; the thread takes the next one of a stream that is drawn at random, if it can be done: a wait only
- * when what it waits for is there. So operations of different streams come in any order that CUDA allows. With
+ * when what it waits for is there. One stream is slower than all others. So operations of different streams come in any order
+ * that CUDA allows. With
  * HRA_TEST_QUEUES=1 all streams share one list, as under CUDA_DEVICE_MAX_CONNECTIONS=1, and whatever cannot be done
  * keeps back all behind it. HRA_TEST_SEED is what draws begin at.
  *
@@ -35,6 +36,8 @@ struct operation {
     uint64_t number; /* of the event's record */
 };
 
+enum { PATIENCE = 20 }; /* times that nothing could be done */
+
 struct list {
     struct operation *first, **last;
 };
@@ -59,6 +62,9 @@ struct block {
 static struct {
     pthread_mutex_t lock;
     struct CUstream_st *streams, legacy; /* the latter is one of the former */
+    struct CUstream_st
+        *lazy; /* one of them, drawn anew now and then, that gets on only where no other has for a while */
+    unsigned idle;
     int count;
     struct list all; /* of all streams, where they share one list */
     int shares;
@@ -77,7 +83,7 @@ static uint64_t draw(void)
 
 /* ---- The thread ---- */
 
-/* The next operation of a list, or NULL. */
+/* Writes, copies and calls always; waits when what they wait for is there. */
 static int can_be_done(const struct operation *o)
 {
     switch (o->kind) {
@@ -144,12 +150,14 @@ static int advance_any(void)
 
     if (gpu.shares)
         return advance(&gpu.all);
-    for (uint64_t skip = gpu.count > 0 ? draw() % (uint64_t)gpu.count : 0; skip > 0; skip--)
+    for (uint64_t skip = draw() % (uint64_t)gpu.count; skip > 0; skip--)
         s = s->next;
+    if (draw() % 64 == 0)
+        gpu.lazy = s;
     for (int i = 0; i < gpu.count; i++, s = s->next == NULL ? gpu.streams : s->next)
-        if (advance(&s->list))
+        if (s != gpu.lazy && advance(&s->list))
             return 1;
-    return 0;
+    return gpu.lazy != NULL && ++gpu.idle % PATIENCE == 0 && advance(&gpu.lazy->list);
 }
 
 static void *work(void *unused)
