@@ -34,6 +34,7 @@ struct operation {
     void (*call)(void *argument); /* with `to` */
     struct CUevent_st *event;
     uint64_t number; /* of the event's record */
+    int external;    /* 1: an event from outside of the graph that this is recorded into */
 };
 
 enum { PATIENCE = 20 }; /* times that nothing could be done */
@@ -45,11 +46,26 @@ struct list {
 struct CUstream_st {
     struct CUstream_st *next;
     struct list list;
-    int pending; /* operations */
+    int pending;              /* operations */
+    struct CUgraph_st *graph; /* into which it is being recorded; NULL: none */
 };
 
 struct CUevent_st {
-    uint64_t recorded, done; /* records put on streams; carried out */
+    uint64_t recorded, done;  /* records put on streams; carried out */
+    struct CUgraph_st *graph; /* of its last record, while that is being recorded */
+};
+
+/* The operations of all its streams in the order of calls. */
+struct CUgraph_st {
+    struct list list;
+    struct CUstream_st *origin;
+};
+
+/* A graph whose streams and events are others: each the one behind it. */
+struct CUgraphExec_st {
+    struct CUgraph_st *graph;
+    void **other;
+    size_t others;
 };
 
 struct block {
@@ -200,27 +216,49 @@ static cudaStream_t named(cudaStream_t stream)
     return stream == NULL || stream == cudaStreamLegacy ? &gpu.legacy : stream;
 }
 
+/* Record the operation, if its stream is being recorded or waits for an event that is. 0: it is to be carried out. */
+static int record(struct operation *o, cudaError_t *error)
+{
+    struct CUgraph_st *of = o->kind == WAIT_EVENT && !o->external ? o->event->graph : NULL;
+
+    if (of != NULL && o->stream->graph == NULL)
+        o->stream->graph = of;
+    struct CUgraph_st *graph = o->stream->graph;
+    if (o->kind == RECORD && !o->external)
+        o->event->graph = graph;
+    if (graph == NULL)
+        return 0;
+    *error =
+        o->kind == WAIT_EVENT && !o->external && of != graph ? cudaErrorStreamCaptureIsolation : cudaSuccess;
+    *graph->list.last = o;
+    graph->list.last = &o->next;
+    return 1;
+}
+
 static cudaError_t put(cudaStream_t given, struct operation operation)
 {
-    cudaStream_t stream = named(given);
     struct operation *o = malloc(sizeof(*o));
+    cudaError_t error = cudaSuccess;
 
     if (o == NULL)
         return cudaErrorMemoryAllocation;
     begin_once();
     *o = operation;
-    o->stream = stream;
+    o->stream = named(given);
+    o->next = NULL;
     pthread_mutex_lock(&gpu.lock);
-    struct list *list = gpu.shares ? &gpu.all : &stream->list;
-    *list->last = o;
-    list->last = &o->next;
-    stream->pending++;
-    if (o->kind == RECORD)
-        o->number = ++o->event->recorded;
-    if (o->kind == WAIT_EVENT)
-        o->number = o->event->recorded;
+    if (!record(o, &error)) {
+        struct list *list = gpu.shares ? &gpu.all : &o->stream->list;
+        *list->last = o;
+        list->last = &o->next;
+        o->stream->pending++;
+        if (o->kind == RECORD)
+            o->number = ++o->event->recorded;
+        if (o->kind == WAIT_EVENT)
+            o->number = o->event->recorded;
+    }
     pthread_mutex_unlock(&gpu.lock);
-    return cudaSuccess;
+    return error;
 }
 
 int peer_enqueue(void *stream, void (*call)(void *argument), void *argument)
@@ -334,8 +372,7 @@ cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t stream)
 
 cudaError_t CUDARTAPI cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status)
 {
-    (void)stream;
-    *status = cudaStreamCaptureStatusNone;
+    *status = named(stream)->graph != NULL ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
 
@@ -360,8 +397,8 @@ cudaError_t CUDARTAPI cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 
 cudaError_t CUDARTAPI cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags)
 {
-    (void)flags;
-    return cudaEventRecord(event, stream);
+    return put(stream, (struct operation){
+                           .kind = RECORD, .event = event, .external = flags == cudaEventRecordExternal});
 }
 
 cudaError_t CUDARTAPI cudaEventQuery(cudaEvent_t event)
@@ -374,8 +411,8 @@ cudaError_t CUDARTAPI cudaEventQuery(cudaEvent_t event)
 
 cudaError_t CUDARTAPI cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
-    (void)flags;
-    return put(stream, (struct operation){.kind = WAIT_EVENT, .event = event});
+    return put(stream, (struct operation){
+                           .kind = WAIT_EVENT, .event = event, .external = flags == cudaEventWaitExternal});
 }
 
 /* ---- Memory ---- */
@@ -647,42 +684,136 @@ cudaError_t CUDARTAPI cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEven
     return cudaErrorNotSupported;
 }
 
-/* ---- Graphs, which nobody records here ---- */
+/* ---- Graphs ---- */
 
 cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
 {
-    (void)stream, (void)mode;
-    return cudaErrorNotSupported;
+    struct CUgraph_st *graph = calloc(1, sizeof(*graph));
+
+    (void)mode;
+    if (graph == NULL)
+        return cudaErrorMemoryAllocation;
+    graph->list.last = &graph->list.first;
+    graph->origin = stream;
+    pthread_mutex_lock(&gpu.lock);
+    stream->graph = graph;
+    pthread_mutex_unlock(&gpu.lock);
+    return cudaSuccess;
+}
+
+/* Does any stream wait for what this one does last? The origin need not be waited for. */
+static int is_joined(const struct CUgraph_st *graph, const struct CUstream_st *stream)
+{
+    const struct operation *last = NULL;
+
+    for (const struct operation *o = graph->list.first; o != NULL; o = o->next)
+        last = o->stream == stream ? o : last;
+    if (last == NULL || stream == graph->origin)
+        return 1;
+    if (last->kind != RECORD || last->external)
+        return 0;
+    for (const struct operation *o = last->next; o != NULL; o = o->next)
+        if (o->kind == WAIT_EVENT && o->event == last->event)
+            return 1;
+    return 0;
 }
 
 cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out)
 {
-    (void)stream, (void)out;
-    return cudaErrorNotSupported;
+    cudaError_t error = cudaSuccess;
+
+    pthread_mutex_lock(&gpu.lock);
+    struct CUgraph_st *graph = stream->graph;
+    for (struct CUstream_st *s = gpu.streams; s != NULL; s = s->next) {
+        if (s->graph != graph)
+            continue;
+        if (!is_joined(graph, s))
+            error = cudaErrorStreamCaptureUnjoined;
+        s->graph = NULL;
+    }
+    for (const struct operation *o = graph->list.first; o != NULL; o = o->next)
+        if (o->event != NULL)
+            o->event->graph = NULL;
+    pthread_mutex_unlock(&gpu.lock);
+    *out = graph;
+    return error;
 }
 
 cudaError_t CUDARTAPI cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags)
 {
-    (void)out, (void)graph, (void)flags;
-    return cudaErrorNotSupported;
+    size_t count = 0;
+
+    (void)flags;
+    *out = calloc(1, sizeof(**out));
+    for (const struct operation *o = graph->list.first; o != NULL; o = o->next)
+        count++;
+    if (*out == NULL || ((*out)->other = calloc(4 * count + 2, sizeof(void *))) == NULL)
+        return cudaErrorMemoryAllocation;
+    (*out)->graph = graph;
+    return cudaSuccess;
 }
 
-cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream)
+/* The stream or event of an instance that stands for one of the graph's; both begin with nothing. */
+static void *other(struct CUgraphExec_st *exec, void *of, int is_stream)
 {
-    (void)graph, (void)stream;
-    return cudaErrorNotSupported;
+    size_t n = 0;
+
+    while (n < exec->others && exec->other[2 * n] != of)
+        n++;
+    if (n == exec->others) {
+        exec->other[2 * n] = of;
+        if (is_stream)
+            cudaStreamCreateWithFlags((cudaStream_t *)&exec->other[2 * n + 1], cudaStreamNonBlocking);
+        else
+            cudaEventCreateWithFlags((cudaEvent_t *)&exec->other[2 * n + 1], cudaEventDisableTiming);
+        exec->others++;
+    }
+    return exec->other[2 * n + 1];
 }
 
+/* All of it comes after what the stream holds, and what the stream holds next after all of it. */
+cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    struct CUevent_st *begun = calloc(1, sizeof(*begun));
+
+    cudaEventRecord(begun, stream);
+    for (const struct operation *o = exec->graph->list.first; o != NULL; o = o->next) {
+        struct CUstream_st *s = other(exec, o->stream, 1);
+        struct operation copy = *o;
+        int first = 1;
+        for (const struct operation *p = exec->graph->list.first; p != o; p = p->next)
+            first &= p->stream != o->stream;
+        if (first)
+            cudaStreamWaitEvent(s, begun, cudaEventWaitDefault);
+        if (o->event != NULL && !o->external)
+            copy.event = other(exec, o->event, 0);
+        copy.external = 0;
+        put(s, copy);
+    }
+    for (size_t n = 0; n < exec->others; n++) {
+        int is_stream = 0;
+        for (const struct operation *o = exec->graph->list.first; o != NULL && !is_stream; o = o->next)
+            is_stream = exec->other[2 * n] == o->stream;
+        if (!is_stream)
+            continue;
+        struct CUevent_st *end = calloc(1, sizeof(*end));
+        cudaEventRecord(end, exec->other[2 * n + 1]);
+        cudaStreamWaitEvent(stream, end, cudaEventWaitDefault);
+    }
+    return cudaSuccess;
+}
+
+/* Its instances still use it, and streams them. */
 cudaError_t CUDARTAPI cudaGraphDestroy(cudaGraph_t graph)
 {
     (void)graph;
-    return cudaErrorNotSupported;
+    return cudaSuccess;
 }
 
 cudaError_t CUDARTAPI cudaGraphExecDestroy(cudaGraphExec_t graph)
 {
     (void)graph;
-    return cudaErrorNotSupported;
+    return cudaSuccess;
 }
 
 cudaError_t CUDARTAPI cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *status,

@@ -200,7 +200,7 @@ static void finish(struct rounds *x, int r, int sends, char *under_way)
     CHECK_OK(x->comm->transport->finish(x->comm->state, &x->transfer[r][sends], x->stream));
 }
 
-/* As the executor does: what came is used by the stream before its buffer is posted anew. */
+/* As the executor does, in calls or into a graph: what came is used by the stream before its buffer is posted anew. */
 static void run_rounds(struct rounds *x)
 {
     const struct hra_transport *transport = x->comm->transport;
@@ -251,18 +251,8 @@ static void run_rounds(struct rounds *x)
     CHECK_OK(transport->end(x->comm->state, x->stream));
 }
 
-static void test_rounds(void)
+static void check_log(const struct rounds *x)
 {
-    struct rounds *x = calloc(1, sizeof(*x));
-
-    x->comm = open_comm(30);
-    x->stream = new_stream();
-    draw_rounds(x->step);
-    open_rounds(x);
-    for (int i = 0; i < 3; i++) { /* executions follow each other without a wait */
-        memset(x->log, 0, i == 0 ? ROUNDS * BLOCK : 0);
-        run_rounds(x);
-    }
     CHECK_OK(hra_comm_wait(x->comm, x->stream));
     for (int r = 0; r < ROUNDS; r++)
         for (int i = 0; own(x, r)->from >= 0 && i < BLOCK; i++)
@@ -271,6 +261,33 @@ static void test_rounds(void)
                       x->log[r * BLOCK + i], expected(x, rank, r));
                 break;
             }
+}
+
+static void test_rounds(void)
+{
+    struct rounds *x = calloc(1, sizeof(*x));
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t replay = NULL;
+
+    x->comm = open_comm(30);
+    x->stream = new_stream();
+    draw_rounds(x->step);
+    open_rounds(x);
+    CHECK(cudaStreamBeginCapture(x->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "no capture");
+    run_rounds(x);
+    const cudaError_t ended = cudaStreamEndCapture(x->stream, &graph);
+    CHECK(ended == cudaSuccess && cudaGraphInstantiate(&replay, graph, 0) == cudaSuccess, "error %d",
+          (int)ended);
+    /* Executions follow each other; the first two are looked at before the next. */
+    for (int i = 0; i < 10; i++) {
+        cudaMemsetAsync(x->log, 0, ROUNDS * BLOCK, x->stream);
+        if (i % 3 == 1)
+            run_rounds(x);
+        else
+            CHECK(cudaGraphLaunch(replay, x->stream) == cudaSuccess, "no launch");
+        if (i < 2 || i == 9)
+            check_log(x);
+    }
     for (int r = 0; r < ROUNDS; r++)
         for (int sends = 0; sends < 2; sends++)
             if (x->transfer[r][sends].tag != 0)
