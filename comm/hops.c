@@ -79,7 +79,7 @@ static hra_status prepare(struct hra_hops *h)
                                   .sends = sends,
                                   .what = h->what,
                                   .round = i / 2,
-                                  .ahead = i / 2 > 0 && comm->transport->post != NULL,
+                                  .ahead = !sends && i / 2 > 0 && comm->transport->post != NULL,
                                   .number = i / 2,
                                   .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
     }
@@ -172,8 +172,7 @@ static hra_status hop(struct hra_hops *h, int number, void *stream)
     HRA_TRY(transport->start(h->comm->state, (struct hra_transfer *const[]){receipt, send}, 2, stream));
     if (number + 1 < h->count && next->ahead) {
         aim(h, next, h->done + 1);
-        HRA_TRY(
-            transport->post(h->comm->state, (struct hra_transfer *const[]){next, next + 1}, 2, 0, stream));
+        HRA_TRY(transport->post(h->comm->state, &next, 1, 0, stream));
     }
     HRA_TRY(transport->finish(h->comm->state, receipt, stream));
     HRA_TRY(transport->finish(h->comm->state, send, stream));

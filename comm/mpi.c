@@ -149,7 +149,7 @@ static hra_status start_one(struct mpi_state *m, struct hra_transfer *t)
     return HRA_OK;
 }
 
-/* Receives that are posted before their messages come save MPI a copy, or the wait for who would send. */
+/* A receive that is posted before its message comes may save MPI a copy, or its sender a wait. */
 static hra_status mpi_post(void *state, struct hra_transfer *const *transfer, int count, int after,
                            void *stream)
 {
@@ -166,8 +166,7 @@ static hra_status mpi_post(void *state, struct hra_transfer *const *transfer, in
             return HRA_OK; /* they are received when they are started */
     }
     for (int i = 0; i < count; i++)
-        if (!transfer[i]->sends)
-            HRA_TRY(start_one(m, transfer[i]));
+        HRA_TRY(start_one(m, transfer[i]));
     return HRA_OK;
 }
 

@@ -324,8 +324,8 @@ static int meets_posted(const struct hra_schedule *s, const struct hra_transfer 
 {
     for (int i = next->move0; i < next->move1; i++) {
         const struct hra_move *m = &s->move[i];
-        if (transfer[i].ahead && !m->sends && m->payload == sent->payload &&
-            m->to <= sent->from + sent->more && sent->from <= m->to + m->more)
+        if (transfer[i].ahead && m->payload == sent->payload &&
+            (hra_move_touches(m, sent->from) || hra_move_touches(sent, m->to)))
             return 1;
     }
     return 0;
@@ -336,7 +336,7 @@ static int is_sent_from(const struct execution *x, const struct hra_move *move)
 {
     int sends = 0;
 
-    for (int n = 0; n <= move->more && !move->sends; n++)
+    for (int n = 0; n <= move->more; n++)
         sends |= x->pass->busy[move->payload][move->to + n][1];
     return sends != 0;
 }
@@ -351,8 +351,7 @@ static hra_status post_moves(struct execution *x, const struct hra_round *next)
 
     for (int i = next->move0; i < next->move1; i++)
         if (transfer[i].ahead) {
-            if (!s->move[i].sends)
-                open_message(x, i);
+            open_message(x, i);
             post[count++] = &transfer[i];
             sent |= is_sent_from(x, &s->move[i]);
         }

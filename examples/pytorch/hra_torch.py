@@ -1363,7 +1363,7 @@ def _main_ranks():
          f"{torch.distributed.get_world_size()} ranks, {torch.cuda.get_device_name(device)}")
     failed = 0
     for options in ({}, {"transport": "nccl"}, {"borrow": True}):
-        comm = Comm.over(timeout=120, **options)
+        comm = Comm.over(timeout=120, setup_timeout=180, **options)
         transport = Plan("full", tokens=1, heads=1, dim=8, comm=comm).info["transport"]
         _say(f"\nComm.over({', '.join(f'{k}={v!r}' for k, v in options.items())}): {transport}\n"
              + _LEGEND)

@@ -733,9 +733,8 @@ static hra_status post_and_spoil(void *state, struct hra_transfer *const *transf
                                  void *stream)
 {
     for (int i = 0; i < count; i++) {
-        if (transfer[i]->sends)
-            continue;
-        CHECK(transfer[i]->ahead, "%s, round %d", transfer[i]->what, transfer[i]->round);
+        CHECK(transfer[i]->ahead && !transfer[i]->sends, "%s, round %d", transfer[i]->what,
+              transfer[i]->round);
         for (int n = 0; n < MOST_UNDER_WAY; n++) {
             int named = 0;
             if (under_way[n] == NULL || !meet(transfer[i], under_way[n]))

@@ -80,22 +80,32 @@ static size_t saved_bytes(const struct hra_kernel_plan *plan)
     return sizeof(kept);
 }
 
+/* The run of a call that was put off: nobody moves messages on meanwhile. */
+static void resume(struct hra_run_args *run, const struct call *c)
+{
+    run->chunk = c->chunk;
+    run->poll = (struct hra_poll){NULL, NULL};
+}
+
+static hra_status put_off_run(const struct call *call, const struct hra_run_args *run)
+{
+    return put_off(call, run->chunk, (size_t)run->chunks * sizeof(*run->chunk));
+}
+
 static void run_forward(const struct call *c)
 {
     struct hra_forward_args args = c->forward;
 
     if (args.run.saved != NULL)
         memcpy(args.run.saved, &kept, sizeof(kept));
-
-    args.run.chunk = c->chunk;
-    args.run.poll = (struct hra_poll){NULL, NULL};
+    resume(&args.run, c);
     must(hra_backend_cpu.forward(c->state, &args));
 }
 
 static hra_status forward(void *state, const struct hra_forward_args *args)
 {
     const struct call call = {run_forward, state, args->run.stream, .forward = *args};
-    return put_off(&call, args->run.chunk, (size_t)args->run.chunks * sizeof(*args->run.chunk));
+    return put_off_run(&call, &args->run);
 }
 
 static void run_backward(const struct call *c)
@@ -104,16 +114,14 @@ static void run_backward(const struct call *c)
 
     if (args.run.saved != NULL && memcmp(args.run.saved, &kept, sizeof(kept)) != 0)
         abort();
-
-    args.run.chunk = c->chunk;
-    args.run.poll = (struct hra_poll){NULL, NULL};
+    resume(&args.run, c);
     must(hra_backend_cpu.backward(c->state, &args));
 }
 
 static hra_status backward(void *state, const struct hra_backward_args *args)
 {
     const struct call call = {run_backward, state, args->run.stream, .backward = *args};
-    return put_off(&call, args->run.chunk, (size_t)args->run.chunks * sizeof(*args->run.chunk));
+    return put_off_run(&call, &args->run);
 }
 
 static void run_delta(const struct call *c)

@@ -61,11 +61,19 @@ struct CUgraph_st {
     struct CUstream_st *origin;
 };
 
-/* A graph whose streams and events are others: each the one behind it. */
+/* What stands in an instance of a graph for one of its streams or events. */
+struct pair {
+    void *of, *other;
+};
+
+struct pairs {
+    struct pair *pair;
+    size_t count;
+};
+
 struct CUgraphExec_st {
     struct CUgraph_st *graph;
-    void **other;
-    size_t others;
+    struct pairs streams, events;
 };
 
 struct block {
@@ -417,25 +425,31 @@ cudaError_t CUDARTAPI cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event
 
 /* ---- Memory ---- */
 
-cudaError_t CUDARTAPI cudaMalloc(void **out, size_t bytes)
+/* Map a file, ours from here on. */
+static cudaError_t add_block(void **out, int file, size_t bytes)
 {
-    struct block *b = calloc(1, sizeof(*b));
+    struct block *b = malloc(sizeof(*b));
+    void *base = file < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
 
-    if (b == NULL)
-        return cudaErrorMemoryAllocation;
-    b->bytes = bytes;
-    b->file = memfd_create("gpu", MFD_CLOEXEC);
-    if (b->file < 0 || ftruncate(b->file, (off_t)bytes) != 0 ||
-        (b->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, b->file, 0)) == MAP_FAILED) {
+    if (b == NULL || base == MAP_FAILED) {
         free(b);
         return cudaErrorMemoryAllocation;
     }
     pthread_mutex_lock(&gpu.lock);
-    b->next = gpu.blocks;
+    *b = (struct block){gpu.blocks, base, bytes, file};
     gpu.blocks = b;
     pthread_mutex_unlock(&gpu.lock);
-    *out = b->base;
+    *out = base;
     return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaMalloc(void **out, size_t bytes)
+{
+    const int file = memfd_create("gpu", MFD_CLOEXEC);
+
+    if (file < 0 || ftruncate(file, (off_t)bytes) != 0)
+        return cudaErrorMemoryAllocation;
+    return add_block(out, file, bytes);
 }
 
 /* Take the block out of the list; NULL: there is none. */
@@ -519,28 +533,13 @@ cudaError_t CUDARTAPI cudaIpcGetMemHandle(cudaIpcMemHandle_t *out, void *memory)
 
 cudaError_t CUDARTAPI cudaIpcOpenMemHandle(void **out, cudaIpcMemHandle_t from, unsigned flags)
 {
-    struct block *b = calloc(1, sizeof(*b));
     struct handle handle;
     char path[64];
 
     (void)flags;
     memcpy(&handle, &from, sizeof(handle));
     snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)handle.process, handle.file);
-    if (b == NULL)
-        return cudaErrorMemoryAllocation;
-    b->bytes = handle.bytes;
-    b->file = open(path, O_RDWR | O_CLOEXEC);
-    if (b->file < 0 ||
-        (b->base = mmap(NULL, b->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, b->file, 0)) == MAP_FAILED) {
-        free(b);
-        return cudaErrorMapBufferObjectFailed;
-    }
-    pthread_mutex_lock(&gpu.lock);
-    b->next = gpu.blocks;
-    gpu.blocks = b;
-    pthread_mutex_unlock(&gpu.lock);
-    *out = b->base;
-    return cudaSuccess;
+    return add_block(out, open(path, O_RDWR | O_CLOEXEC), handle.bytes);
 }
 
 cudaError_t CUDARTAPI cudaIpcCloseMemHandle(void *memory)
@@ -646,13 +645,13 @@ cudaError_t CUDARTAPI cudaGetDriverEntryPointByVersion(const char *name, void **
     return cudaSuccess;
 }
 
+/* ---- What tools use beside ---- */
+
 cudaError_t CUDARTAPI cudaMemset(void *to, int value, size_t bytes)
 {
     memset(to, value, bytes);
     return cudaSuccess;
 }
-
-/* ---- What tools use beside ---- */
 
 cudaError_t CUDARTAPI cudaDeviceSynchronize(void)
 {
@@ -739,67 +738,67 @@ cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out
     return error;
 }
 
+/* NULL: there is none. */
+static void *other(const struct pairs *pairs, const void *of)
+{
+    for (size_t n = 0; n < pairs->count; n++)
+        if (pairs->pair[n].of == of)
+            return pairs->pair[n].other;
+    return NULL;
+}
+
+/* An instance has streams and events of its own, which begin with nothing. */
 cudaError_t CUDARTAPI cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags)
 {
+    struct CUgraphExec_st *exec = calloc(1, sizeof(*exec));
     size_t count = 0;
 
     (void)flags;
-    *out = calloc(1, sizeof(**out));
     for (const struct operation *o = graph->list.first; o != NULL; o = o->next)
         count++;
-    if (*out == NULL || ((*out)->other = calloc(4 * count + 2, sizeof(void *))) == NULL)
+    if (exec == NULL || (exec->streams.pair = calloc(count + 1, sizeof(struct pair))) == NULL ||
+        (exec->events.pair = calloc(count + 1, sizeof(struct pair))) == NULL)
         return cudaErrorMemoryAllocation;
-    (*out)->graph = graph;
+    exec->graph = graph;
+    for (const struct operation *o = graph->list.first; o != NULL; o = o->next) {
+        struct CUstream_st *stream = NULL;
+        struct CUevent_st *event = NULL;
+        if (other(&exec->streams, o->stream) == NULL) {
+            cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+            exec->streams.pair[exec->streams.count++] = (struct pair){o->stream, stream};
+        }
+        if (o->event != NULL && !o->external && other(&exec->events, o->event) == NULL) {
+            cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+            exec->events.pair[exec->events.count++] = (struct pair){o->event, event};
+        }
+    }
+    *out = exec;
     return cudaSuccess;
 }
 
-/* The stream or event of an instance that stands for one of the graph's; both begin with nothing. */
-static void *other(struct CUgraphExec_st *exec, void *of, int is_stream)
+/* What the one stream holds next comes after what the other holds now. */
+static void follow(cudaStream_t first, cudaStream_t next)
 {
-    size_t n = 0;
+    struct CUevent_st *event = calloc(1, sizeof(*event));
 
-    while (n < exec->others && exec->other[2 * n] != of)
-        n++;
-    if (n == exec->others) {
-        exec->other[2 * n] = of;
-        if (is_stream)
-            cudaStreamCreateWithFlags((cudaStream_t *)&exec->other[2 * n + 1], cudaStreamNonBlocking);
-        else
-            cudaEventCreateWithFlags((cudaEvent_t *)&exec->other[2 * n + 1], cudaEventDisableTiming);
-        exec->others++;
-    }
-    return exec->other[2 * n + 1];
+    cudaEventRecord(event, first);
+    cudaStreamWaitEvent(next, event, cudaEventWaitDefault);
 }
 
 /* All of it comes after what the stream holds, and what the stream holds next after all of it. */
 cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
-    struct CUevent_st *begun = calloc(1, sizeof(*begun));
-
-    cudaEventRecord(begun, stream);
+    for (size_t n = 0; n < exec->streams.count; n++)
+        follow(stream, exec->streams.pair[n].other);
     for (const struct operation *o = exec->graph->list.first; o != NULL; o = o->next) {
-        struct CUstream_st *s = other(exec, o->stream, 1);
         struct operation copy = *o;
-        int first = 1;
-        for (const struct operation *p = exec->graph->list.first; p != o; p = p->next)
-            first &= p->stream != o->stream;
-        if (first)
-            cudaStreamWaitEvent(s, begun, cudaEventWaitDefault);
         if (o->event != NULL && !o->external)
-            copy.event = other(exec, o->event, 0);
+            copy.event = other(&exec->events, o->event);
         copy.external = 0;
-        put(s, copy);
+        put(other(&exec->streams, o->stream), copy);
     }
-    for (size_t n = 0; n < exec->others; n++) {
-        int is_stream = 0;
-        for (const struct operation *o = exec->graph->list.first; o != NULL && !is_stream; o = o->next)
-            is_stream = exec->other[2 * n] == o->stream;
-        if (!is_stream)
-            continue;
-        struct CUevent_st *end = calloc(1, sizeof(*end));
-        cudaEventRecord(end, exec->other[2 * n + 1]);
-        cudaStreamWaitEvent(stream, end, cudaEventWaitDefault);
-    }
+    for (size_t n = 0; n < exec->streams.count; n++)
+        follow(exec->streams.pair[n].other, stream);
     return cudaSuccess;
 }
 

@@ -97,9 +97,8 @@ enum { BUFFERS = 3, BLOCK = 4096, ROUNDS = 60 };
 
 /* What a rank does in a round: receive into buffer round % BUFFERS, send what it received in the round before. */
 struct step {
-    int from, to;          /* other ranks; -1: it does not */
-    int ahead, send_ahead; /* what it receives, and what it sends, is posted a round before */
-    int finishes_early; /* a send is finished in the next round before anything is posted, else behind that */
+    int from, to;       /* other ranks; -1: it does not */
+    int finishes_early; /* what was sent a round before is finished now, else where its buffer is wanted */
 };
 
 /* Rounds of all ranks, alike everywhere: in each a permutation tells who sends to whom. */
@@ -115,13 +114,10 @@ static void draw_rounds(struct step step[ROUNDS][64])
         for (int i = 0; i < ranks; i++)
             step[r][i] = (struct step){.from = -1, .to = -1, .finishes_early = draw(2)};
         for (int i = 0; i < ranks; i++) {
-            const int ahead = r > 0 && draw(4) > 0;
             if (to[i] == i)
                 continue;
             step[r][i].to = to[i];
             step[r][to[i]].from = i;
-            step[r][to[i]].ahead = ahead;
-            step[r][i].send_ahead = ahead && draw(4) > 0;
         }
     }
 }
@@ -183,7 +179,6 @@ static void open_rounds(struct rounds *x)
                                        .sends = sends,
                                        .what = "rounds",
                                        .round = r,
-                                       .ahead = transport->post != NULL && (sends ? s->send_ahead : s->ahead),
                                        .number = number[peer][sends]++,
                                        .tag = (uint32_t)(1 + r * 64 + (sends ? rank : peer)),
                                        .there = sends ? (char *)x->there[peer] + r % BUFFERS * BLOCK : NULL};
@@ -200,7 +195,7 @@ static void finish(struct rounds *x, int r, int sends, char *under_way)
     CHECK_OK(x->comm->transport->finish(x->comm->state, &x->transfer[r][sends], x->stream));
 }
 
-/* As the executor does, in calls or into a graph: what came is used by the stream before its buffer is posted anew. */
+/* As the executor does, in calls or into a graph: what came is used by the stream before its buffer is written anew. */
 static void run_rounds(struct rounds *x)
 {
     const struct hra_transport *transport = x->comm->transport;
@@ -208,8 +203,8 @@ static void run_rounds(struct rounds *x)
 
     CHECK_OK(transport->begin(x->comm->state, x->stream));
     for (int r = 0; r <= ROUNDS; r++) {
-        struct hra_transfer *list[3];
-        int count = 0, after = 0;
+        struct hra_transfer *list[2];
+        int count = 0;
 
         finish(x, r - 1, 0, under_way);
         if (r > 0 && own(x, r - 1)->from >= 0)
@@ -219,12 +214,8 @@ static void run_rounds(struct rounds *x)
             break;
         if (own(x, r)->finishes_early)
             finish(x, r - 1, 1, under_way);
-        /* A receipt that is not posted ahead overwrites what was sent a round before last. */
-        if (!x->transfer[r][0].ahead)
-            finish(x, r - 2, 1, under_way);
+        finish(x, r - 2, 1, under_way); /* what is received now overwrites it */
         if (own(x, r)->to >= 0 && (r == 0 || own(x, r - 1)->from < 0)) {
-            if (r > 0) /* nothing came there, but it may still be being sent */
-                finish(x, r - 3, 1, under_way);
             memset(x->filling + r * BLOCK, stamp(rank, r), BLOCK);
             cudaMemcpyAsync(x->transfer[r][1].data, x->filling + r * BLOCK, BLOCK, cudaMemcpyDefault,
                             x->stream);
@@ -236,15 +227,6 @@ static void run_rounds(struct rounds *x)
             }
         if (count > 0)
             CHECK_OK(transport->start(x->comm->state, list, count, x->stream));
-        /* What the next round receives lies where the round before this one sent from. */
-        count = 0;
-        for (int sends = 0; r + 1 < ROUNDS && sends < 2; sends++)
-            if (x->transfer[r + 1][sends].ahead)
-                list[count++] = &x->transfer[r + 1][sends];
-        if (r > 0 && under_way[2 * (r - 1) + 1])
-            list[count + after++] = &x->transfer[r - 1][1];
-        if (count > 0)
-            CHECK_OK(transport->post(x->comm->state, list, count, after, x->stream));
     }
     for (int r = 0; r < ROUNDS; r++)
         finish(x, r, 1, under_way);
