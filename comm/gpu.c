@@ -433,6 +433,48 @@ static hra_status start_group(struct hra_gpu *g, int count)
     return HRA_OK;
 }
 
+static int any_near(const struct hra_gpu *g, struct hra_transfer *const *transfer, int count)
+{
+    int any = 0;
+
+    for (int i = 0; i < count; i++)
+        any |= is_near(g, transfer[i]->peer);
+    return any;
+}
+
+static hra_status post(struct hra_gpu *g, struct hra_transfer *const *transfer, int count, int after,
+                       cudaStream_t stream)
+{
+    if (!any_near(g, transfer, count))
+        return HRA_OK;
+    HRA_TRY_CUDA(cudaEventRecord(g->begun, stream));
+    for (int i = 0; i < count; i++) {
+        const struct hra_transfer *t = transfer[i];
+        if (!is_near(g, t->peer))
+            continue;
+        if (t->sends) {
+            HRA_TRY(hra_peers_expect(g->peers, t, g->begun));
+            continue;
+        }
+        for (int a = count; a < count + after; a++)
+            HRA_TRY(hra_peers_hold(g->peers, t->peer, g->listed[transfer[a]->count - 1].done));
+        HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].done));
+    }
+    return HRA_OK;
+}
+
+static hra_status gpu_post(void *state, struct hra_transfer *const *transfer, int count, int after,
+                           void *stream)
+{
+    return must(state, post(state, transfer, count, after, stream));
+}
+
+/* When what is sent is there. What is passed on as it came need not wait for anything else that the stream holds. */
+static cudaEvent_t ready(const struct hra_gpu *g, const struct hra_transfer *t)
+{
+    return t->ahead ? g->listed[t->from->count - 1].done : g->begun;
+}
+
 /* Posts go first: where all streams share one queue of the GPU, a send that waits for its post must not keep back our own. */
 static hra_status start(struct hra_gpu *g, struct hra_transfer *const *transfer, int count,
                         cudaStream_t stream)
@@ -445,14 +487,14 @@ static hra_status start(struct hra_gpu *g, struct hra_transfer *const *transfer,
         if (!is_near(g, t->peer)) {
             t->count = t->first;
             g->group[far++] = t;
-        } else if (!t->sends) {
+        } else if (!t->sends && !t->ahead) {
             HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].done));
         }
     }
     for (int i = 0; i < count; i++)
         if (transfer[i]->sends && is_near(g, transfer[i]->peer))
-            HRA_TRY(hra_peers_send(g->peers, transfer[i], g->begun, g->listed[transfer[i]->first - 1].done,
-                                   (uint32_t)transfer[i]->first));
+            HRA_TRY(hra_peers_send(g->peers, transfer[i], ready(g, transfer[i]),
+                                   g->listed[transfer[i]->first - 1].done, (uint32_t)transfer[i]->first));
     return far == 0 ? HRA_OK : start_group(g, far);
 }
 
@@ -643,6 +685,7 @@ static const struct hra_transport gpu_transport = {
     .begin = gpu_begin,
     .end = gpu_end,
     .start = gpu_start,
+    .post = gpu_post,
     .finish = gpu_finish,
     .status = gpu_status,
     .wait = gpu_wait,

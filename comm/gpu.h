@@ -76,13 +76,18 @@ hra_status hra_peers_map(struct hra_peers *p, void *arena, size_t bytes, void **
 /* An arena is about to be freed by its owner, us. Where others may have it mapped it is kept until close instead: returns 1. */
 int hra_peers_keep(struct hra_peers *p, void *arena);
 
-/* The three steps of a transfer, on streams of its pair of ranks; `id` is what is shown to the watchdog where one waits.
+/* The steps of a transfer, on streams of its pair of ranks; `id` is what is shown to the watchdog where one waits.
+ *     hold     receiver: what it posts to this rank from now on comes after `done`, too
  *     post     receiver: after `begun`, its buffer may be written; record `done`, for `arrive`
- *     send     sender: after `begun`, wait for the post, copy, tell of the arrival; record `done`
+ *     expect   sender, where t->ahead: its post may be waited for after `begun`
+ *     send     sender: after `ready`, what is sent is there, and the post, which is waited for first where t->ahead, copy, tell of
+ *              the arrival; record `done`
  *     arrive   receiver: after `done`, wait for the arrival; record `done` anew */
+hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done);
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done);
-hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
+hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun);
+hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
                           cudaEvent_t done, uint32_t id);
 hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id);
 

@@ -2,7 +2,7 @@
  *
  * Three buffers: a hop sends what one holds into the next one of the next rank. Before the next hop both its transfers are
  * finished on the stream, since it sends what has arrived; the buffer that it receives in is the third, which was sent a
- * hop before, and so can be posted a hop ahead. So do the hops of a ring. */
+ * hop before, and so can be posted a hop ahead, as the receiver of what we send does. So do the hops of a ring. */
 #include "comm/transport.h"
 
 #include <stdio.h>
@@ -160,6 +160,8 @@ static void aim(struct hra_hops *h, struct hra_transfer *pair, int64_t before)
     pair[0].data = h->base + to;
     pair[1].data = h->base + from;
     pair[1].there = there == NULL ? NULL : (char *)there + to;
+    pair[1].from = pair == h->transfer ? NULL : pair - 2;
+    pair[1].ahead = there != NULL && pair[0].ahead;
 }
 
 static hra_status hop(struct hra_hops *h, int number, void *stream)
@@ -172,7 +174,8 @@ static hra_status hop(struct hra_hops *h, int number, void *stream)
     HRA_TRY(transport->start(h->comm->state, (struct hra_transfer *const[]){receipt, send}, 2, stream));
     if (number + 1 < h->count && next->ahead) {
         aim(h, next, h->done + 1);
-        HRA_TRY(transport->post(h->comm->state, &next, 1, 0, stream));
+        HRA_TRY(transport->post(h->comm->state, (struct hra_transfer *const[]){next, next + 1},
+                                next[1].ahead ? 2 : 1, 0, stream));
     }
     HRA_TRY(transport->finish(h->comm->state, receipt, stream));
     HRA_TRY(transport->finish(h->comm->state, send, stream));

@@ -29,7 +29,9 @@ struct hra_transfer {
     int sends;        /* 1: data goes to peer; 0: it comes from peer */
     const char *what; /* for messages: "forward of plan 3" */
     int round;        /* for messages */
-    int ahead;        /* received: 1: `post` comes before start */
+    int ahead; /* 1: `post` comes before start. Sent: only where it does at the receiver, and `there` and `from` are known */
+    const struct hra_transfer
+        *from;  /* sent: the receipt that brought it as it is, finished before start; NULL: none did */
     int number; /* how many of its pass go from the sender to the receiver before it: both ends count alike */
     uint32_t tag; /* not 0; the same at both ends of one transfer of one plan, other ones elsewhere */
     void *there;  /* sent: where it arrives, as we address the receiver's arena; NULL: we do not reach that */
@@ -57,9 +59,9 @@ struct hra_transport {
     hra_status (*end)(void *state, void *stream);
     hra_status (*start)(void *state, struct hra_transfer *const *transfer, int count, void *stream);
 
-    /* Receipts that `start` will be given next: their buffers are free once the stream has done what it holds now and the
-     * `after` behind the `count` of them, sends that have been started, are over. All that have `ahead` go through here before
-     * they are started. NULL: nothing has `ahead`. */
+    /* What `start` will be given next. Buffers of receipts are free once the stream has done what it holds now and the `after`
+     * behind the `count` of them, sends that have been started, are over; what is sent need not be there yet. All that have
+     * `ahead` go through here before they are started. NULL: nothing has `ahead`. */
     hra_status (*post)(void *state, struct hra_transfer *const *transfer, int count, int after, void *stream);
     hra_status (*finish)(void *state, struct hra_transfer *transfer, void *stream);
 

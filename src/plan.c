@@ -682,6 +682,39 @@ static int can_post(const hra_plan *plan)
     return plan->comm->transport->post != NULL && !plan->staged;
 }
 
+/* The receipt that brought what a move sends, as it is: K/V, which nothing changes. brought [buffers of K/V]: the move that
+ * filled each, -1: none. */
+static const struct hra_transfer *find_from(const struct hra_pass_plan *pass, const struct hra_move *sent,
+                                            const int *brought)
+{
+    const int i = sent->payload == HRA_KV ? brought[sent->from] : -1;
+    const struct hra_move *m = i < 0 ? NULL : &pass->schedule.move[i];
+
+    return m != NULL && m->to == sent->from && m->more == sent->more ? &pass->transfer[i] : NULL;
+}
+
+/* Which sends pass on what came. */
+static hra_status find_passed(struct hra_pass_plan *pass)
+{
+    const struct hra_schedule *s = &pass->schedule;
+    int *brought = NULL;
+
+    HRA_TRY(hra_alloc_unset((void **)&brought, pass->buffers[HRA_KV], sizeof(*brought), "moves"));
+    for (int b = 0; b < pass->buffers[HRA_KV]; b++)
+        brought[b] = -1;
+    for (int r = 0; r < s->rounds; r++) {
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++)
+            if (s->move[i].sends)
+                pass->transfer[i].from = find_from(pass, &s->move[i], brought);
+        for (int i = s->round[r].move0; i < s->round[r].move1; i++)
+            for (int n = 0; n <= s->move[i].more; n++)
+                if (!s->move[i].sends && s->move[i].payload == HRA_KV)
+                    brought[s->move[i].to + n] = i;
+    }
+    free(brought);
+    return HRA_OK;
+}
+
 /* The transfers of a pass, as its schedule has them. */
 static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
@@ -718,7 +751,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
         }
     free(count);
     free(ahead);
-    return status;
+    return status == HRA_OK ? find_passed(pass) : status;
 }
 
 static hra_status prepare_pass(hra_plan *plan, hra_pass which)
@@ -969,6 +1002,33 @@ static hra_status prepare(hra_plan *plan)
     return tell_shapes(plan);
 }
 
+/* Which posts of another rank, whose schedule this is, are waited for ahead: those that it makes as early, of what we pass on.
+ * The n-th that it receives from us is the n-th that we send. */
+static hra_status find_posts(hra_plan *plan, struct hra_pass_plan *pass, int peer,
+                             const struct hra_schedule *theirs)
+{
+    const struct hra_schedule *mine = &pass->schedule;
+    unsigned char *ahead = NULL;
+    int i = 0;
+
+    if (!can_post(plan))
+        return HRA_OK;
+    const hra_status status = hra_schedule_ahead(&ahead, theirs, plan->comm->ranks);
+    for (int r = 0; status == HRA_OK && r < theirs->rounds; r++)
+        for (int j = theirs->round[r].move0; j < theirs->round[r].move1; j++) {
+            if (theirs->move[j].sends || theirs->move[j].peer != plan->comm->rank)
+                continue;
+            while (i < mine->moves && !(mine->move[i].sends && mine->move[i].peer == peer))
+                i++;
+            if (i < mine->moves)
+                pass->transfer[i].ahead =
+                    ahead[j] && pass->transfer[i].round == r && pass->transfer[i].from != NULL;
+            i++;
+        }
+    free(ahead);
+    return status;
+}
+
 /* Where what we send arrives at one of the ranks whose arena we address: its schedule says into which buffer. */
 static hra_status aim_at(hra_plan *plan, hra_pass which, int peer, char *arena)
 {
@@ -991,6 +1051,8 @@ static hra_status aim_at(hra_plan *plan, hra_pass which, int peer, char *arena)
         else
             pass->transfer[i].there = arena + buffers.at[m->payload][m->to];
     }
+    if (status == HRA_OK)
+        status = find_posts(plan, pass, peer, &s);
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
         free(buffers.at[payload]);
     hra_schedule_clear(&s);

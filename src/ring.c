@@ -324,7 +324,7 @@ static int meets_posted(const struct hra_schedule *s, const struct hra_transfer 
 {
     for (int i = next->move0; i < next->move1; i++) {
         const struct hra_move *m = &s->move[i];
-        if (transfer[i].ahead && m->payload == sent->payload &&
+        if (transfer[i].ahead && !m->sends && m->payload == sent->payload &&
             (hra_move_touches(m, sent->from) || hra_move_touches(sent, m->to)))
             return 1;
     }
@@ -341,7 +341,8 @@ static int is_sent_from(const struct execution *x, const struct hra_move *move)
     return sends != 0;
 }
 
-/* Let go of the buffers in which the next round receives, where they are free already. */
+/* Let go of the buffers in which the next round receives, where they are free already; and tell of what it passes on, where its
+ * receivers do so. */
 static hra_status post_moves(struct execution *x, const struct hra_round *next)
 {
     hra_comm *comm = x->plan->comm;
@@ -353,7 +354,7 @@ static hra_status post_moves(struct execution *x, const struct hra_round *next)
         if (transfer[i].ahead) {
             open_message(x, i);
             post[count++] = &transfer[i];
-            sent |= is_sent_from(x, &s->move[i]);
+            sent |= !s->move[i].sends && is_sent_from(x, &s->move[i]);
         }
     if (count == 0)
         return HRA_OK;

@@ -60,7 +60,7 @@ ParameterizedTestParameters(mpi, peer)
 {
     static struct row rows[] = {{2, "hops", "1"},   {3, "hops", "2"},   {2, "rounds", "3"},
                                 {3, "rounds", "4"}, {4, "rounds", "5"}, {4, "rounds", "6"},
-                                {5, "rounds", "7"}, {3, "absent", ""}};
+                                {5, "rounds", "7"}, {4, "held", "8"},   {3, "absent", ""}};
     return cr_make_param_array(struct row, rows, sizeof(rows) / sizeof(rows[0]));
 }
 

@@ -5,6 +5,7 @@
  * Exit status: 0 all is right. */
 #include "comm/transport.h"
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 #include <hra/mpi.h>
 #include <signal.h>
@@ -99,6 +100,7 @@ enum { BUFFERS = 3, BLOCK = 4096, ROUNDS = 60 };
 struct step {
     int from, to;       /* other ranks; -1: it does not */
     int finishes_early; /* what was sent a round before is finished now, else where its buffer is wanted */
+    int ahead;          /* what it receives is posted a round before */
 };
 
 /* Rounds of all ranks, alike everywhere: in each a permutation tells who sends to whom. */
@@ -112,7 +114,8 @@ static void draw_rounds(struct step step[ROUNDS][64])
             to[other] = i;
         }
         for (int i = 0; i < ranks; i++)
-            step[r][i] = (struct step){.from = -1, .to = -1, .finishes_early = draw(2)};
+            step[r][i] =
+                (struct step){.from = -1, .to = -1, .finishes_early = draw(2), .ahead = r > 0 && draw(3) > 0};
         for (int i = 0; i < ranks; i++) {
             if (to[i] == i)
                 continue;
@@ -156,11 +159,15 @@ static char expected(const struct rounds *x, int to, int r)
     }
 }
 
-static void open_rounds(struct rounds *x)
+static struct rounds *open_rounds(double timeout_s)
 {
-    const struct hra_transport *transport = x->comm->transport;
+    struct rounds *x = calloc(1, sizeof(*x));
     int number[64][2] = {{0}};
 
+    x->comm = open_comm(timeout_s);
+    x->stream = new_stream();
+    draw_rounds(x->step);
+    const struct hra_transport *transport = x->comm->transport;
     x->filling = calloc(ROUNDS, BLOCK);
     x->log = calloc(ROUNDS, BLOCK);
     x->there = calloc((size_t)ranks, sizeof(*x->there));
@@ -170,6 +177,7 @@ static void open_rounds(struct rounds *x)
         for (int sends = 0; sends < 2; sends++) {
             const struct step *s = own(x, r);
             const int peer = sends ? s->to : s->from, came = (r + BUFFERS - 1) % BUFFERS;
+            const int passes = sends && r > 0 && own(x, r - 1)->from >= 0;
             struct hra_transfer *t = &x->transfer[r][sends];
             if (peer < 0)
                 continue;
@@ -179,11 +187,28 @@ static void open_rounds(struct rounds *x)
                                        .sends = sends,
                                        .what = "rounds",
                                        .round = r,
+                                       .ahead = x->step[r][sends ? peer : rank].ahead && (!sends || passes),
                                        .number = number[peer][sends]++,
+                                       .from = passes ? &x->transfer[r - 1][0] : NULL,
                                        .tag = (uint32_t)(1 + r * 64 + (sends ? rank : peer)),
                                        .there = sends ? (char *)x->there[peer] + r % BUFFERS * BLOCK : NULL};
             CHECK_OK(transport->enlist(x->comm->state, t, 1));
         }
+    return x;
+}
+
+static void close_rounds(struct rounds *x)
+{
+    for (int r = 0; r < ROUNDS; r++)
+        for (int sends = 0; sends < 2; sends++)
+            if (x->transfer[r][sends].tag != 0)
+                x->comm->transport->delist(x->comm->state, &x->transfer[r][sends], 1);
+    x->comm->transport->release(x->comm->state, x->buffer);
+    CHECK_OK(hra_comm_destroy(x->comm));
+    free(x->filling);
+    free(x->log);
+    free(x->there);
+    free(x);
 }
 
 /* Finish a transfer, if there is one and it is under way. */
@@ -193,6 +218,21 @@ static void finish(struct rounds *x, int r, int sends, char *under_way)
         return;
     under_way[2 * r + sends] = 0;
     CHECK_OK(x->comm->transport->finish(x->comm->state, &x->transfer[r][sends], x->stream));
+}
+
+/* What is known of round r while the one before is under way. It receives where round r - 2 sent from, which may go on. */
+static void post_round(struct rounds *x, int r, const char *under_way)
+{
+    struct hra_transfer *list[3];
+    int count = 0, after = 0;
+
+    for (int sends = 0; sends < 2; sends++)
+        if (x->transfer[r][sends].ahead)
+            list[count++] = &x->transfer[r][sends];
+    if (r > 1 && under_way[2 * (r - 2) + 1])
+        list[count + after++] = &x->transfer[r - 2][1];
+    if (count > 0)
+        CHECK_OK(x->comm->transport->post(x->comm->state, list, count, after, x->stream));
 }
 
 /* As the executor does, in calls or into a graph: what came is used by the stream before its buffer is written anew. */
@@ -227,6 +267,8 @@ static void run_rounds(struct rounds *x)
             }
         if (count > 0)
             CHECK_OK(transport->start(x->comm->state, list, count, x->stream));
+        if (r + 1 < ROUNDS)
+            post_round(x, r + 1, under_way);
     }
     for (int r = 0; r < ROUNDS; r++)
         finish(x, r, 1, under_way);
@@ -247,14 +289,10 @@ static void check_log(const struct rounds *x)
 
 static void test_rounds(void)
 {
-    struct rounds *x = calloc(1, sizeof(*x));
+    struct rounds *x = open_rounds(30);
     cudaGraph_t graph = NULL;
     cudaGraphExec_t replay = NULL;
 
-    x->comm = open_comm(30);
-    x->stream = new_stream();
-    draw_rounds(x->step);
-    open_rounds(x);
     CHECK(cudaStreamBeginCapture(x->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "no capture");
     run_rounds(x);
     const cudaError_t ended = cudaStreamEndCapture(x->stream, &graph);
@@ -270,16 +308,35 @@ static void test_rounds(void)
         if (i < 2 || i == 9)
             check_log(x);
     }
-    for (int r = 0; r < ROUNDS; r++)
-        for (int sends = 0; sends < 2; sends++)
-            if (x->transfer[r][sends].tag != 0)
-                x->comm->transport->delist(x->comm->state, &x->transfer[r][sends], 1);
-    x->comm->transport->release(x->comm->state, x->buffer);
-    CHECK_OK(hra_comm_destroy(x->comm));
-    free(x->filling);
-    free(x->log);
-    free(x->there);
-    free(x);
+    close_rounds(x);
+}
+
+/* Streams that are held up by what the caller put there before, for longer than the limit, wait for nobody meanwhile. */
+static void test_held(void)
+{
+    struct rounds *x = open_rounds(1);
+    enum cudaDriverEntryPointQueryResult found;
+    __typeof__(cuStreamBatchMemOp) *batch = NULL;
+    uint32_t *word = NULL, *device_word = NULL;
+
+    CHECK(cudaGetDriverEntryPointByVersion("cuStreamBatchMemOp", (void **)&batch, 12000, cudaEnableDefault,
+                                           &found) == cudaSuccess &&
+              cudaHostAlloc((void **)&word, sizeof(*word), cudaHostAllocMapped) == cudaSuccess &&
+              cudaHostGetDevicePointer((void **)&device_word, word, 0) == cudaSuccess,
+          "no word to wait for");
+    *word = 0;
+    CUstreamBatchMemOpParams op = {.waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32,
+                                                 .address = (CUdeviceptr)(uintptr_t)device_word,
+                                                 .value = 1,
+                                                 .flags = CU_STREAM_WAIT_VALUE_EQ}};
+    CHECK(batch(x->stream, 1, &op, 0) == CUDA_SUCCESS, "no wait");
+    run_rounds(x);
+    sleep(2);
+    CHECK_OK(hra_comm_get_status(x->comm));
+    __atomic_store_n(word, 1, __ATOMIC_RELEASE);
+    check_log(x);
+    close_rounds(x);
+    cudaFreeHost(word);
 }
 
 /* ---- Ranks that do not come ---- */
@@ -343,8 +400,11 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } tests[] = {
-        {"hops", test_hops}, {"rounds", test_rounds}, {"killed", test_killed}, {"absent", test_absent}};
+    } tests[] = {{"hops", test_hops},
+                 {"rounds", test_rounds},
+                 {"held", test_held},
+                 {"killed", test_killed},
+                 {"absent", test_absent}};
     int found = 0;
 
     MPI_Init(&argc, &argv);
@@ -357,7 +417,7 @@ int main(int argc, char **argv)
             tests[i].run();
         }
     if (!found)
-        fprintf(stderr, "usage: peer-worker hops|rounds|killed|absent [SEED]\n");
+        fprintf(stderr, "usage: peer-worker hops|rounds|held|killed|absent [SEED]\n");
     MPI_Finalize();
     return found ? failures > 0 : 2;
 }
