@@ -108,11 +108,17 @@ static int words_of(const struct hra_gpu *g)
     return (g->peers == NULL ? 0 : hra_peers_words(g->peers)) + 1;
 }
 
-/* What one of them holds; 0: nothing is waited for. */
+/* What is waited for by the stream that writes one of them, a transfer's number; 0: nothing. */
 static uint32_t read_word(const struct hra_gpu *g, int index)
 {
-    const uint32_t *word = index < words_of(g) - 1 ? hra_peers_word(g->peers, index) : g->word;
-    return word == NULL ? 0 : __atomic_load_n(word, __ATOMIC_ACQUIRE);
+    const int near = index < words_of(g) - 1;
+    const uint32_t *word = near ? hra_peers_word(g->peers, index) : g->word;
+    const uint32_t id = word == NULL ? 0 : __atomic_load_n(word, __ATOMIC_ACQUIRE);
+
+    if (near && id > 0 && id <= (uint32_t)g->capacity &&
+        hra_peers_came(g->peers, &g->listed[id - 1].transfer))
+        return 0;
+    return id;
 }
 
 /* Keep the first failure, and let everyone know. From any thread. */
@@ -453,7 +459,8 @@ static hra_status post(struct hra_gpu *g, struct hra_transfer *const *transfer, 
         if (!is_near(g, t->peer))
             continue;
         if (t->sends) {
-            HRA_TRY(hra_peers_expect(g->peers, t, g->begun));
+            HRA_TRY(
+                hra_peers_expect(g->peers, t, g->begun, g->listed[t->first - 1].done, (uint32_t)t->first));
             continue;
         }
         for (int a = count; a < count + after; a++)
