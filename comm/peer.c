@@ -6,7 +6,7 @@
  *     posted[slot]      a receiver              what we send may be written to its buffer
  *     arrived[slot]     a sender                what it sends is in our buffer
  * A flag is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
- * waiter waits for its tag, writes 0, and goes on. Beside it lies a word in which the waiter's stream shows the watchdog for
+ * waiter waits for its tag, and writes 0 before it does what the other rank may take for leave to set it anew. Beside it lies a word in which the waiter's stream shows the watchdog for
  * which transfer it waits; one write of 64 bits clears both, since each write of a stream to the host's memory costs 1.5 us
  * and holds up all of the GPU's other streams that have one. A transfer uses the slot of its number, modulo SLOTS. Its sender
  * takes the post before it tells of the arrival, so once the arrival is taken both flags are 0 and the slot is free.
