@@ -5,13 +5,12 @@
  *     flag of           set by the stream of    says
  *     posted[slot]      a receiver              what we send may be written to its buffer
  *     arrived[slot]     a sender                what it sends is in our buffer
- * A flag is set by one other rank, to the tag of the transfer that it is set for, and cleared, 0, by its owner before that rank
- * can set it anew: by a sender when it has waited for the post; by a receiver before it posts the slot again, so that more than
- * one of its streams may wait for an arrival, that which computes and that which passes on. Beside a flag lies a word in which a
- * stream shows the watchdog for which transfer it waits; one write of 64 bits clears both, since each write of a stream to
- * the host's memory costs 1.5 us and holds up all of the GPU's other streams that have one. A transfer uses the slot of its
- * number, modulo SLOTS; a buffer is posted again, when all that was passed on from it has been sent, long before its slot
- * is. Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
+ * A flag is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
+ * waiter waits for its tag, and writes 0 before it does what the other rank may take for leave to set it anew. Beside it lies a word in which the waiter's stream shows the watchdog for
+ * which transfer it waits; one write of 64 bits clears both, since each write of a stream to the host's memory costs 1.5 us
+ * and holds up all of the GPU's other streams that have one. A transfer uses the slot of its number, modulo SLOTS. Its sender
+ * takes the post before it tells of the arrival, so once the arrival is taken both flags are 0 and the slot is free.
+ * Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
  *
  * The words lie in memory of the host, not of the GPU, so that the watchdog can set one by a plain store when the
  * rank that should have is gone. Nobody reads a word, changes it and writes it back. */
@@ -232,6 +231,16 @@ static CUstreamBatchMemOpParams await_flag(CUdeviceptr semaphore, const struct h
     return await(semaphore + offsetof(struct semaphore, flag), t->tag);
 }
 
+/* Wait for our flag and take it. What the stream holds next, whatever of the GPU does it, comes after. */
+static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
+                       uint32_t id)
+{
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+
+    return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
+}
+
 hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done)
 {
     HRA_TRY_CUDA(cudaStreamWaitEvent(p->peer[rank].stream[POSTS], done, 0));
@@ -239,18 +248,18 @@ hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done)
 }
 
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t posted)
+                          cudaEvent_t done)
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
-    CUstreamBatchMemOpParams ops[] = {clear(waited_at(p, t)), put(awaited(p, t), t->tag)};
+    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
 
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], ops, sizeof(ops) / sizeof(ops[0])));
-    HRA_TRY_CUDA(cudaEventRecord(posted, peer->stream[POSTS]));
+    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
 }
@@ -285,59 +294,37 @@ hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, c
     return HRA_OK;
 }
 
-/* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
+/* A post that comes ahead is waited for before what is sent is there, and cleared behind the copy, in one with the word of the
+ * arrival: alone that write would cost 3 us between this copy and the next.
+ *
+ * The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
  * comes the fence of `put`, for the whole system. */
-static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done)
-{
-    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
-
-    HRA_TRY(copy(t, stream));
-    HRA_TRY(enqueue(stream, &op, 1));
-    HRA_TRY_CUDA(cudaEventRecord(done, stream));
-    return HRA_OK;
-}
-
-/* A post that was expected is taken before what is sent is there, so that nothing is written between that and the copy. */
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
                           cudaEvent_t done, uint32_t id)
 {
     const cudaStream_t stream = p->peer[t->peer].stream[OUT];
     const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+    CUstreamBatchMemOpParams posted = await_flag(at, t), ops[] = {clear(at), put(awaited(p, t), t->tag)};
 
-    if (t->ahead)
-        HRA_TRY(enqueue(stream, ops + 1, 2));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
-    if (!t->ahead)
-        HRA_TRY(enqueue(stream, ops, 3));
-    return copy_and_tell(p, t, done);
+    if (t->ahead) {
+        HRA_TRY(enqueue(stream, &posted, 1));
+        HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
+    } else {
+        HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
+        HRA_TRY(take(p, t, stream, id));
+    }
+    HRA_TRY(copy(t, stream));
+    HRA_TRY(enqueue(stream, t->ahead ? ops : ops + 1, t->ahead ? 2 : 1));
+    HRA_TRY_CUDA(cudaEventRecord(done, stream));
+    return HRA_OK;
 }
 
-/* What is passed on is told of as waited for by the stream that waits for its arrival, and need not be here. */
-hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                             cudaEvent_t done)
-{
-    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams post[] = {await_flag(at, t), clear(at)},
-                             arrival = await_flag(waited_at(p, t->from), t->from);
-
-    HRA_TRY(enqueue(stream, post, sizeof(post) / sizeof(post[0])));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, posted, 0)); /* the flag is not that of an earlier execution */
-    HRA_TRY(enqueue(stream, &arrival, 1));
-    return copy_and_tell(p, t, done);
-}
-
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                            cudaEvent_t done, uint32_t id)
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id)
 {
     struct peer *peer = &p->peer[t->peer];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), show(at, 0)};
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], posted, 0));
-    HRA_TRY(enqueue(peer->stream[IN], ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], done, 0));
+    HRA_TRY(take(p, t, peer->stream[IN], id));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[IN]));
     peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);
     return HRA_OK;
