@@ -1,9 +1,11 @@
 /* hops.c - times the hops of a transport: alone and, between GPUs, beside compute, in turn with bare copies.
  *
  * On a GPU a run of hops has a stream of its own, and what is computed beside it another one:
- *     stream   products that hide the enqueuing | go | forwards of a one-rank plan                      | end
- *     beside                                    | all ranks come | begin | hops | end
- * Compute outlasts the hops, and is timed alike without them. */
+ *     stream   products that hide the enqueuing | first | forwards of a one-rank plan | middle | as many as in both ends | last | and again
+ *     beside                                                                          | all ranks come | begin | hops | end
+ * The middle outlasts the hops. What it takes longer than both ends, whose forwards are as many, is what compute loses: the
+ * clock falls and rises by more from one run to another, and within one evenly. How far that holds, the same of runs without
+ * hops tells. */
 #include "examples/tools/bare.h"
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
@@ -12,13 +14,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OURS, BARE, KINDS, NOTHING = KINDS };
+enum { OURS, BARE, NOTHING, KINDS };
 
 /* What is known of a kind of hops of one size. Times are the largest over the ranks. */
 struct hop_times {
     struct times alone, beside; /* of one hop */
-    struct times slows;         /* time that the compute lost / time of the hops beside it */
-    int outlasted;              /* turns in which the hops went on when the compute was done */
+    struct times slows; /* time that the compute lost / time of the hops beside it; of NOTHING, of ours */
+    int outlasted;      /* turns in which the hops went on when the middle was done */
 };
 
 /* All that a run needs. On the host there is nothing beside the hops. */
@@ -35,23 +37,22 @@ struct hopping {
 
     /* of the size at hand */
     double bytes;
-    int count;    /* hops in a run */
-    int forwards; /* beside a run */
+    int count; /* hops in a run */
+    int ends;  /* forwards before a run and behind it; twice as many beside it */
     hra_hops *hops;
-    struct bare *bare;    /* NULL: not between these ranks */
-    char no_bare[300];    /* why; "" where nothing is NULL */
-    struct times compute; /* forwards alone */
+    struct bare *bare; /* NULL: not between these ranks */
+    char no_bare[300]; /* why; "" where nothing is NULL */
     struct hop_times kind[KINDS];
 };
 
 /* What one run came to, the largest over the ranks. */
 struct run {
-    double hops_s;    /* all hops; 0 without */
-    double compute_s; /* all forwards; 0 without */
-    double outlasted; /* 1: on some rank the hops */
+    double hops_s;           /* all hops; 0 without */
+    double middle_s, ends_s; /* forwards; 0 without */
+    double outlasted;        /* 1: on some rank the hops */
 };
 
-enum { GO, COMPUTED, BEGIN, END };
+enum { FIRST, MIDDLE, LAST, OVER, BEGIN, END };
 
 static void start_hops(struct hopping *h, int kind, void *stream)
 {
@@ -61,8 +62,14 @@ static void start_hops(struct hopping *h, int kind, void *stream)
         need_of(bare_run(h->bare, h->count, stream), "bare copy", bare_error());
 }
 
-/* A run of hops of a kind, or of NOTHING, beside so many forwards. */
-static struct run run(struct hopping *h, int kind, int forwards)
+static void compute(struct hopping *h, int forwards)
+{
+    for (int i = 0; i < forwards; i++)
+        need(device_replay(h->forward));
+}
+
+/* A run of hops of a kind, with so many forwards before and behind. */
+static struct run run(struct hopping *h, int kind, int ends)
 {
     void *const beside = device_stream_beside();
     struct run r = {0};
@@ -70,12 +77,15 @@ static struct run run(struct hopping *h, int kind, int forwards)
     world_meet();
     for (int i = 0; i < h->products; i++)
         product_run(&h->product);
-    need(device_mark(GO));
-    for (int i = 0; i < forwards; i++)
-        need(device_replay(h->forward));
-    need(device_mark(COMPUTED));
+    need(device_mark(FIRST));
+    compute(h, ends);
+    need(device_mark(MIDDLE));
+    compute(h, 2 * ends);
+    need(device_mark(LAST));
+    compute(h, ends);
+    need(device_mark(OVER));
     if (kind != NOTHING) {
-        need(device_follow(beside, GO));
+        need(device_follow(beside, MIDDLE));
         if (h->gate != NULL)
             demand(hra_hops_run(h->gate, beside));
         need(device_mark_on(BEGIN, beside));
@@ -85,17 +95,22 @@ static struct run run(struct hopping *h, int kind, int forwards)
     }
     need(device_wait());
 
-    if (forwards > 0)
-        need(device_between(&r.compute_s, GO, COMPUTED));
+    if (ends > 0) {
+        double end_s[2];
+        need(device_between(&end_s[0], FIRST, MIDDLE));
+        need(device_between(&r.middle_s, MIDDLE, LAST));
+        need(device_between(&end_s[1], LAST, OVER));
+        r.ends_s = end_s[0] + end_s[1];
+    }
     if (kind != NOTHING) {
         double until_s;
         need(device_between(&r.hops_s, BEGIN, END));
-        need(device_between(&until_s, GO, END));
-        r.outlasted = until_s > r.compute_s;
+        need(device_between(&until_s, MIDDLE, END));
+        r.outlasted = until_s > r.middle_s;
     }
-    double s[3] = {r.hops_s, r.compute_s, r.outlasted};
-    world_max(s, 3);
-    return (struct run){s[0], s[1], s[2]};
+    double s[4] = {r.hops_s, r.middle_s, r.ends_s, r.outlasted};
+    world_max(s, 4);
+    return (struct run){s[0], s[1], s[2], s[3]};
 }
 
 /* ---- Making ready -------------------------------------------------------------------------- */
@@ -167,10 +182,10 @@ static void close_hopping(struct hopping *h)
     demand(hra_comm_destroy(h->comm));
 }
 
-/* Compute for a run that takes this long, and half as much again. */
-static int forwards_for(const struct hopping *h, double hops_s)
+/* Compute whose middle takes as long as a run that takes this long, and half as much again. */
+static int ends_for(const struct hopping *h, double hops_s)
 {
-    return h->on_gpus ? (int)ceil(1.5 * hops_s / h->forward_s) : 0;
+    return h->on_gpus ? (int)ceil(0.75 * hops_s / h->forward_s) : 0;
 }
 
 /* Hops of a size, as many in a run as take some ms. */
@@ -186,7 +201,7 @@ static void open_size(struct hopping *h, double bytes)
     hra_hops_destroy(h->hops);
     h->count = (int)fmin(fmax(run_s / hop_s, few), 256);
     demand(hra_hops_create(&h->hops, h->comm, (size_t)bytes, h->count));
-    h->forwards = forwards_for(h, 2 * h->count * hop_s);
+    h->ends = ends_for(h, 2 * h->count * hop_s);
 
     h->bare = NULL;
     h->no_bare[0] = '\0';
@@ -207,40 +222,30 @@ static int is_known(const struct hopping *h, int kind)
     return kind != BARE || h->bare != NULL;
 }
 
-/* Everything of a size once. What is computed comes in an order drawn anew each turn, alike on all ranks: what follows hops alone,
- * which spare the GPU's power, may find it at a higher clock. Compute is made longer where hops beside it are slower than was
- * thought. */
-static void take_turn(struct hopping *h, int turn, int *forwards)
+/* Everything of a size once. Compute is made longer where hops beside it are slower than was thought. */
+static void take_turn(struct hopping *h, int *ends)
 {
-    struct run beside[KINDS + 1] = {0};
+    double ours_s = 0;
 
-    for (int kind = OURS; kind < KINDS; kind++)
+    for (int kind = OURS; kind < NOTHING; kind++)
         if (is_known(h, kind))
             add_time(&h->kind[kind].alone, run(h, kind, 0).hops_s / h->count);
-    if (!h->on_gpus)
-        return;
-    const int drawn = (int)(random_bits(h->wanted->seed, (uint64_t)turn) % (2 * (KINDS + 1)));
-    for (int i = 0; i <= KINDS; i++) {
-        const int place = drawn % 2 == 0 ? i : KINDS - i, kind = (place + drawn / 2) % (KINDS + 1);
-        if (is_known(h, kind))
-            beside[kind] = run(h, kind, h->forwards);
-    }
-    add_time(&h->compute, beside[NOTHING].compute_s);
-    for (int kind = OURS; kind < KINDS; kind++) {
+    for (int kind = OURS; h->on_gpus && kind < KINDS; kind++) {
         struct hop_times *t = &h->kind[kind];
-        const struct run *r = &beside[kind];
         if (!is_known(h, kind))
             continue;
-        add_time(&t->beside, r->hops_s / h->count);
-        add_time(&t->slows, (r->compute_s - beside[NOTHING].compute_s) / r->hops_s);
-        t->outlasted += r->outlasted > 0;
-        *forwards = (int)fmax(*forwards, forwards_for(h, r->hops_s));
+        const struct run r = run(h, kind, h->ends);
+        ours_s = kind == OURS ? r.hops_s : ours_s;
+        if (kind != NOTHING)
+            add_time(&t->beside, r.hops_s / h->count);
+        add_time(&t->slows, (r.middle_s - r.ends_s) / (kind == NOTHING ? ours_s : r.hops_s));
+        t->outlasted += r.outlasted > 0;
+        *ends = (int)fmax(*ends, ends_for(h, r.hops_s));
     }
 }
 
 static void forget_turns(struct hopping *h)
 {
-    h->compute.count = 0;
     for (int kind = OURS; kind < KINDS; kind++) {
         struct hop_times *t = &h->kind[kind];
         t->alone.count = t->beside.count = t->slows.count = t->outlasted = 0;
@@ -252,17 +257,16 @@ static void measure(struct hopping *h)
     const int warm = h->on_gpus ? 3 : 1;
 
     for (int i = -warm; i < h->wanted->repeat; i++) {
-        int forwards = h->forwards;
+        int ends = h->ends;
         if (i <= 0)
             forget_turns(h);
-        take_turn(h, warm + i, &forwards);
+        take_turn(h, &ends);
         if (i < 0)
-            h->forwards = forwards;
+            h->ends = ends;
     }
     demand(hra_hops_check(h->hops));
     if (h->bare != NULL)
         need_of(bare_check(h->bare), "bare copy", bare_error());
-    sort_times(&h->compute);
     for (int kind = OURS; kind < KINDS; kind++) {
         sort_times(&h->kind[kind].alone);
         sort_times(&h->kind[kind].beside);
@@ -294,8 +298,8 @@ static void print_head(const struct hopping *h)
 static void print_line(const struct hopping *h, int kind, const struct times *t,
                        const struct hop_times *beside)
 {
-    static const char *const name[KINDS][2] = {{"hops", "hops under compute"},
-                                               {"bare", "bare under compute"}};
+    static const char *const name[NOTHING][2] = {{"hops", "hops under compute"},
+                                                 {"bare", "bare under compute"}};
     const char *what = name[kind][beside != NULL];
     const struct hop_times *bare = &h->kind[BARE];
     const struct times *same = beside != NULL ? &bare->beside : &bare->alone; /* of bare hops */
@@ -330,15 +334,32 @@ static void print_line(const struct hopping *h, int kind, const struct times *t,
         printf("  in %d of %d turns these hops outlasted the compute\n", beside->outlasted, t->count);
 }
 
+/* What runs without hops would have been told to lose: how sure the others are. */
+static void print_nothing(const struct hopping *h)
+{
+    const struct times *slows = &h->kind[NOTHING].slows;
+
+    if (slows->count > 0 && h->wanted->json)
+        printf(
+            "{\"what\": \"nothing under compute\", \"transport\": \"%s\", \"ranks\": %d, \"device\": \"%s\", "
+            "\"bytes\": %.0f, \"runs\": %d, \"compute_slows\": %.4g, \"compute_slows_min\": %.4g, "
+            "\"compute_slows_max\": %.4g}\n",
+            transport_of(h), world.ranks, device_name(), h->bytes, slows->count, median(slows), least(slows),
+            most(slows));
+    else if (slows->count > 0)
+        printf("%-20s %10.3f %46s %11.2f %%\n", "nothing", h->bytes * 0x1p-20, "", 100 * median(slows));
+}
+
 static void print_size(const struct hopping *h)
 {
-    for (int kind = OURS; kind < KINDS; kind++) {
+    for (int kind = OURS; kind < NOTHING; kind++) {
         const struct hop_times *t = &h->kind[kind];
         if (t->alone.count > 0)
             print_line(h, kind, &t->alone, NULL);
         if (t->beside.count > 0)
             print_line(h, kind, &t->beside, t);
     }
+    print_nothing(h);
     if (h->no_bare[0] != '\0')
         fprintf(stderr, "hra-bench: no bare copies of %.0f bytes: %s\n", h->bytes, h->no_bare);
 }
