@@ -95,6 +95,15 @@ static int is_near(const struct hra_gpu *g, int peer)
     return g->peers != NULL && hra_peers_reach(g->peers, peer);
 }
 
+static int any_near(const struct hra_gpu *g)
+{
+    int any = 0;
+
+    for (int r = 0; r < g->ranks; r++)
+        any |= r != g->rank && is_near(g, r);
+    return any;
+}
+
 /* Over NCCL, which would not notice a rank that executes another plan, a tag comes with the first transfer of a pass from
  * each rank. */
 static int has_tag(const struct hra_transfer *t)
@@ -108,17 +117,11 @@ static int words_of(const struct hra_gpu *g)
     return (g->peers == NULL ? 0 : hra_peers_words(g->peers)) + 1;
 }
 
-/* What is waited for by the stream that writes one of them, a transfer's number; 0: nothing. */
+/* What one of them holds; 0: nothing is waited for. */
 static uint32_t read_word(const struct hra_gpu *g, int index)
 {
-    const int near = index < words_of(g) - 1;
-    const uint32_t *word = near ? hra_peers_word(g->peers, index) : g->word;
-    const uint32_t id = word == NULL ? 0 : __atomic_load_n(word, __ATOMIC_ACQUIRE);
-
-    if (near && id > 0 && id <= (uint32_t)g->capacity &&
-        hra_peers_came(g->peers, &g->listed[id - 1].transfer))
-        return 0;
-    return id;
+    const uint32_t *word = index < words_of(g) - 1 ? hra_peers_word(g->peers, index) : g->word;
+    return word == NULL ? 0 : __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
 /* Keep the first failure, and let everyone know. From any thread. */
@@ -439,30 +442,16 @@ static hra_status start_group(struct hra_gpu *g, int count)
     return HRA_OK;
 }
 
-static int any_near(const struct hra_gpu *g, struct hra_transfer *const *transfer, int count)
-{
-    int any = 0;
-
-    for (int i = 0; i < count; i++)
-        any |= is_near(g, transfer[i]->peer);
-    return any;
-}
-
 static hra_status post(struct hra_gpu *g, struct hra_transfer *const *transfer, int count, int after,
                        cudaStream_t stream)
 {
-    if (!any_near(g, transfer, count))
-        return HRA_OK;
     HRA_TRY_CUDA(cudaEventRecord(g->begun, stream));
     for (int i = 0; i < count; i++) {
         const struct hra_transfer *t = transfer[i];
-        if (!is_near(g, t->peer))
+        if (is_near(g, t->peer) && t->sends)
+            HRA_TRY(hra_peers_expect(g->peers, t->peer, g->begun));
+        if (!is_near(g, t->peer) || t->sends)
             continue;
-        if (t->sends) {
-            HRA_TRY(
-                hra_peers_expect(g->peers, t, g->begun, g->listed[t->first - 1].done, (uint32_t)t->first));
-            continue;
-        }
         for (int a = count; a < count + after; a++)
             HRA_TRY(hra_peers_hold(g->peers, t->peer, g->listed[transfer[a]->count - 1].done));
         HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].done));
@@ -843,6 +832,8 @@ static hra_status meet(struct hra_gpu *g, hra_comm *comm, hra_transport_kind kin
         HRA_TRY(connect(g, comm));
     g->table.name = !needed ? "peer" : kind == HRA_TRANSPORT_NCCL ? "nccl" : "peer+nccl";
     g->table.sends_lines = !needed;
+    if (!any_near(g)) /* NCCL takes what comes when both have come */
+        g->table.post = NULL;
     status = hra_alloc((void **)&g->watched, words_of(g), sizeof(*g->watched), "communicator");
     if (status == HRA_OK && pthread_create(&g->watchdog, NULL, watch, g) != 0)
         status = HRA_FAIL(HRA_ERR_MEMORY, "communicator: no thread for the watchdog");

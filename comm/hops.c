@@ -116,7 +116,12 @@ static hra_status build(struct hra_hops *h)
     HRA_TRY(hra_comm_agree(comm, prepare(h)));
     if (comm->transport->map == NULL)
         return HRA_OK;
-    return hra_comm_note(comm, comm->transport->map(comm->state, h->base, BUFFERS * h->stride, h->there));
+    HRA_TRY(hra_comm_note(comm, comm->transport->map(comm->state, h->base, BUFFERS * h->stride, h->there)));
+    for (int i = 3; i < 2 * h->count; i += 2) { /* sends of what the hop before brought */
+        h->transfer[i].from = &h->transfer[i - 3];
+        h->transfer[i].ahead = h->transfer[i - 1].ahead && h->there[h->transfer[i].peer] != NULL;
+    }
+    return HRA_OK;
 }
 
 hra_status hra_hops_create(hra_hops **out, hra_comm *comm, size_t bytes, int count)
@@ -160,8 +165,6 @@ static void aim(struct hra_hops *h, struct hra_transfer *pair, int64_t before)
     pair[0].data = h->base + to;
     pair[1].data = h->base + from;
     pair[1].there = there == NULL ? NULL : (char *)there + to;
-    pair[1].from = pair == h->transfer ? NULL : pair - 2;
-    pair[1].ahead = there != NULL && pair[0].ahead;
 }
 
 static hra_status hop(struct hra_hops *h, int number, void *stream)

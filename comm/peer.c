@@ -6,7 +6,7 @@
  *     posted[slot]      a receiver              what we send may be written to its buffer
  *     arrived[slot]     a sender                what it sends is in our buffer
  * A flag is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
- * waiter waits for its tag, and writes 0 before it does what the other rank may take for leave to set it anew. Beside it lies a word in which the waiter's stream shows the watchdog for
+ * waiter waits for its tag, writes 0, and goes on. Beside it lies a word in which the waiter's stream shows the watchdog for
  * which transfer it waits; one write of 64 bits clears both, since each write of a stream to the host's memory costs 1.5 us
  * and holds up all of the GPU's other streams that have one. A transfer uses the slot of its number, modulo SLOTS. Its sender
  * takes the post before it tells of the arrival, so once the arrival is taken both flags are 0 and the slot is free.
@@ -215,28 +215,20 @@ static CUdeviceptr awaited(const struct hra_peers *p, const struct hra_transfer 
     return (CUdeviceptr)(uintptr_t)(p->peer[t->peer].device + place(p->rank, !t->sends, t->number));
 }
 
-/* What we wait for, as streams address it. */
-static CUdeviceptr waited_at(const struct hra_peers *p, const struct hra_transfer *t)
+static hra_status tell(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream)
 {
-    return (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
-}
-
-static CUstreamBatchMemOpParams show(CUdeviceptr semaphore, uint32_t id)
-{
-    return put(semaphore + offsetof(struct semaphore, waits), id);
-}
-
-static CUstreamBatchMemOpParams await_flag(CUdeviceptr semaphore, const struct hra_transfer *t)
-{
-    return await(semaphore + offsetof(struct semaphore, flag), t->tag);
+    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
+    return enqueue(stream, &op, 1);
 }
 
 /* Wait for our flag and take it. What the stream holds next, whatever of the GPU does it, comes after. */
 static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
                        uint32_t id)
 {
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+    const CUdeviceptr at =
+        (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
+    CUstreamBatchMemOpParams ops[] = {put(at + offsetof(struct semaphore, waits), id),
+                                      await(at + offsetof(struct semaphore, flag), t->tag), clear(at)};
 
     return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
 }
@@ -252,13 +244,12 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
-    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
 
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
+    HRA_TRY(tell(p, t, peer->stream[POSTS]));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
@@ -280,22 +271,13 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
     return HRA_OK;
 }
 
-/* Shown on a stream that has nothing to do, not on the one that copies. */
-hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                            cudaEvent_t done, uint32_t id)
+hra_status hra_peers_expect(struct hra_peers *p, int rank, cudaEvent_t begun)
 {
-    const struct peer *peer = &p->peer[t->peer];
-    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
-
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(p->peer[rank].stream[OUT], begun, 0));
     return HRA_OK;
 }
 
-/* A post that comes ahead is waited for before what is sent is there, and cleared behind the copy, in one with the word of the
- * arrival: alone that write would cost 3 us between this copy and the next.
+/* A post that was made ahead is taken before what is sent is there: that costs 5 us, which the copy need not wait for.
  *
  * The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
  * comes the fence of `put`, for the whole system. */
@@ -303,18 +285,14 @@ hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cud
                           cudaEvent_t done, uint32_t id)
 {
     const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams posted = await_flag(at, t), ops[] = {clear(at), put(awaited(p, t), t->tag)};
 
-    if (t->ahead) {
-        HRA_TRY(enqueue(stream, &posted, 1));
-        HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
-    } else {
-        HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
+    if (t->ahead)
         HRA_TRY(take(p, t, stream, id));
-    }
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
+    if (!t->ahead)
+        HRA_TRY(take(p, t, stream, id));
     HRA_TRY(copy(t, stream));
-    HRA_TRY(enqueue(stream, t->ahead ? ops : ops + 1, t->ahead ? 2 : 1));
+    HRA_TRY(tell(p, t, stream));
     HRA_TRY_CUDA(cudaEventRecord(done, stream));
     return HRA_OK;
 }
@@ -389,12 +367,6 @@ hra_status hra_peers_fare(struct hra_peers *p, char *why, size_t bytes)
     for (int r = 0; status == HRA_OK && r < p->ranks; r++)
         status = read_failure(p, r, why, bytes);
     return status;
-}
-
-int hra_peers_came(const struct hra_peers *p, const struct hra_transfer *t)
-{
-    return p->peer[t->peer].reached &&
-           atomic_load_explicit(&waited(p, t)->flag, memory_order_acquire) == t->tag;
 }
 
 hra_status hra_peers_look(struct hra_peers *p, const struct hra_transfer *t, char *why, size_t bytes)

@@ -29,9 +29,10 @@ struct hra_transfer {
     int sends;        /* 1: data goes to peer; 0: it comes from peer */
     const char *what; /* for messages: "forward of plan 3" */
     int round;        /* for messages */
-    int ahead; /* 1: `post` comes before start. Sent: only where it does at the receiver, and `there` and `from` are known */
-    const struct hra_transfer
-        *from;  /* sent: the receipt that brought it as it is, finished before start; NULL: none did */
+    /* sent: the receipt that brought it as it is, finished before start; NULL: none did */
+    const struct hra_transfer *from;
+    /* 1: `post` comes before start. Sent: only where it does at the receiver in the same round, and with `there` and `from` */
+    int ahead;
     int number; /* how many of its pass go from the sender to the receiver before it: both ends count alike */
     uint32_t tag; /* not 0; the same at both ends of one transfer of one plan, other ones elsewhere */
     void *there;  /* sent: where it arrives, as we address the receiver's arena; NULL: we do not reach that */

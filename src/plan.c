@@ -682,39 +682,6 @@ static int can_post(const hra_plan *plan)
     return plan->comm->transport->post != NULL && !plan->staged;
 }
 
-/* The receipt that brought what a move sends, as it is: K/V, which nothing changes. brought [buffers of K/V]: the move that
- * filled each, -1: none. */
-static const struct hra_transfer *find_from(const struct hra_pass_plan *pass, const struct hra_move *sent,
-                                            const int *brought)
-{
-    const int i = sent->payload == HRA_KV ? brought[sent->from] : -1;
-    const struct hra_move *m = i < 0 ? NULL : &pass->schedule.move[i];
-
-    return m != NULL && m->to == sent->from && m->more == sent->more ? &pass->transfer[i] : NULL;
-}
-
-/* Which sends pass on what came. */
-static hra_status find_passed(struct hra_pass_plan *pass)
-{
-    const struct hra_schedule *s = &pass->schedule;
-    int *brought = NULL;
-
-    HRA_TRY(hra_alloc_unset((void **)&brought, pass->buffers[HRA_KV], sizeof(*brought), "moves"));
-    for (int b = 0; b < pass->buffers[HRA_KV]; b++)
-        brought[b] = -1;
-    for (int r = 0; r < s->rounds; r++) {
-        for (int i = s->round[r].move0; i < s->round[r].move1; i++)
-            if (s->move[i].sends)
-                pass->transfer[i].from = find_from(pass, &s->move[i], brought);
-        for (int i = s->round[r].move0; i < s->round[r].move1; i++)
-            for (int n = 0; n <= s->move[i].more; n++)
-                if (!s->move[i].sends && s->move[i].payload == HRA_KV)
-                    brought[s->move[i].to + n] = i;
-    }
-    free(brought);
-    return HRA_OK;
-}
-
 /* The transfers of a pass, as its schedule has them. */
 static hra_status list_transfers(hra_plan *plan, hra_pass which)
 {
@@ -723,11 +690,13 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
     struct hra_lines *line = pass->line;
     const int rank = plan->comm->rank;
     unsigned char *ahead = NULL;
-    int(*count)[2] = NULL; /* so far, from and to each rank */
+    int *passed = NULL, (*count)[2] = NULL; /* so far, from and to each rank */
 
     HRA_TRY(hra_alloc((void **)&pass->transfer, s->moves, sizeof(*pass->transfer), "moves"));
     HRA_TRY(hra_alloc((void **)&count, plan->comm->ranks, sizeof(*count), "moves"));
-    const hra_status status = hra_schedule_ahead(&ahead, s, plan->comm->ranks);
+    hra_status status = hra_schedule_ahead(&ahead, s, plan->comm->ranks);
+    if (status == HRA_OK)
+        status = hra_schedule_passed(&passed, s);
     for (int r = 0; status == HRA_OK && r < s->rounds; r++)
         for (int i = s->round[r].move0; i < s->round[r].move1; i++) {
             const struct hra_move *m = &s->move[i];
@@ -744,6 +713,7 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
                                       .what = pass->what,
                                       .round = r,
                                       .ahead = ahead[i] && can_post(plan),
+                                      .from = passed[i] < 0 ? NULL : &pass->transfer[passed[i]],
                                       .number = number,
                                       .tag = (uint32_t)hra_hash(HRA_HASH_BEGIN, name, sizeof(name)) | 1};
             line += pass->straight.move[i] ? groups_of_lines(plan, pass, m) : 0;
@@ -751,7 +721,8 @@ static hra_status list_transfers(hra_plan *plan, hra_pass which)
         }
     free(count);
     free(ahead);
-    return status == HRA_OK ? find_passed(pass) : status;
+    free(passed);
+    return status;
 }
 
 static hra_status prepare_pass(hra_plan *plan, hra_pass which)
@@ -1002,57 +973,45 @@ static hra_status prepare(hra_plan *plan)
     return tell_shapes(plan);
 }
 
-/* Which posts of another rank, whose schedule this is, are waited for ahead: those that it makes as early, of what we pass on.
- * The n-th that it receives from us is the n-th that we send. */
-static hra_status find_posts(hra_plan *plan, struct hra_pass_plan *pass, int peer,
-                             const struct hra_schedule *theirs)
+/* The first move from `i` on that receives from a rank; s->moves: there is none. */
+static int next_receipt(const struct hra_schedule *s, int i, int peer)
 {
-    const struct hra_schedule *mine = &pass->schedule;
-    unsigned char *ahead = NULL;
-    int i = 0;
-
-    if (!can_post(plan))
-        return HRA_OK;
-    const hra_status status = hra_schedule_ahead(&ahead, theirs, plan->comm->ranks);
-    for (int r = 0; status == HRA_OK && r < theirs->rounds; r++)
-        for (int j = theirs->round[r].move0; j < theirs->round[r].move1; j++) {
-            if (theirs->move[j].sends || theirs->move[j].peer != plan->comm->rank)
-                continue;
-            while (i < mine->moves && !(mine->move[i].sends && mine->move[i].peer == peer))
-                i++;
-            if (i < mine->moves)
-                pass->transfer[i].ahead =
-                    ahead[j] && pass->transfer[i].round == r && pass->transfer[i].from != NULL;
-            i++;
-        }
-    free(ahead);
-    return status;
+    while (i < s->moves && (s->move[i].sends || s->move[i].peer != peer))
+        i++;
+    return i;
 }
 
-/* Where what we send arrives at one of the ranks whose arena we address: its schedule says into which buffer. */
+/* Where what we send arrives at one of the ranks whose arena we address: its schedule says into which buffer, and whether that is
+ * posted ahead. The n-th move that it receives from us is the n-th that we send, in the same round. */
 static hra_status aim_at(hra_plan *plan, hra_pass which, int peer, char *arena)
 {
     struct hra_pass_plan *pass = &plan->pass[which];
     const struct hra_schedule *mine = &pass->schedule;
     struct buffers buffers = {.spare = 0};
     struct hra_schedule s = {0};
+    unsigned char *ahead = NULL;
     size_t end = 0;
+    int receipt = -1;
 
     hra_status status = plan->generate(&s, &plan->work, peer, which);
     if (status == HRA_OK)
         status = place_buffers(&buffers, &end, plan, &s, which);
+    if (status == HRA_OK)
+        status = hra_schedule_ahead(&ahead, &s, plan->comm->ranks);
     for (int i = 0; status == HRA_OK && i < mine->moves; i++) {
         const struct hra_move *m = &mine->move[i];
         if (!m->sends || m->peer != peer)
             continue;
-        if (m->to < 0 || m->to + m->more >= buffers.count[m->payload])
+        receipt = next_receipt(&s, receipt + 1, plan->comm->rank);
+        if (receipt == s.moves || m->to < 0 || m->to + m->more >= buffers.count[m->payload]) {
             status = HRA_FAIL(HRA_ERR_ARG, "schedule: rank %d has no buffer %d for a move of rank %d", peer,
                               m->to, plan->comm->rank);
-        else
-            pass->transfer[i].there = arena + buffers.at[m->payload][m->to];
+            break;
+        }
+        pass->transfer[i].there = arena + buffers.at[m->payload][m->to];
+        pass->transfer[i].ahead = ahead[receipt] && pass->transfer[i].from != NULL && can_post(plan);
     }
-    if (status == HRA_OK)
-        status = find_posts(plan, pass, peer, &s);
+    free(ahead);
     for (int payload = 0; payload < HRA_PAYLOADS; payload++)
         free(buffers.at[payload]);
     hra_schedule_clear(&s);

@@ -352,9 +352,11 @@ static hra_status post_moves(struct execution *x, const struct hra_round *next)
 
     for (int i = next->move0; i < next->move1; i++)
         if (transfer[i].ahead) {
-            open_message(x, i);
             post[count++] = &transfer[i];
-            sent |= !s->move[i].sends && is_sent_from(x, &s->move[i]);
+            if (s->move[i].sends)
+                continue;
+            open_message(x, i);
+            sent |= is_sent_from(x, &s->move[i]);
         }
     if (count == 0)
         return HRA_OK;

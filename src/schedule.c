@@ -220,6 +220,37 @@ hra_status hra_schedule_ahead(unsigned char **out, const struct hra_schedule *s,
     return status;
 }
 
+/* ---- What is passed on ---- */
+
+/* brought: by buffer of K/V the move that filled it, -1: none. */
+static int find_passed(const struct hra_schedule *s, const struct hra_move *m, const int *brought)
+{
+    const int i = m->sends && m->payload == HRA_KV ? brought[m->from] : -1;
+    return i >= 0 && s->move[i].to == m->from && s->move[i].more == m->more ? i : -1;
+}
+
+hra_status hra_schedule_passed(int **out, const struct hra_schedule *s)
+{
+    const int buffers = count_buffers(s, HRA_KV);
+    int *brought = NULL;
+
+    HRA_TRY(hra_alloc_unset((void **)out, s->moves, sizeof(**out), "moves"));
+    HRA_TRY(hra_alloc_unset((void **)&brought, buffers, sizeof(*brought), "moves"));
+    for (int b = 0; b < buffers; b++)
+        brought[b] = -1;
+    for (int r = 0; r < s->rounds; r++) {
+        const struct hra_round *round = &s->round[r];
+        for (int i = round->move0; i < round->move1; i++)
+            (*out)[i] = find_passed(s, &s->move[i], brought);
+        for (int i = round->move0; i < round->move1; i++)
+            for (int n = 0; n <= s->move[i].more; n++)
+                if (!s->move[i].sends && s->move[i].payload == HRA_KV)
+                    brought[s->move[i].to + n] = i;
+    }
+    free(brought);
+    return HRA_OK;
+}
+
 int hra_work_half(const struct hra_work *work, int owner, int half)
 {
     const int first = work->rank_tile[owner], tiles = work->rank_tile[owner + 1] - first;

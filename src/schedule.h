@@ -227,6 +227,10 @@ void hra_schedule_clear(struct hra_schedule *s);
  * round, so do those behind it in that round. *out, [moves], is to be freed, also on failure. HRA_ERR_MEMORY. */
 hra_status hra_schedule_ahead(unsigned char **out, const struct hra_schedule *s, int ranks);
 
+/* Which receipt brought all that a move sends, as it is, K/V that it passes on; -1: none did. *out, [moves], is to be freed, also
+ * on failure. HRA_ERR_MEMORY. */
+hra_status hra_schedule_passed(int **out, const struct hra_schedule *s);
+
 /* Parts of a message, times the batch, that are sent from the caller's tensors, at most: each is two copies, some microseconds
  * of the engine's, where more parts are put together before by a kernel or two. */
 enum { HRA_STRAIGHT_PARTS = 16 };

@@ -125,6 +125,7 @@ static int64_t live_of(struct problem *p, int rank, const struct hra_part *part)
 struct content {
     struct hra_part part; /* owner -1: nobody knows */
     int added[RANKS];     /* dK/dV: how often each rank has added to them since they began at 0 */
+    int brought;          /* 1 + the move that brought it here; 0: none did */
 };
 
 /* One message from one rank to another. Nothing is kept in between: a send is over when its receive has begun. */
@@ -132,6 +133,7 @@ struct message {
     struct hra_move move; /* as the sender describes it */
     struct content content[CARRIED];
     int sent, expected;
+    int round[2]; /* in which it is received, and sent */
 };
 
 struct channel {
@@ -149,6 +151,7 @@ struct player {
     int number[RANKS * MESSAGES]; /* [moves] which message of its channel a move is */
     char finished[RANKS * MESSAGES];
     unsigned char *ahead;               /* [moves] receipts that are posted a round before their own */
+    int *passed;                        /* [moves] the receipt that brought what a send passes on, -1: none */
     char posted[HRA_PAYLOADS][BUFFERS]; /* 1: a message may come at any time */
     int posts;
     int round, run, moved,
@@ -215,8 +218,12 @@ static int settle(struct game *g, int rank, enum hra_payload payload, int buffer
         const struct message *message = &c->message[p->number[i]];
         if (!message->sent || !message->expected)
             return 0;
-        if (!move->sends)
+        cr_assert(eq(int, message->round[0], message->round[1]), "rank %d and rank %d", rank, move->peer);
+        if (!move->sends) {
             receive(g, rank, move, message);
+            for (int n = 0; n <= move->more; n++)
+                p->buffer[move->payload][move->to + n].brought = i + 1;
+        }
         p->finished[i] = 1;
     }
     return 1;
@@ -231,6 +238,19 @@ static int settle_move(struct game *g, int rank, const struct hra_move *move, in
     return 1;
 }
 
+/* What is said of a send is what its buffers, from `content` on, have seen. */
+static void check_passed(const struct player *p, int i, const struct content *content)
+{
+    const struct hra_move *move = &p->schedule.move[i];
+    int by = move->payload == HRA_KV ? content->brought - 1 : -1;
+
+    if (by >= 0 && (p->schedule.move[by].to != move->from || p->schedule.move[by].more != move->more))
+        by = -1;
+    for (int n = 0; by >= 0 && n <= move->more; n++)
+        cr_assert(eq(int, content[n].brought, by + 1));
+    cr_assert(eq(int, p->passed[i], by), "move %d, round %d", i, p->round);
+}
+
 static void start_move(struct game *g, int rank, int i)
 {
     struct player *p = &g->player[rank];
@@ -241,7 +261,9 @@ static void start_move(struct game *g, int rank, int i)
     p->number[i] = move->sends ? c->sent++ : c->expected++;
     cr_assert(p->number[i] < MESSAGES && move->more < CARRIED);
     struct message *message = &c->message[p->number[i]];
+    message->round[move->sends] = p->round;
     if (move->sends) {
+        check_passed(p, i, content);
         message->move = *move;
         message->sent = 1;
     } else {
@@ -385,6 +407,7 @@ static void begin(struct game *g, hra_generator generate, hra_pass pass)
             cr_assert(s->source[i].buffer < BUFFERS && s->source[i].gradient < BUFFERS);
 
         cr_assert(eq(int, hra_schedule_ahead(&p->ahead, s, ranks), HRA_OK));
+        cr_assert(eq(int, hra_schedule_passed(&p->passed, s), HRA_OK));
         for (int b = 0; b < BUFFERS; b++)
             p->buffer[HRA_KV][b].part = p->buffer[HRA_DKV][b].part = nothing;
         for (int i = 0; i < s->loads; i++) {
@@ -399,6 +422,7 @@ static void end(struct game *g)
     for (int r = 0; r < g->problem.work.ranks; r++) {
         hra_schedule_clear(&g->player[r].schedule);
         free(g->player[r].ahead);
+        free(g->player[r].passed);
     }
 }
 
@@ -550,7 +574,8 @@ ParameterizedTest(struct ring *ring, schedule, ring_computes_every_live_tile_onc
     free(g);
 }
 
-/* Under a full mask all that arrives is posted a round ahead, but for the first K/V. */
+/* Under a full mask all that arrives is posted a round ahead, but for the first K/V, and all K/V are passed on but for those of the
+ * last step. */
 Test(schedule, ring_posts_ahead)
 {
     enum { STEPS = 4 };
@@ -565,6 +590,10 @@ Test(schedule, ring_posts_ahead)
             play(g, STEPS + 1);
             const struct player *p = &g->player[1];
             cr_assert(eq(int, p->posts, p->messages[HRA_KV] + p->messages[HRA_DKV] - 1));
+            int passed = 0;
+            for (int i = 0; i < p->schedule.moves; i++)
+                passed += p->passed[i] >= 0;
+            cr_assert(eq(int, passed *STEPS, p->messages[HRA_KV] * (STEPS - 1)));
             end(g);
         }
     free(g);

@@ -1,11 +1,10 @@
 /* hops.c - times the hops of a transport: alone and, between GPUs, beside compute, in turn with bare copies.
  *
  * On a GPU a run of hops has a stream of its own, and what is computed beside it another one:
- *     stream   products that hide the enqueuing | first | forwards of a one-rank plan | middle | as many as in both ends | last | and again
- *     beside                                                                          | all ranks come | begin | hops | end
- * The middle outlasts the hops. What it takes longer than both ends, whose forwards are as many, is what compute loses: the
- * clock falls and rises by more from one run to another, and within one evenly. How far that holds, the same of runs without
- * hops tells. */
+ *     stream   products that hide the enqueuing | forwards of a one-rank plan | twice as many | and as many again
+ *     beside                                                                  | all ranks come | begin | hops | end
+ * The middle outlasts the hops. What it takes longer than both ends is what compute loses: from one run to another clocks
+ * differ by more, and what changes evenly within a run cancels. How much does not, runs without hops tell. */
 #include "examples/tools/bare.h"
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
