@@ -15,12 +15,13 @@ top=$PWD
 # All of them in two halves side by side, each in a copy of its own: most tests use one core.
 if [ $# -eq 0 ]; then
     patches=(tests/faults/*.patch)
-    half=$(((${#patches[@]} + 1) / 2)) other=$(mktemp) status=0
-    tests/faults.sh "${patches[@]:half}" >"$other" 2>&1 &
-    tests/faults.sh "${patches[@]:0:half}" || status=1
+    half=$(((${#patches[@]} + 1) / 2)) out=$(mktemp -d) status=0
+    tests/faults.sh "${patches[@]:half}" >"$out/2" 2>&1 &
+    tests/faults.sh "${patches[@]:0:half}" >"$out/1" 2>&1 || status=1
     wait $! || status=1
-    cat "$other"
-    rm -f "$other"
+    cat "$out/1" "$out/2"
+    [ $status -eq 0 ] || { echo "What failed:" && grep -h -A 20 '^FAILED' "$out/1" "$out/2" | grep -v '^caught'; }
+    rm -rf "$out"
     exit $status
 fi
 patches=("$@")
