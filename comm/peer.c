@@ -5,13 +5,12 @@
  *     flag of           set by the stream of    says
  *     posted[slot]      a receiver              what we send may be written to its buffer
  *     arrived[slot]     a sender                what it sends is in our buffer
- * A flag is set by one other rank, to the tag of the transfer that it is set for, and cleared, 0, by its owner before that rank
- * can set it anew: by a sender when it has waited for the post; by a receiver before it posts the slot again, so that more than
- * one of its streams may wait for an arrival, that which computes and that which passes on. Beside a flag lies a word in which a
- * stream shows the watchdog for which transfer it waits; one write of 64 bits clears both, since each write of a stream to
- * the host's memory costs 1.5 us and holds up all of the GPU's other streams that have one. A transfer uses the slot of its
- * number, modulo SLOTS; a buffer is posted again, when all that was passed on from it has been sent, long before its slot
- * is. Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
+ * A flag is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
+ * waiter waits for its tag, writes 0, and goes on. Beside it lies a word in which the waiter's stream shows the watchdog for
+ * which transfer it waits; one write of 64 bits clears both, since each write of a stream to the host's memory costs 1.5 us
+ * and holds up all of the GPU's other streams that have one. A transfer uses the slot of its number, modulo SLOTS. Its sender
+ * takes the post before it tells of the arrival, so once the arrival is taken both flags are 0 and the slot is free.
+ * Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
  *
  * The words lie in memory of the host, not of the GPU, so that the watchdog can set one by a plain store when the
  * rank that should have is gone. Nobody reads a word, changes it and writes it back. */
@@ -216,20 +215,22 @@ static CUdeviceptr awaited(const struct hra_peers *p, const struct hra_transfer 
     return (CUdeviceptr)(uintptr_t)(p->peer[t->peer].device + place(p->rank, !t->sends, t->number));
 }
 
-/* What we wait for, as streams address it. */
-static CUdeviceptr waited_at(const struct hra_peers *p, const struct hra_transfer *t)
+static hra_status tell(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream)
 {
-    return (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
+    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
+    return enqueue(stream, &op, 1);
 }
 
-static CUstreamBatchMemOpParams show(CUdeviceptr semaphore, uint32_t id)
+/* Wait for our flag and take it. What the stream holds next, whatever of the GPU does it, comes after. */
+static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
+                       uint32_t id)
 {
-    return put(semaphore + offsetof(struct semaphore, waits), id);
-}
+    const CUdeviceptr at =
+        (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
+    CUstreamBatchMemOpParams ops[] = {put(at + offsetof(struct semaphore, waits), id),
+                                      await(at + offsetof(struct semaphore, flag), t->tag), clear(at)};
 
-static CUstreamBatchMemOpParams await_flag(CUdeviceptr semaphore, const struct hra_transfer *t)
-{
-    return await(semaphore + offsetof(struct semaphore, flag), t->tag);
+    return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
 }
 
 hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done)
@@ -239,18 +240,17 @@ hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done)
 }
 
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t posted)
+                          cudaEvent_t done)
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
-    CUstreamBatchMemOpParams ops[] = {clear(waited_at(p, t)), put(awaited(p, t), t->tag)};
 
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], ops, sizeof(ops) / sizeof(ops[0])));
-    HRA_TRY_CUDA(cudaEventRecord(posted, peer->stream[POSTS]));
+    HRA_TRY(tell(p, t, peer->stream[POSTS]));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
 }
@@ -271,73 +271,38 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
     return HRA_OK;
 }
 
-/* Shown on a stream that has nothing to do, not on the one that copies. */
-hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                            cudaEvent_t done, uint32_t id)
+hra_status hra_peers_expect(struct hra_peers *p, int rank, cudaEvent_t begun)
 {
-    const struct peer *peer = &p->peer[t->peer];
-    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
-
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(p->peer[rank].stream[OUT], begun, 0));
     return HRA_OK;
 }
 
-/* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
+/* A post that was made ahead is taken before what is sent is there: that costs 5 us, which the copy need not wait for.
+ *
+ * The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
  * comes the fence of `put`, for the whole system. */
-static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done)
-{
-    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
-
-    HRA_TRY(copy(t, stream));
-    HRA_TRY(enqueue(stream, &op, 1));
-    HRA_TRY_CUDA(cudaEventRecord(done, stream));
-    return HRA_OK;
-}
-
-/* A post that was expected is taken before what is sent is there, so that nothing is written between that and the copy. */
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
                           cudaEvent_t done, uint32_t id)
 {
     const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
 
     if (t->ahead)
-        HRA_TRY(enqueue(stream, ops + 1, 2));
+        HRA_TRY(take(p, t, stream, id));
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
     if (!t->ahead)
-        HRA_TRY(enqueue(stream, ops, 3));
-    return copy_and_tell(p, t, done);
+        HRA_TRY(take(p, t, stream, id));
+    HRA_TRY(copy(t, stream));
+    HRA_TRY(tell(p, t, stream));
+    HRA_TRY_CUDA(cudaEventRecord(done, stream));
+    return HRA_OK;
 }
 
-/* What is passed on is told of as waited for by the stream that waits for its arrival, and need not be here. */
-hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                             cudaEvent_t done)
-{
-    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams post[] = {await_flag(at, t), clear(at)},
-                             arrival = await_flag(waited_at(p, t->from), t->from);
-
-    HRA_TRY(enqueue(stream, post, sizeof(post) / sizeof(post[0])));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, posted, 0)); /* the flag is not that of an earlier execution */
-    HRA_TRY(enqueue(stream, &arrival, 1));
-    return copy_and_tell(p, t, done);
-}
-
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                            cudaEvent_t done, uint32_t id)
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id)
 {
     struct peer *peer = &p->peer[t->peer];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), show(at, 0)};
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], posted, 0));
-    HRA_TRY(enqueue(peer->stream[IN], ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], done, 0));
+    HRA_TRY(take(p, t, peer->stream[IN], id));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[IN]));
     peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);
     return HRA_OK;
@@ -402,12 +367,6 @@ hra_status hra_peers_fare(struct hra_peers *p, char *why, size_t bytes)
     for (int r = 0; status == HRA_OK && r < p->ranks; r++)
         status = read_failure(p, r, why, bytes);
     return status;
-}
-
-int hra_peers_came(const struct hra_peers *p, const struct hra_transfer *t)
-{
-    return p->peer[t->peer].reached &&
-           atomic_load_explicit(&waited(p, t)->flag, memory_order_acquire) == t->tag;
 }
 
 hra_status hra_peers_look(struct hra_peers *p, const struct hra_transfer *t, char *why, size_t bytes)
