@@ -16,11 +16,12 @@ top=$PWD
 if [ $# -eq 0 ]; then
     patches=(tests/faults/*.patch)
     half=$(((${#patches[@]} + 1) / 2)) out=$(mktemp -d) status=0
+    set -o pipefail
     tests/faults.sh "${patches[@]:half}" >"$out/2" 2>&1 &
-    tests/faults.sh "${patches[@]:0:half}" >"$out/1" 2>&1 || status=1
+    tests/faults.sh "${patches[@]:0:half}" 2>&1 | tee "$out/1" || status=1
     wait $! || status=1
-    cat "$out/1" "$out/2"
-    [ $status -eq 0 ] || { echo "What failed:" && grep -h -A 20 '^FAILED' "$out/1" "$out/2" | grep -v '^caught'; }
+    cat "$out/2"
+    grep -h '^FAILED' "$out/1" "$out/2" # once more, where a log that is cut still has it
     rm -rf "$out"
     exit $status
 fi
