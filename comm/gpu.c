@@ -27,8 +27,9 @@ enum {
 /* A transfer that may be started, under its number; plans add and take away theirs. */
 struct listed {
     struct hra_transfer transfer;
-    cudaEvent_t done; /* it, or the group of NCCL that it was in, has been done */
-    uint32_t *tag;    /* pinned: over NCCL the tag that is sent along, or comes; the slot's for ever */
+    cudaEvent_t done;   /* it, or the group of NCCL that it was in, has been done */
+    cudaEvent_t posted; /* of a receipt from a near rank: it has been posted; else NULL */
+    uint32_t *tag;      /* pinned: over NCCL the tag that is sent along, or comes; the slot's for ever */
 };
 
 /* Pinned memory for the tags of some slots. */
@@ -323,6 +324,8 @@ static void gpu_delist(void *state, struct hra_transfer *transfer, int count)
             continue;
         struct listed *l = &g->listed[transfer[i].first - 1];
         cudaEventDestroy(l->done);
+        if (l->posted != NULL)
+            cudaEventDestroy(l->posted);
         *l = (struct listed){.tag = l->tag};
         transfer[i].first = 0;
     }
@@ -336,17 +339,22 @@ static hra_status gpu_enlist(void *state, struct hra_transfer *transfer, int cou
 
     HRA_TRY(grow(g, count));
     for (int i = 0; i < count; i++) {
-        cudaEvent_t done;
+        cudaEvent_t done = NULL, posted = NULL;
         while (g->listed[next].transfer.tag != 0)
             next++;
-        const cudaError_t error = cudaEventCreateWithFlags(&done, cudaEventDisableTiming);
+        cudaError_t error = cudaEventCreateWithFlags(&done, cudaEventDisableTiming);
+        if (error == cudaSuccess && !transfer[i].sends && is_near(g, transfer[i].peer))
+            error = cudaEventCreateWithFlags(&posted, cudaEventDisableTiming);
         if (error != cudaSuccess) {
+            if (done != NULL)
+                cudaEventDestroy(done);
             gpu_delist(g, transfer, i);
             return HRA_FAIL(HRA_ERR_CUDA, "cudaEventCreate: %s", cudaGetErrorString(error));
         }
         pthread_mutex_lock(&g->lock);
         g->listed[next].transfer = transfer[i];
         g->listed[next].done = done;
+        g->listed[next].posted = posted;
         pthread_mutex_unlock(&g->lock);
         *g->listed[next].tag = transfer[i].sends ? transfer[i].tag : 0;
         transfer[i].first = transfer[i].count = ++next;
@@ -449,12 +457,13 @@ static hra_status post(struct hra_gpu *g, struct hra_transfer *const *transfer, 
     for (int i = 0; i < count; i++) {
         const struct hra_transfer *t = transfer[i];
         if (is_near(g, t->peer) && t->sends)
-            HRA_TRY(hra_peers_expect(g->peers, t->peer, g->begun));
+            HRA_TRY(
+                hra_peers_expect(g->peers, t, g->begun, g->listed[t->first - 1].done, (uint32_t)t->first));
         if (!is_near(g, t->peer) || t->sends)
             continue;
         for (int a = count; a < count + after; a++)
             HRA_TRY(hra_peers_hold(g->peers, t->peer, g->listed[transfer[a]->count - 1].done));
-        HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].done));
+        HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].posted));
     }
     return HRA_OK;
 }
@@ -465,10 +474,15 @@ static hra_status gpu_post(void *state, struct hra_transfer *const *transfer, in
     return must(state, post(state, transfer, count, after, stream));
 }
 
-/* When what is sent is there. What is passed on as it came need not wait for anything else that the stream holds. */
-static cudaEvent_t ready(const struct hra_gpu *g, const struct hra_transfer *t)
+/* What is passed on as it came waits for nothing else that the stream holds. */
+static hra_status send_near(struct hra_gpu *g, const struct hra_transfer *t)
 {
-    return t->ahead ? g->listed[t->from->count - 1].done : g->begun;
+    const cudaEvent_t done = g->listed[t->first - 1].done;
+
+    if (t->ahead && is_near(g, t->from->peer))
+        return hra_peers_pass_on(g->peers, t, g->listed[t->from->first - 1].posted, done);
+    return hra_peers_send(g->peers, t, t->ahead ? g->listed[t->from->count - 1].done : g->begun, done,
+                          (uint32_t)t->first);
 }
 
 /* Posts go first: where all streams share one queue of the GPU, a send that waits for its post must not keep back our own. */
@@ -484,13 +498,12 @@ static hra_status start(struct hra_gpu *g, struct hra_transfer *const *transfer,
             t->count = t->first;
             g->group[far++] = t;
         } else if (!t->sends && !t->ahead) {
-            HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].done));
+            HRA_TRY(hra_peers_post(g->peers, t, g->begun, g->listed[t->first - 1].posted));
         }
     }
     for (int i = 0; i < count; i++)
         if (transfer[i]->sends && is_near(g, transfer[i]->peer))
-            HRA_TRY(hra_peers_send(g->peers, transfer[i], ready(g, transfer[i]),
-                                   g->listed[transfer[i]->first - 1].done, (uint32_t)transfer[i]->first));
+            HRA_TRY(send_near(g, transfer[i]));
     return far == 0 ? HRA_OK : start_group(g, far);
 }
 
@@ -504,7 +517,7 @@ static hra_status finish(struct hra_gpu *g, const struct hra_transfer *t, cudaSt
     const cudaEvent_t done = g->listed[t->count - 1].done;
 
     if (is_near(g, t->peer) && !t->sends)
-        HRA_TRY(hra_peers_arrive(g->peers, t, done, (uint32_t)t->first));
+        HRA_TRY(hra_peers_arrive(g->peers, t, g->listed[t->first - 1].posted, done, (uint32_t)t->first));
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, done, 0));
     return HRA_OK;
 }

@@ -5,12 +5,13 @@
  *     flag of           set by the stream of    says
  *     posted[slot]      a receiver              what we send may be written to its buffer
  *     arrived[slot]     a sender                what it sends is in our buffer
- * A flag is a semaphore with one setter and one waiter. It is 0, or the tag of the transfer that it is set for; the
- * waiter waits for its tag, writes 0, and goes on. Beside it lies a word in which the waiter's stream shows the watchdog for
- * which transfer it waits; one write of 64 bits clears both, since each write of a stream to the host's memory costs 1.5 us
- * and holds up all of the GPU's other streams that have one. A transfer uses the slot of its number, modulo SLOTS. Its sender
- * takes the post before it tells of the arrival, so once the arrival is taken both flags are 0 and the slot is free.
- * Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
+ * A flag is set by one other rank, to the tag of the transfer that it is set for, and cleared, 0, by its owner before that rank
+ * can set it anew: by a sender when it has waited for the post; by a receiver before it posts the slot again, so that more than
+ * one of its streams may wait for an arrival, that which computes and that which passes on. Beside a flag lies a word in which a
+ * stream shows the watchdog for which transfer it waits; one write of 64 bits clears both, since each write of a stream to
+ * the host's memory costs 1.5 us and holds up all of the GPU's other streams that have one. A transfer uses the slot of its
+ * number, modulo SLOTS; a buffer is posted again, when all that was passed on from it has been sent, long before its slot
+ * is. Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
  *
  * The words lie in memory of the host, not of the GPU, so that the watchdog can set one by a plain store when the
  * rank that should have is gone. Nobody reads a word, changes it and writes it back. */
@@ -215,22 +216,20 @@ static CUdeviceptr awaited(const struct hra_peers *p, const struct hra_transfer 
     return (CUdeviceptr)(uintptr_t)(p->peer[t->peer].device + place(p->rank, !t->sends, t->number));
 }
 
-static hra_status tell(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream)
+/* What we wait for, as streams address it. */
+static CUdeviceptr waited_at(const struct hra_peers *p, const struct hra_transfer *t)
 {
-    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
-    return enqueue(stream, &op, 1);
+    return (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
 }
 
-/* Wait for our flag and take it. What the stream holds next, whatever of the GPU does it, comes after. */
-static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
-                       uint32_t id)
+static CUstreamBatchMemOpParams show(CUdeviceptr semaphore, uint32_t id)
 {
-    const CUdeviceptr at =
-        (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
-    CUstreamBatchMemOpParams ops[] = {put(at + offsetof(struct semaphore, waits), id),
-                                      await(at + offsetof(struct semaphore, flag), t->tag), clear(at)};
+    return put(semaphore + offsetof(struct semaphore, waits), id);
+}
 
-    return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
+static CUstreamBatchMemOpParams await_flag(CUdeviceptr semaphore, const struct hra_transfer *t)
+{
+    return await(semaphore + offsetof(struct semaphore, flag), t->tag);
 }
 
 hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done)
@@ -240,17 +239,18 @@ hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done)
 }
 
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                          cudaEvent_t done)
+                          cudaEvent_t posted)
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
+    CUstreamBatchMemOpParams ops[] = {clear(waited_at(p, t)), put(awaited(p, t), t->tag)};
 
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(tell(p, t, peer->stream[POSTS]));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
+    HRA_TRY(enqueue(peer->stream[POSTS], ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY_CUDA(cudaEventRecord(posted, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
 }
@@ -271,38 +271,73 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
     return HRA_OK;
 }
 
-hra_status hra_peers_expect(struct hra_peers *p, int rank, cudaEvent_t begun)
+/* Shown on a stream that has nothing to do, not on the one that copies. */
+hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
+                            cudaEvent_t done, uint32_t id)
 {
-    HRA_TRY_CUDA(cudaStreamWaitEvent(p->peer[rank].stream[OUT], begun, 0));
+    const struct peer *peer = &p->peer[t->peer];
+    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
+
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
+    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
     return HRA_OK;
 }
 
-/* A post that was made ahead is taken before what is sent is there: that costs 5 us, which the copy need not wait for.
- *
- * The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
+/* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
  * comes the fence of `put`, for the whole system. */
-hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
-                          cudaEvent_t done, uint32_t id)
+static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done)
 {
     const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
 
-    if (t->ahead)
-        HRA_TRY(take(p, t, stream, id));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
-    if (!t->ahead)
-        HRA_TRY(take(p, t, stream, id));
     HRA_TRY(copy(t, stream));
-    HRA_TRY(tell(p, t, stream));
+    HRA_TRY(enqueue(stream, &op, 1));
     HRA_TRY_CUDA(cudaEventRecord(done, stream));
     return HRA_OK;
 }
 
-hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done, uint32_t id)
+/* A post that was expected is taken before what is sent is there, so that nothing is written between that and the copy. */
+hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
+                          cudaEvent_t done, uint32_t id)
+{
+    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+
+    if (t->ahead)
+        HRA_TRY(enqueue(stream, ops + 1, 2));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
+    if (!t->ahead)
+        HRA_TRY(enqueue(stream, ops, 3));
+    return copy_and_tell(p, t, done);
+}
+
+/* The arrival is waited for here and once more by `arrive`, which shows it to the watchdog: an event of that stream would come some
+ * 4 us later. One batch, since each further one between two copies costs 1 us. */
+hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
+                             cudaEvent_t done)
+{
+    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {await_flag(at, t), clear(at),
+                                      await_flag(waited_at(p, t->from), t->from)};
+
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, posted, 0)); /* the flag is not that of an earlier execution */
+    HRA_TRY(enqueue(stream, ops, sizeof(ops) / sizeof(ops[0])));
+    return copy_and_tell(p, t, done);
+}
+
+hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
+                            cudaEvent_t done, uint32_t id)
 {
     struct peer *peer = &p->peer[t->peer];
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), show(at, 0)};
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], done, 0));
-    HRA_TRY(take(p, t, peer->stream[IN], id));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], posted, 0));
+    HRA_TRY(enqueue(peer->stream[IN], ops, sizeof(ops) / sizeof(ops[0])));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[IN]));
     peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);
     return HRA_OK;
