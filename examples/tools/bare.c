@@ -20,8 +20,9 @@ const char *bare_error(void)
 
 #ifdef HRA_HAVE_CUDA
 enum {
-    PAGE = 2 << 20
-}; /* of a GPU: pieces of whole pages are shared alone, and copied with the fewest pages */
+    PAGE = 2 << 20, /* of a GPU: pieces of whole pages are shared alone, and copied with the fewest pages */
+    PIECE = 1 << 20 /* bytes that are filled or compared at once */
+};
 
 /* What arrives and its flag, here and, as we address them, of the next rank; NULL: not mapped. */
 struct target {
@@ -78,19 +79,37 @@ static int find(void *out, const char *name)
     return 0;
 }
 
-/* The byte that a rank sends. */
-static int stamp(int rank)
+/* The byte at `at` of what a rank sends: that of hra_hops, so that both move the same. */
+static unsigned char stamp(int rank, size_t at)
 {
-    return rank % 251 + 1;
+    return (unsigned char)((size_t)rank * 37 + at % 251);
 }
 
-/* Whole pages, each byte of which is `byte`. */
-static int alloc(void *out, size_t bytes, int byte)
+/* Whole pages of zeros. */
+static int alloc(void *out, size_t bytes)
 {
     bytes = (bytes + PAGE - 1) / PAGE * PAGE;
     void *const memory = device_alloc(bytes);
     memcpy(out, &memory, sizeof(memory));
-    return memory == NULL ? -1 : device_fill(memory, byte, bytes);
+    return memory == NULL ? -1 : device_fill(memory, 0, bytes);
+}
+
+/* Write what we send, piece by piece. */
+static int fill(const struct bare *b)
+{
+    unsigned char *piece = malloc(PIECE);
+    int status = 0;
+
+    if (piece == NULL)
+        world_abort("no memory", "for a bare copy");
+    for (size_t at = 0; status == 0 && at < b->bytes; at += PIECE) {
+        const size_t bytes = b->bytes - at < PIECE ? b->bytes - at : PIECE;
+        for (size_t i = 0; i < bytes; i++)
+            piece[i] = stamp(world.rank, at + i);
+        status = device_write(b->sent + at, piece, bytes);
+    }
+    free(piece);
+    return status;
 }
 
 /* Memory, and its handles for others. */
@@ -98,8 +117,8 @@ static int prepare(struct bare *b, struct word *mine)
 {
     if (find(&b->write, "cuStreamWriteValue32") != 0 || find(&b->wait, "cuStreamWaitValue32") != 0)
         return -1;
-    if (alloc(&b->sent, b->bytes, stamp(world.rank)) != 0 || alloc(&b->here.data, b->bytes, 0) != 0 ||
-        alloc(&b->here.flag, sizeof(uint32_t), 0) != 0) {
+    if (alloc(&b->sent, b->bytes) != 0 || fill(b) != 0 || alloc(&b->here.data, b->bytes) != 0 ||
+        alloc(&b->here.flag, sizeof(uint32_t)) != 0) {
         snprintf(error, sizeof(error), "%s", device_error());
         return -1;
     }
@@ -185,7 +204,6 @@ int bare_run(struct bare *b, int count, void *stream)
 
 int bare_check(struct bare *b)
 {
-    enum { PIECE = 1 << 20 };
     const int from = (world.rank + world.ranks - 1) % world.ranks;
     unsigned char *piece = malloc(PIECE);
     int status = piece == NULL ? -1 : 0;
@@ -197,9 +215,9 @@ int bare_check(struct bare *b)
         if (status != 0)
             snprintf(error, sizeof(error), "%s", device_error());
         for (size_t i = 0; status == 0 && i < bytes; i++)
-            if (piece[i] != stamp(from)) {
+            if (piece[i] != stamp(from, at + i)) {
                 snprintf(error, sizeof(error), "byte %zu on rank %d is %d; rank %d sent %d", at + i,
-                         world.rank, piece[i], from, stamp(from));
+                         world.rank, piece[i], from, stamp(from, at + i));
                 status = -1;
             }
     }
