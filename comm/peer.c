@@ -33,26 +33,18 @@
 
 enum {
     SLOTS = 64,            /* transfers from one rank to another that may be under way */
-    PARTS = 2,             /* of a large transfer */
     TRIAL_BYTES = 2 << 20, /* a page of the GPU: CUDA shares a smaller piece together with its neighbours */
     FEW_RANKS = 4096       /* whose bytes fit on the stack */
 };
 
-/* Transfers of so many bytes go in parts: what lies between two copies of a part, some 5 us of flags, passes while the other part
- * is copied. What is smaller would only have more flags. */
-#ifndef HRA_PARTED_BYTES
-#define HRA_PARTED_BYTES (8 << 20)
-#endif
-
-/* Streams for another rank: for each part of what we send there, for the words of parts that have been copied, and for posts and for
- * arrivals of what comes from there. Apart, so that nothing waits behind a copy, no arrival behind the post of a later
- * transfer, and no copy behind the word of the one before. */
-enum { OUT, TOLD = OUT + PARTS, POSTS, IN, STREAMS };
+/* Streams for another rank: for what we send there, and for posts and for arrivals of what comes from there. Apart, so that
+ * nothing waits behind a copy, and no arrival behind the post of a later transfer. */
+enum { OUT, POSTS, IN, STREAMS };
 
 typedef _Atomic uint32_t word;
 _Static_assert(sizeof(word) == sizeof(uint32_t), "streams write 32 bits");
 
-/* What a stream waits for, and whether it does: 0, or the watchdog's number of the transfer, shown for all parts with the first. */
+/* What a stream waits for, and whether it does: 0, or the watchdog's number of the transfer. */
 struct semaphore {
     _Alignas(8) word flag;
     uint32_t waits;
@@ -60,7 +52,7 @@ struct semaphore {
 
 /* What a rank waits for from one other. */
 struct words {
-    struct semaphore posted[SLOTS][PARTS], arrived[SLOTS][PARTS];
+    struct semaphore posted[SLOTS], arrived[SLOTS];
 };
 
 /* A rank's shared memory. */
@@ -80,7 +72,6 @@ struct peer {
     char *device;                 /* the segment as streams address it */
     int life;                     /* its /proc/PID/stat, open; -1: whether it lives cannot be seen */
     cudaStream_t stream[STREAMS]; /* NULL until it has told of an arena */
-    cudaEvent_t copied[PARTS];    /* the part that was copied last; likewise */
     uint64_t posted; /* bit s: slot s is posted and its arrival not waited for, in the order of calls */
 };
 
@@ -205,35 +196,30 @@ static hra_status enqueue(cudaStream_t stream, CUstreamBatchMemOpParams *ops, un
                : HRA_FAIL(HRA_ERR_CUDA, "cuStreamBatchMemOp: %s", cudaGetErrorString((cudaError_t)result));
 }
 
-static int parts_of(const struct hra_transfer *t)
-{
-    return t->bytes >= HRA_PARTED_BYTES ? PARTS : 1;
-}
-
 /* A semaphore, in bytes from the beginning of its segment: of rank `other`, posted where the segment's owner sends. */
-static size_t place(int other, int sends, int number, int part)
+static size_t place(int other, int sends, int number)
 {
     return offsetof(struct segment, of) + (size_t)other * sizeof(struct words) +
            (sends ? offsetof(struct words, posted) : offsetof(struct words, arrived)) +
-           ((size_t)(number % SLOTS) * PARTS + (size_t)part) * sizeof(struct semaphore);
+           (size_t)(number % SLOTS) * sizeof(struct semaphore);
 }
 
-/* What we wait for in a part of this transfer, as the host addresses it. */
-static struct semaphore *waited(const struct hra_peers *p, const struct hra_transfer *t, int part)
+/* What we wait for in this transfer, as the host addresses it. */
+static struct semaphore *waited(const struct hra_peers *p, const struct hra_transfer *t)
 {
-    return (struct semaphore *)((char *)p->peer[p->rank].segment + place(t->peer, t->sends, t->number, part));
+    return (struct semaphore *)((char *)p->peer[p->rank].segment + place(t->peer, t->sends, t->number));
 }
 
 /* The flag that the other rank waits for, as streams address it. */
-static CUdeviceptr awaited(const struct hra_peers *p, const struct hra_transfer *t, int part)
+static CUdeviceptr awaited(const struct hra_peers *p, const struct hra_transfer *t)
 {
-    return (CUdeviceptr)(uintptr_t)(p->peer[t->peer].device + place(p->rank, !t->sends, t->number, part));
+    return (CUdeviceptr)(uintptr_t)(p->peer[t->peer].device + place(p->rank, !t->sends, t->number));
 }
 
 /* What we wait for, as streams address it. */
-static CUdeviceptr waited_at(const struct hra_peers *p, const struct hra_transfer *t, int part)
+static CUdeviceptr waited_at(const struct hra_peers *p, const struct hra_transfer *t)
 {
-    return (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number, part));
+    return (CUdeviceptr)(uintptr_t)(p->peer[p->rank].device + place(t->peer, t->sends, t->number));
 }
 
 static CUstreamBatchMemOpParams show(CUdeviceptr semaphore, uint32_t id)
@@ -257,46 +243,29 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
 {
     struct peer *peer = &p->peer[t->peer];
     const uint64_t slot = UINT64_C(1) << t->number % SLOTS;
-    const int parts = parts_of(t);
-    CUstreamBatchMemOpParams ops[2 * PARTS];
+    CUstreamBatchMemOpParams ops[] = {clear(waited_at(p, t)), put(awaited(p, t), t->tag)};
 
     if (peer->posted & slot)
         return HRA_FAIL(HRA_ERR_COMM, "%s, round %d: more than %d transfers from rank %d under way", t->what,
                         t->round, SLOTS, t->peer);
-    for (int i = 0; i < parts; i++) {
-        ops[i] = clear(waited_at(p, t, i));
-        ops[parts + i] = put(awaited(p, t, i), t->tag);
-    }
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], ops, 2 * (unsigned)parts));
+    HRA_TRY(enqueue(peer->stream[POSTS], ops, sizeof(ops) / sizeof(ops[0])));
     HRA_TRY_CUDA(cudaEventRecord(posted, peer->stream[POSTS]));
     peer->posted |= slot;
     return HRA_OK;
 }
 
-/* Where a part of so many bytes begins. */
-static size_t begin_of(size_t bytes, int part, int parts)
+static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
 {
-    return part == parts ? bytes : bytes / (size_t)parts * (size_t)part / 256 * 256;
-}
-
-/* One part; of lines, as many of their pieces. */
-static hra_status copy(const struct hra_transfer *t, int part, cudaStream_t stream)
-{
-    const int parts = parts_of(t);
-    const size_t from = begin_of(t->bytes, part, parts), to = begin_of(t->bytes, part + 1, parts);
-
     if (t->lines == 0)
-        HRA_TRY_CUDA(cudaMemcpyAsync((char *)t->there + from, (const char *)t->data + from, to - from,
-                                     cudaMemcpyDeviceToDevice, stream));
-    for (int i = t->lines * part / parts; i < t->lines * (part + 1) / parts; i++) {
+        HRA_TRY_CUDA(cudaMemcpyAsync(t->there, t->data, t->bytes, cudaMemcpyDeviceToDevice, stream));
+    for (int i = 0; i < t->lines; i++) {
         const struct hra_lines *l = &t->line[i];
-        char *there = (char *)t->there + l->at;
+        char *to = (char *)t->there + l->at;
         if (l->pitch == l->bytes && l->step == l->bytes)
-            HRA_TRY_CUDA(
-                cudaMemcpyAsync(there, l->data, l->bytes * l->count, cudaMemcpyDeviceToDevice, stream));
+            HRA_TRY_CUDA(cudaMemcpyAsync(to, l->data, l->bytes * l->count, cudaMemcpyDeviceToDevice, stream));
         else
-            HRA_TRY_CUDA(cudaMemcpy2DAsync(there, l->step, l->data, l->pitch, l->bytes, l->count,
+            HRA_TRY_CUDA(cudaMemcpy2DAsync(to, l->step, l->data, l->pitch, l->bytes, l->count,
                                            cudaMemcpyDeviceToDevice, stream));
     }
     return HRA_OK;
@@ -307,93 +276,68 @@ hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, c
                             cudaEvent_t done, uint32_t id)
 {
     const struct peer *peer = &p->peer[t->peer];
-    CUstreamBatchMemOpParams op = show(waited_at(p, t, 0), id);
+    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
 
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
     HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
-    for (int i = 0; i < parts_of(t); i++)
-        HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT + i], done, 0));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
     return HRA_OK;
 }
 
 /* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
- * comes the fence of `put`, for the whole system. Of what goes in parts another stream tells, so that the next copy need not wait. */
-static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_transfer *t, int part,
-                                cudaEvent_t done)
+ * comes the fence of `put`, for the whole system. */
+static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done)
 {
-    const struct peer *peer = &p->peer[t->peer];
-    const int parts = parts_of(t);
-    const cudaStream_t tells = peer->stream[parts == 1 ? OUT : TOLD];
-    CUstreamBatchMemOpParams op = put(awaited(p, t, part), t->tag);
+    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    CUstreamBatchMemOpParams op = put(awaited(p, t), t->tag);
 
-    HRA_TRY(copy(t, part, peer->stream[OUT + part]));
-    if (parts > 1) {
-        HRA_TRY_CUDA(cudaEventRecord(peer->copied[part], peer->stream[OUT + part]));
-        HRA_TRY_CUDA(cudaStreamWaitEvent(tells, peer->copied[part], 0));
-    }
-    HRA_TRY(enqueue(tells, &op, 1));
-    if (part + 1 == parts)
-        HRA_TRY_CUDA(cudaEventRecord(done, tells));
+    HRA_TRY(copy(t, stream));
+    HRA_TRY(enqueue(stream, &op, 1));
+    HRA_TRY_CUDA(cudaEventRecord(done, stream));
     return HRA_OK;
 }
 
 /* A post that was expected is taken before what is sent is there, so that nothing is written between that and the copy. */
-static hra_status send_part(const struct hra_peers *p, const struct hra_transfer *t, int part,
-                            cudaEvent_t ready, cudaEvent_t done, uint32_t id)
-{
-    const cudaStream_t stream = p->peer[t->peer].stream[OUT + part];
-    const CUdeviceptr at = waited_at(p, t, part);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
-    const int shown = part > 0 || t->ahead; /* elsewhere */
-
-    if (t->ahead)
-        HRA_TRY(enqueue(stream, ops + shown, 3 - (unsigned)shown));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
-    if (!t->ahead)
-        HRA_TRY(enqueue(stream, ops + shown, 3 - (unsigned)shown));
-    return copy_and_tell(p, t, part, done);
-}
-
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
                           cudaEvent_t done, uint32_t id)
 {
-    for (int i = 0; i < parts_of(t); i++)
-        HRA_TRY(send_part(p, t, i, ready, done, id));
-    return HRA_OK;
+    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+
+    if (t->ahead)
+        HRA_TRY(enqueue(stream, ops + 1, 2));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
+    if (!t->ahead)
+        HRA_TRY(enqueue(stream, ops, 3));
+    return copy_and_tell(p, t, done);
 }
 
 /* The arrival is waited for here and once more by `arrive`, which shows it to the watchdog: an event of that stream would come some
- * 4 us later. One batch, since each further one between two copies costs 1 us. What is passed on has the parts that it came in. */
+ * 4 us later. One batch, since each further one between two copies costs 1 us. */
 hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
                              cudaEvent_t done)
 {
-    for (int i = 0; i < parts_of(t); i++) {
-        const cudaStream_t stream = p->peer[t->peer].stream[OUT + i];
-        const CUdeviceptr at = waited_at(p, t, i);
-        CUstreamBatchMemOpParams ops[] = {await_flag(at, t), clear(at),
-                                          await_flag(waited_at(p, t->from, i), t->from)};
+    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {await_flag(at, t), clear(at),
+                                      await_flag(waited_at(p, t->from), t->from)};
 
-        HRA_TRY_CUDA(
-            cudaStreamWaitEvent(stream, posted, 0)); /* the flag is not that of an earlier execution */
-        HRA_TRY(enqueue(stream, ops, sizeof(ops) / sizeof(ops[0])));
-        HRA_TRY(copy_and_tell(p, t, i, done));
-    }
-    return HRA_OK;
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, posted, 0)); /* the flag is not that of an earlier execution */
+    HRA_TRY(enqueue(stream, ops, sizeof(ops) / sizeof(ops[0])));
+    return copy_and_tell(p, t, done);
 }
 
 hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
                             cudaEvent_t done, uint32_t id)
 {
     struct peer *peer = &p->peer[t->peer];
-    const int parts = parts_of(t);
-    CUstreamBatchMemOpParams ops[PARTS + 2] = {show(waited_at(p, t, 0), id)};
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), show(at, 0)};
 
-    for (int i = 0; i < parts; i++)
-        ops[1 + i] = await_flag(waited_at(p, t, i), t);
-    ops[1 + parts] = show(waited_at(p, t, 0), 0);
     HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[IN], posted, 0));
-    HRA_TRY(enqueue(peer->stream[IN], ops, 2 + (unsigned)parts));
+    HRA_TRY(enqueue(peer->stream[IN], ops, sizeof(ops) / sizeof(ops[0])));
     HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[IN]));
     peer->posted &= ~(UINT64_C(1) << t->number % SLOTS);
     return HRA_OK;
@@ -413,8 +357,7 @@ const uint32_t *hra_peers_word(const struct hra_peers *p, int index)
 
     if (own == NULL || !p->peer[rank].reached)
         return NULL;
-    return slot < SLOTS ? &own->of[rank].posted[slot][0].waits
-                        : &own->of[rank].arrived[slot - SLOTS][0].waits;
+    return slot < SLOTS ? &own->of[rank].posted[slot].waits : &own->of[rank].arrived[slot - SLOTS].waits;
 }
 
 /* Has the process of this rank ended? A file that was opened while it lived is never that of another process with the
@@ -472,7 +415,7 @@ hra_status hra_peers_look(struct hra_peers *p, const struct hra_transfer *t, cha
         snprintf(why, bytes, "rank %d is gone", t->peer);
         return HRA_ERR_REMOTE;
     }
-    const uint32_t found = atomic_load_explicit(&waited(p, t, 0)->flag, memory_order_acquire);
+    const uint32_t found = atomic_load_explicit(&waited(p, t)->flag, memory_order_acquire);
     if (found != 0 && found != t->tag) {
         snprintf(why, bytes, "rank %d has started another transfer", t->peer);
         return HRA_ERR_MISMATCH;
@@ -493,8 +436,8 @@ void hra_peers_tell(struct hra_peers *p, hra_status status, const char *message)
 
 void hra_peers_release(struct hra_peers *p, const struct hra_transfer *t)
 {
-    for (int i = 0; p->peer[t->peer].reached && i < parts_of(t); i++)
-        atomic_store_explicit(&waited(p, t, i)->flag, t->tag, memory_order_release);
+    if (p->peer[t->peer].reached)
+        atomic_store_explicit(&waited(p, t)->flag, t->tag, memory_order_release);
 }
 
 /* ---- Segments ---- */
@@ -651,8 +594,8 @@ static hra_status share(struct hra_peers *p, struct trial *t, struct card *mine)
 static hra_status leave_number(struct hra_peers *p, const struct trial *t, int rank, uint64_t *theirs)
 {
     const struct peer *own = &p->peer[p->rank];
-    const CUdeviceptr at = (CUdeviceptr)(uintptr_t)(p->peer[rank].device + place(p->rank, 0, 0, 0));
-    const CUdeviceptr ours = (CUdeviceptr)(uintptr_t)(own->device + place(p->rank, 0, 0, 0));
+    const CUdeviceptr at = (CUdeviceptr)(uintptr_t)(p->peer[rank].device + place(p->rank, 0, 0));
+    const CUdeviceptr ours = (CUdeviceptr)(uintptr_t)(own->device + place(p->rank, 0, 0));
     CUstreamBatchMemOpParams ops[] = {put(ours, 1), await(ours, 1), put(ours, 0),
                                       put(at, (uint32_t)own->segment->number)};
 
@@ -743,8 +686,8 @@ static hra_status read_visits(struct hra_peers *p, struct trial *t)
     t->numbers = NULL;
     for (int r = 0; r < p->ranks; r++) {
         const struct peer *peer = &p->peer[r];
-        const uint32_t found = atomic_load(&of[r].arrived[0][0].flag);
-        atomic_store(&of[r].arrived[0][0].flag, 0);
+        const uint32_t found = atomic_load(&of[r].arrived[0].flag);
+        atomic_store(&of[r].arrived[0].flag, 0);
         if (peer->reached && number[r] == peer->number && found == (uint32_t)peer->number)
             p->bits[r / 8] |= (unsigned char)(1 << r % 8);
     }
@@ -981,9 +924,6 @@ static hra_status add_mapping(struct hra_peers *p, int rank, const struct offer 
     for (int i = 0; i < STREAMS; i++)
         if (peer->stream[i] == NULL)
             HRA_TRY_CUDA(cudaStreamCreateWithPriority(&peer->stream[i], cudaStreamNonBlocking, greatest));
-    for (int i = 0; i < PARTS; i++)
-        if (peer->copied[i] == NULL)
-            HRA_TRY_CUDA(cudaEventCreateWithFlags(&peer->copied[i], cudaEventDisableTiming));
     HRA_TRY(hra_alloc((void **)&m, 1, sizeof(*m), "arena"));
     const cudaError_t error = cudaIpcOpenMemHandle(&m->base, offer->handle, cudaIpcMemLazyEnablePeerAccess);
     if (error != cudaSuccess) {
@@ -1069,14 +1009,10 @@ hra_status hra_peers_close(struct hra_peers *p, int failed)
 
     if (p == NULL)
         return HRA_OK;
-    for (int r = 0; r < p->ranks; r++) { /* at once or, where they still work, when they are through */
+    for (int r = 0; r < p->ranks; r++) /* at once or, where they still work, when they are through */
         for (int i = 0; i < STREAMS; i++)
             if (p->peer[r].stream[i] != NULL)
                 cudaStreamDestroy(p->peer[r].stream[i]);
-        for (int i = 0; i < PARTS; i++)
-            if (p->peer[r].copied[i] != NULL)
-                cudaEventDestroy(p->peer[r].copied[i]);
-    }
     if (!failed) {
         status = agree(p, unmap_all(p));
         if (status == HRA_OK)
