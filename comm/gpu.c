@@ -450,13 +450,20 @@ static hra_status start_group(struct hra_gpu *g, int count)
     return HRA_OK;
 }
 
+/* Is it sent as it came from a near rank, when that has told of it, whatever the stream holds? What came over NCCL goes as what is
+ * computed here does: by the time that it is started the stream has finished the receipt. */
+static int is_passed_on(const struct hra_gpu *g, const struct hra_transfer *t)
+{
+    return t->sends && t->ahead && is_near(g, t->from->peer);
+}
+
 static hra_status post(struct hra_gpu *g, struct hra_transfer *const *transfer, int count, int after,
                        cudaStream_t stream)
 {
     HRA_TRY_CUDA(cudaEventRecord(g->begun, stream));
     for (int i = 0; i < count; i++) {
         const struct hra_transfer *t = transfer[i];
-        if (is_near(g, t->peer) && t->sends)
+        if (is_passed_on(g, t))
             HRA_TRY(
                 hra_peers_expect(g->peers, t, g->begun, g->listed[t->first - 1].done, (uint32_t)t->first));
         if (!is_near(g, t->peer) || t->sends)
@@ -474,15 +481,12 @@ static hra_status gpu_post(void *state, struct hra_transfer *const *transfer, in
     return must(state, post(state, transfer, count, after, stream));
 }
 
-/* What is passed on as it came waits for nothing else that the stream holds. */
 static hra_status send_near(struct hra_gpu *g, const struct hra_transfer *t)
 {
     const cudaEvent_t done = g->listed[t->first - 1].done;
 
-    if (t->ahead && is_near(g, t->from->peer))
-        return hra_peers_pass_on(g->peers, t, g->listed[t->from->first - 1].posted, done);
-    return hra_peers_send(g->peers, t, t->ahead ? g->listed[t->from->count - 1].done : g->begun, done,
-                          (uint32_t)t->first);
+    return is_passed_on(g, t) ? hra_peers_pass_on(g->peers, t, g->listed[t->from->first - 1].posted, done)
+                              : hra_peers_send(g->peers, t, g->begun, done, (uint32_t)t->first);
 }
 
 /* Posts go first: where all streams share one queue of the GPU, a send that waits for its post must not keep back our own. */

@@ -79,18 +79,18 @@ int hra_peers_keep(struct hra_peers *p, void *arena);
 /* The steps of a transfer, on streams of its pair of ranks; `id` is what is shown to the watchdog where one waits.
  *     hold     receiver: what it posts to this rank from now on comes after `done`, too
  *     post     receiver: after `begun`, its buffer may be written; record `posted`
- *     expect   sender, where t->ahead: its post is waited for after `begun`; record `done`
- *     send     sender: after `ready`, and the post, copy, tell of the arrival; record `done`. ready: what is sent is there
- *     pass_on  sender, instead, where t->ahead and t->from is by peer, too: after `posted`, which is that of t->from, when that
- *              has arrived
+ *     send     sender: after `begun`, what is sent is there, and the post, copy, tell of the arrival; record `done`
+ *     expect   sender, before pass_on: the post is waited for after `begun`; record `done`
+ *     pass_on  sender, instead of send, where t->from came by peer, too: after `posted`, which is that of t->from, the post, and
+ *              the arrival of t->from
  *     arrive   receiver: after `posted`, wait for the arrival; record `done` */
 hra_status hra_peers_hold(struct hra_peers *p, int rank, cudaEvent_t done);
 hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t posted);
+hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
+                          cudaEvent_t done, uint32_t id);
 hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                             cudaEvent_t done, uint32_t id);
-hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
-                          cudaEvent_t done, uint32_t id);
 hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
                              cudaEvent_t done);
 hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,

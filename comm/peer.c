@@ -8,10 +8,10 @@
  * A flag is set by one other rank, to the tag of the transfer that it is set for, and cleared, 0, by its owner before that rank
  * can set it anew: by a sender when it has waited for the post; by a receiver before it posts the slot again, so that more than
  * one of its streams may wait for an arrival, that which computes and that which passes on. Beside a flag lies a word in which a
- * stream shows the watchdog for which transfer it waits; one write of 64 bits clears both, since each write of a stream to
- * the host's memory costs 1.5 us and holds up all of the GPU's other streams that have one. A transfer uses the slot of its
- * number, modulo SLOTS; a buffer is posted again, when all that was passed on from it has been sent, long before its slot
- * is. Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
+ * stream shows the watchdog for which transfer it waits; it is cleared with the flag by one write of 64 bits where both are,
+ * since each write of a stream to the host's memory costs 1.5 us and holds up all of the GPU's other streams that have one. A
+ * transfer uses the slot of its number, modulo SLOTS; a buffer is posted again, when all that was passed on from it has been
+ * sent, long before its slot is. Tags do not change from one execution of a plan to the next: graphs replay, and mix with calls.
  *
  * The words lie in memory of the host, not of the GPU, so that the watchdog can set one by a plain store when the
  * rank that should have is gone. Nobody reads a word, changes it and writes it back. */
@@ -271,20 +271,6 @@ static hra_status copy(const struct hra_transfer *t, cudaStream_t stream)
     return HRA_OK;
 }
 
-/* Shown on a stream that has nothing to do, not on the one that copies. */
-hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                            cudaEvent_t done, uint32_t id)
-{
-    const struct peer *peer = &p->peer[t->peer];
-    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
-
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
-    return HRA_OK;
-}
-
 /* The copy is seen wherever the arrival is: the stream does one after the other, and before it tells of the arrival
  * comes the fence of `put`, for the whole system. */
 static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t done)
@@ -298,20 +284,30 @@ static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_tran
     return HRA_OK;
 }
 
-/* A post that was expected is taken before what is sent is there, so that nothing is written between that and the copy. */
-hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t ready,
+hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, uint32_t id)
 {
     const cudaStream_t stream = p->peer[t->peer].stream[OUT];
     const CUdeviceptr at = waited_at(p, t);
     CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
 
-    if (t->ahead)
-        HRA_TRY(enqueue(stream, ops + 1, 2));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, ready, 0));
-    if (!t->ahead)
-        HRA_TRY(enqueue(stream, ops, 3));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, begun, 0));
+    HRA_TRY(enqueue(stream, ops, sizeof(ops) / sizeof(ops[0])));
     return copy_and_tell(p, t, done);
+}
+
+/* Shown on a stream that has nothing to do, not on the one that copies. */
+hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
+                            cudaEvent_t done, uint32_t id)
+{
+    const struct peer *peer = &p->peer[t->peer];
+    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
+
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
+    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
+    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
+    return HRA_OK;
 }
 
 /* The arrival is waited for here and once more by `arrive`, which shows it to the watchdog: an event of that stream would come some

@@ -94,19 +94,27 @@ static int alloc(void *out, size_t bytes)
     return memory == NULL ? -1 : device_fill(memory, 0, bytes);
 }
 
-/* Write what we send, piece by piece. */
-static int fill(const struct bare *b)
+/* The bytes of a hop, piece by piece: what rank `from` sends is written, or compared with what is there. */
+static int pass_over(char *memory, size_t bytes, int from, int compare)
 {
     unsigned char *piece = malloc(PIECE);
     int status = 0;
 
     if (piece == NULL)
         world_abort("no memory", "for a bare copy");
-    for (size_t at = 0; status == 0 && at < b->bytes; at += PIECE) {
-        const size_t bytes = b->bytes - at < PIECE ? b->bytes - at : PIECE;
-        for (size_t i = 0; i < bytes; i++)
-            piece[i] = stamp(world.rank, at + i);
-        status = device_write(b->sent + at, piece, bytes);
+    for (size_t at = 0; status == 0 && at < bytes; at += PIECE) {
+        const size_t count = bytes - at < PIECE ? bytes - at : PIECE;
+        for (size_t i = 0; !compare && i < count; i++)
+            piece[i] = stamp(from, at + i);
+        status = compare ? device_read(piece, memory + at, count) : device_write(memory + at, piece, count);
+        if (status != 0)
+            snprintf(error, sizeof(error), "%s", device_error());
+        for (size_t i = 0; status == 0 && compare && i < count; i++)
+            if (piece[i] != stamp(from, at + i)) {
+                snprintf(error, sizeof(error), "byte %zu on rank %d is %d; rank %d sent %d", at + i,
+                         world.rank, piece[i], from, stamp(from, at + i));
+                status = -1;
+            }
     }
     free(piece);
     return status;
@@ -117,11 +125,13 @@ static int prepare(struct bare *b, struct word *mine)
 {
     if (find(&b->write, "cuStreamWriteValue32") != 0 || find(&b->wait, "cuStreamWaitValue32") != 0)
         return -1;
-    if (alloc(&b->sent, b->bytes) != 0 || fill(b) != 0 || alloc(&b->here.data, b->bytes) != 0 ||
+    if (alloc(&b->sent, b->bytes) != 0 || alloc(&b->here.data, b->bytes) != 0 ||
         alloc(&b->here.flag, sizeof(uint32_t)) != 0) {
         snprintf(error, sizeof(error), "%s", device_error());
         return -1;
     }
+    if (pass_over(b->sent, b->bytes, world.rank, 0) != 0)
+        return -1;
     if (done("cudaIpcGetMemHandle", cudaIpcGetMemHandle(&mine->data, b->here.data)) != 0)
         return -1;
     return done("cudaIpcGetMemHandle", cudaIpcGetMemHandle(&mine->flag, b->here.flag));
@@ -204,25 +214,7 @@ int bare_run(struct bare *b, int count, void *stream)
 
 int bare_check(struct bare *b)
 {
-    const int from = (world.rank + world.ranks - 1) % world.ranks;
-    unsigned char *piece = malloc(PIECE);
-    int status = piece == NULL ? -1 : 0;
-
-    snprintf(error, sizeof(error), "no memory to look at what has arrived");
-    for (size_t at = 0; status == 0 && at < b->bytes; at += PIECE) {
-        const size_t bytes = b->bytes - at < PIECE ? b->bytes - at : PIECE;
-        status = device_read(piece, b->here.data + at, bytes);
-        if (status != 0)
-            snprintf(error, sizeof(error), "%s", device_error());
-        for (size_t i = 0; status == 0 && i < bytes; i++)
-            if (piece[i] != stamp(from, at + i)) {
-                snprintf(error, sizeof(error), "byte %zu on rank %d is %d; rank %d sent %d", at + i,
-                         world.rank, piece[i], from, stamp(from, at + i));
-                status = -1;
-            }
-    }
-    free(piece);
-    return status;
+    return pass_over(b->here.data, b->bytes, (world.rank + world.ranks - 1) % world.ranks, 1);
 }
 
 void bare_close(struct bare *b)
