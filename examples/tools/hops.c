@@ -18,8 +18,9 @@ enum { OURS, BARE, NOTHING, KINDS };
 /* What is known of a kind of hops of one size. Times are the largest over the ranks. */
 struct hop_times {
     struct times alone, beside; /* of one hop */
-    struct times slows; /* time that the compute lost / time of the hops beside it; of NOTHING, of ours */
-    int outlasted;      /* turns in which the hops went on when the middle was done */
+    struct times
+        slows;     /* time that the compute lost / time of the hops beside it; of NOTHING, of ours alone */
+    int outlasted; /* turns in which the hops went on when the middle was done */
 };
 
 /* All that a run needs. On the host there is nothing beside the hops. */
@@ -221,20 +222,29 @@ static int is_known(const struct hopping *h, int kind)
     return kind != BARE || h->bare != NULL;
 }
 
-/* Everything of a size once. Compute is made longer where hops beside it are slower than was thought. */
-static void take_turn(struct hopping *h, int *ends)
+/* Everything of a size once, what has compute beside it in another order each turn, behind a run that does not count:
+ * the GPU comes from hops alone, and how its clocks fall under the first load is no loss to hops. Compute is made longer
+ * where hops beside it are slower than was thought. */
+static void take_turn(struct hopping *h, int turn, int *ends)
 {
     double ours_s = 0;
 
-    for (int kind = OURS; kind < NOTHING; kind++)
-        if (is_known(h, kind))
-            add_time(&h->kind[kind].alone, run(h, kind, 0).hops_s / h->count);
-    for (int kind = OURS; h->on_gpus && kind < KINDS; kind++) {
+    for (int kind = OURS; kind < NOTHING; kind++) {
+        if (!is_known(h, kind))
+            continue;
+        const double hops_s = run(h, kind, 0).hops_s;
+        add_time(&h->kind[kind].alone, hops_s / h->count);
+        ours_s = kind == OURS ? hops_s : ours_s;
+    }
+    if (!h->on_gpus)
+        return;
+    run(h, NOTHING, h->ends);
+    for (int i = 0; i < KINDS; i++) {
+        const int kind = (turn + i) % KINDS;
         struct hop_times *t = &h->kind[kind];
         if (!is_known(h, kind))
             continue;
         const struct run r = run(h, kind, h->ends);
-        ours_s = kind == OURS ? r.hops_s : ours_s;
         if (kind != NOTHING)
             add_time(&t->beside, r.hops_s / h->count);
         add_time(&t->slows, (r.middle_s - r.ends_s) / (kind == NOTHING ? ours_s : r.hops_s));
@@ -259,7 +269,7 @@ static void measure(struct hopping *h)
         int ends = h->ends;
         if (i <= 0)
             forget_turns(h);
-        take_turn(h, &ends);
+        take_turn(h, i + warm, &ends);
         if (i < 0)
             h->ends = ends;
     }
