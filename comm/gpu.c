@@ -464,8 +464,7 @@ static hra_status post(struct hra_gpu *g, struct hra_transfer *const *transfer, 
     for (int i = 0; i < count; i++) {
         const struct hra_transfer *t = transfer[i];
         if (is_passed_on(g, t))
-            HRA_TRY(
-                hra_peers_expect(g->peers, t, g->begun, g->listed[t->first - 1].done, (uint32_t)t->first));
+            HRA_TRY(hra_peers_hold(g->peers, t->peer, g->begun)); /* the limit of its wait runs from here */
         if (!is_near(g, t->peer) || t->sends)
             continue;
         for (int a = count; a < count + after; a++)
@@ -484,9 +483,10 @@ static hra_status gpu_post(void *state, struct hra_transfer *const *transfer, in
 static hra_status send_near(struct hra_gpu *g, const struct hra_transfer *t)
 {
     const cudaEvent_t done = g->listed[t->first - 1].done;
+    const uint32_t id = (uint32_t)t->first;
 
-    return is_passed_on(g, t) ? hra_peers_pass_on(g->peers, t, g->listed[t->from->first - 1].posted, done)
-                              : hra_peers_send(g->peers, t, g->begun, done, (uint32_t)t->first);
+    return is_passed_on(g, t) ? hra_peers_pass_on(g->peers, t, g->listed[t->from->first - 1].posted, done, id)
+                              : hra_peers_send(g->peers, t, g->begun, done, id);
 }
 
 /* Posts go first: where all streams share one queue of the GPU, a send that waits for its post must not keep back our own. */

@@ -77,10 +77,9 @@ hra_status hra_peers_map(struct hra_peers *p, void *arena, size_t bytes, void **
 int hra_peers_keep(struct hra_peers *p, void *arena);
 
 /* The steps of a transfer, on streams of its pair of ranks; `id` is what is shown to the watchdog where one waits.
- *     hold     receiver: what it posts to this rank from now on comes after `done`, too
+ *     hold     what is posted to this rank, or passed on to it, from now on comes after `done`, too
  *     post     receiver: after `begun`, its buffer may be written; record `posted`
  *     send     sender: after `begun`, what is sent is there, and the post, copy, tell of the arrival; record `done`
- *     expect   sender, before pass_on: the post is waited for after `begun`; record `done`
  *     pass_on  sender, instead of send, where t->from came by peer, too: after `posted`, which is that of t->from, the post, and
  *              the arrival of t->from
  *     arrive   receiver: after `posted`, wait for the arrival; record `done` */
@@ -89,10 +88,8 @@ hra_status hra_peers_post(struct hra_peers *p, const struct hra_transfer *t, cud
                           cudaEvent_t posted);
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, uint32_t id);
-hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                            cudaEvent_t done, uint32_t id);
 hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                             cudaEvent_t done);
+                             cudaEvent_t done, uint32_t id);
 hra_status hra_peers_arrive(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
                             cudaEvent_t done, uint32_t id);
 

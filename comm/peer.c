@@ -37,7 +37,7 @@ enum {
     FEW_RANKS = 4096       /* whose bytes fit on the stack */
 };
 
-/* Streams for another rank: for what we send there, and for posts and for arrivals of what comes from there. Apart, so that
+/* Streams for another rank: for what we send there, for posts, and for arrivals of what comes from there. Apart, so that
  * nothing waits behind a copy, and no arrival behind the post of a later transfer. */
 enum { OUT, POSTS, IN, STREAMS };
 
@@ -296,32 +296,22 @@ hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cud
     return copy_and_tell(p, t, done);
 }
 
-/* Shown on a stream that has nothing to do, not on the one that copies. */
-hra_status hra_peers_expect(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
-                            cudaEvent_t done, uint32_t id)
-{
-    const struct peer *peer = &p->peer[t->peer];
-    CUstreamBatchMemOpParams op = show(waited_at(p, t), id);
-
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[POSTS], begun, 0));
-    HRA_TRY(enqueue(peer->stream[POSTS], &op, 1));
-    HRA_TRY_CUDA(cudaEventRecord(done, peer->stream[POSTS]));
-    HRA_TRY_CUDA(cudaStreamWaitEvent(peer->stream[OUT], done, 0));
-    return HRA_OK;
-}
-
-/* The arrival is waited for here and once more by `arrive`, which shows it to the watchdog: an event of that stream would come some
- * 4 us later. One batch, since each further one between two copies costs 1 us. */
+/* The post is waited for on a stream that has nothing to do, ahead, not on the one that copies: there, between two copies, each
+ * operation takes some 1 us, and an event that is long over nothing. The arrival is waited for once more by `arrive`, which shows it
+ * to the watchdog: an event of that stream would come some 4 us later. */
 hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t posted,
-                             cudaEvent_t done)
+                             cudaEvent_t done, uint32_t id)
 {
-    const cudaStream_t stream = p->peer[t->peer].stream[OUT];
+    const cudaStream_t *stream = p->peer[t->peer].stream;
     const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {await_flag(at, t), clear(at),
-                                      await_flag(waited_at(p, t->from), t->from)};
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+    CUstreamBatchMemOpParams arrival = await_flag(waited_at(p, t->from), t->from);
 
-    HRA_TRY_CUDA(cudaStreamWaitEvent(stream, posted, 0)); /* the flag is not that of an earlier execution */
-    HRA_TRY(enqueue(stream, ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY(enqueue(stream[POSTS], ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY_CUDA(cudaEventRecord(done, stream[POSTS]));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream[OUT], done, 0));
+    HRA_TRY_CUDA(cudaStreamWaitEvent(stream[OUT], posted, 0)); /* not the flag of an earlier execution */
+    HRA_TRY(enqueue(stream[OUT], &arrival, 1));
     return copy_and_tell(p, t, done);
 }
 
