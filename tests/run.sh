@@ -96,6 +96,12 @@ megatron() {
     meson install -C "$build" >/dev/null && tests/megatron.sh cpu "$PWD/$build/prefix"
 }
 
+# Ranks that are killed, held up, absent or execute another plan.
+rank_faults() {
+    [ -x "$build/tests/peer-rank-faults" ] || { echo 'skipped: built without headers of CUDA and NCCL'; return 77; }
+    BUILD=$PWD/$build tests/gpu/faults.sh 60 1 threads
+}
+
 format() {
     local off=0
     for file in $(git ls-files '*.c' '*.h' '*.cu' '*.cpp' '*.hpp'); do
@@ -110,6 +116,7 @@ step build build_all || exit 1
 step format format
 step structure tests/structure.sh "$build"
 step unit unit
+step ranks rank_faults
 step installed tests/installed.sh "$build"
 step docs tests/docs.sh "$build"
 step forecast tests/forecast.sh "$build"

@@ -1,6 +1,6 @@
 /* faults.c - one rank misbehaves, and what the others then see. Started by faults.sh:
  *
- *     mpirun --enable-recovery -n PROCESSES gpu-ring faults TRANSPORT RANKS FAULTS SEED
+ *     mpirun --enable-recovery -n PROCESSES gpu-rank-faults gpu|nccl|peer RANKS FAULTS SEED
  *
  * Every fault has a communicator of its own over RANKS processes, each in a place of its own. KINDS faults
  * in a row are one of each kind, the killed rank first; what else there is to choose is drawn from the seed.
@@ -10,14 +10,23 @@
  *     fault  TRANSPORT  NUMBER  KIND  eager|graph  RANKS  STATUSES  right|WRONG  WHAT HAPPENED
  *
  * What is wrong is printed to stderr before it. A process that hangs ends itself by an alarm, and then the
- * others do, so that lines are missing; a process that cannot end is killed by the time limit of faults.sh. */
-#include "tests/gpu/ring.h"
+ * others do, so that lines are missing; a process that cannot end is killed by the time limit of faults.sh.
+ *
+ * peer-rank-faults is the same over peer, on the devices of tests/peer. */
+#include "tests/gpu/layer.h"
 
+#include <hra/mpi.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
+/* Of what all ranks execute. */
+#ifndef FAULTS_TOKENS
+#define FAULTS_TOKENS 700
+#endif
+
 enum {
+    SETUP_S = 60, /* for making a communicator */
     ALARM_S = 60, /* for one fault, with everything around it */
     MARGIN_S = 2, /* beyond the limit until the others know */
     MOST_RANKS = 8,
@@ -151,13 +160,18 @@ static void scene_open(struct scene *s)
     static const struct {
         int64_t tokens;
         const char *mask;
-    } rows[LAYERS] = {{700, "full"}, {700, "!window(0,0)"}, {1100, "full"}};
+    } rows[LAYERS] = {
+        {FAULTS_TOKENS, "full"}, {FAULTS_TOKENS, "!window(0,0)"}, {FAULTS_TOKENS / 7 * 11, "full"}};
+    const hra_comm_options options = {.size = sizeof(options),
+                                      .timeout_s = s->fault.limit_s,
+                                      .transport = me.transport,
+                                      .setup_timeout_s = SETUP_S};
 
     stage = "making a communicator";
     s->victim = getpid();
     MPI_Bcast(&s->victim, (int)sizeof(s->victim), MPI_BYTE, s->fault.victim, me.all);
     MPI_Barrier(me.all);
-    s->comm = ring_connect(me.all, me.transport, s->fault.limit_s);
+    NEED_HRA(hra_comm_create_mpi(&s->comm, me.all, &options));
     s->stream = device_stream();
     stage = "computing before the fault";
     for (int n = 0; n < LAYERS; n++) {
@@ -501,7 +515,7 @@ static int first_fault(void)
 /* Load what a first execution loads, alone and without a time limit. */
 static void warm_up(void)
 {
-    const struct problem p = problem_of(700, "identity", "!window(0,0)", HRA_BF16);
+    const struct problem p = problem_of(FAULTS_TOKENS, "identity", "!window(0,0)", HRA_BF16);
     hra_comm *self = NULL;
     struct layer l;
     size_t bytes;
@@ -530,19 +544,36 @@ static void wait_for_turn(void)
     }
 }
 
-int faults_run(hra_transport_kind transport, char *const argument[4])
+static int is_set_up(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        hra_transport_kind kind;
+    } transports[] = {{"gpu", HRA_TRANSPORT_GPU}, {"nccl", HRA_TRANSPORT_NCCL}, {"peer", HRA_TRANSPORT_PEER}};
+
+    for (size_t i = 0; argc == 5 && i < sizeof(transports) / sizeof(transports[0]); i++)
+        if (strcmp(argv[1], transports[i].name) == 0) {
+            me.transport = transports[i].kind;
+            me.transport_name = transports[i].name;
+            me.ranks = atoi(argv[2]);
+            me.faults = atoi(argv[3]);
+            me.seed = strtoull(argv[4], NULL, 10);
+        }
+    return me.transport_name != NULL && me.ranks >= 2 && me.ranks <= MOST_RANKS && me.faults >= 1;
+}
+
+int main(int argc, char **argv)
 {
     int processes;
 
-    me.transport = transport;
-    me.transport_name = argument[0];
-    me.ranks = atoi(argument[1]);
-    me.faults = atoi(argument[2]);
-    me.seed = strtoull(argument[3], NULL, 10);
-    NEED(me.ranks < 2 || me.ranks > MOST_RANKS || me.faults < 1,
-         "gpu-ring faults: RANKS or FAULTS cannot be");
+    if (!is_set_up(argc, argv)) {
+        fprintf(stderr, "usage: gpu-rank-faults gpu|nccl|peer RANKS FAULTS SEED\n");
+        return 2;
+    }
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &own_rank);
     MPI_Comm_size(MPI_COMM_WORLD, &processes);
-    NEED(processes != me.ranks + kills_before(me.faults - 1), "gpu-ring faults: another number of processes");
+    NEED(processes != me.ranks + kills_before(me.faults - 1), "started with another number of processes");
     watch_signals();
     make_teams();
     const int first = first_fault();

@@ -2,22 +2,30 @@
 # Faults between ranks on GPUs, drawn from a seed, counted by kind and outcome; tests/gpu/faults.c says what they are.
 #     BUILD=DIR tests/gpu/faults.sh FAULTS [SEED [TRANSPORT]]
 # Batches of faults, each one mpirun, over all transports or one, with 2 and 4 ranks, with and without
-# CUDA_DEVICE_MAX_CONNECTIONS=1; over nccl with a GPU for each rank. Prints one line a kind, then what was wrong. A fault
+# CUDA_DEVICE_MAX_CONNECTIONS=1; over nccl with a GPU for each rank. Where TRANSPORT is `threads` it is peer on the devices of
+# tests/peer, and no GPU is needed. Prints one line a kind, then what was wrong. A fault
 # of which nothing is heard, since a process hung or crashed, is wrong. Exit status: 0 every fault was noticed rightly,
 # 1 not, 77 cannot run here.
 set -u
 faults=${1:?how many faults} seed=${2:-1} only=${3:-}
 command -v mpirun >/dev/null || exit 77
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
-[ "$gpus" -gt 0 ] || exit 77
+program=gpu-rank-faults gpus=0
+if [ "$only" = threads ]; then
+    program=peer-rank-faults
+else
+    gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+    [ "$gpus" -gt 0 ] || exit 77
+fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 logs=${logs:-$BUILD}/faults
 rm -rf "$logs"
 mkdir -p "$logs" || exit 1
-export logs BUILD gpus
+export logs BUILD gpus program
 
 ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 4 1' 'gpu 3 -')
-if [ "$gpus" -ge 2 ]; then
+if [ "$only" = threads ]; then
+    ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 3 1' 'peer 5 -') only=
+elif [ "$gpus" -ge 2 ]; then
     ways=('nccl 2 -' 'peer 2 -' 'nccl 2 1' 'peer 4 -' 'peer 2 1' 'gpu 2 -' 'peer 4 1' 'nccl 2 -')
 else
     echo 'nccl: not run, it needs a GPU for each of 2 ranks'
@@ -33,11 +41,11 @@ batch() {
     local out=$logs/$1 processes=$(($5 + ($2 + 3) / 5)) # a fifth are kills, each of which takes a process
     local pair=$(($1 % (gpus / 2 > 0 ? gpus / 2 : 1)))
     [ "$gpus" -lt 4 ] || export CUDA_VISIBLE_DEVICES=$((2 * pair)),$((2 * pair + 1))
-    [ "$6" = - ] || export CUDA_DEVICE_MAX_CONNECTIONS=$6
+    [ "$6" = - ] || export CUDA_DEVICE_MAX_CONNECTIONS=$6 HRA_TEST_QUEUES=$6
     local began=$SECONDS limit=$((60 + 12 * $2)) # processes that hang end themselves long before
     timeout -k 5 $limit mpirun --oversubscribe --bind-to none --enable-recovery \
         --mca mpi_yield_when_idle 1 -n "$processes" \
-        "$BUILD/tests/gpu-ring" faults "$4" "$5" "$2" "$3" >"$out.out" 2>"$out.err" </dev/null
+        "$BUILD/tests/$program" "$4" "$5" "$2" "$3" >"$out.out" 2>"$out.err" </dev/null
     local status=$? heard
     printf 'took\t%s\t%s\n' $((SECONDS - began)) "$limit" >>"$out.out"
     heard=$(grep -c $'^fault\t' "$out.out")
@@ -58,7 +66,7 @@ jobs=$((jobs < 1 ? 1 : jobs > most ? most : jobs))
 began=$SECONDS
 # Stopped from outside, nothing is left running, and what was heard is counted.
 stopped=0
-trap 'stopped=1; pkill -TERM -f "$BUILD/tests/gpu-ring faults"' TERM INT
+trap 'stopped=1; pkill -TERM -f "$BUILD/tests/$program"' TERM INT
 for ((n = 0, left = faults; left > 0; n++, left -= size)); do
     printf '%s %s %s %s\n' "$n" $((left < size ? left : size)) $((seed * 1000 + n)) "${ways[n % ${#ways[@]}]}"
 done | xargs -L 1 -P "$jobs" bash -c 'batch "$@"' batch

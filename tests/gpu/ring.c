@@ -1,13 +1,13 @@
 /* ring.c - what is tested on GPUs with several ranks, beyond hra-check. Started by run.sh under mpirun:
  *
- *     gpu-ring TEST TRANSPORT                      transport: mpi, gpu, nccl or peer
- *     gpu-ring faults TRANSPORT RANKS FAULTS SEED  see faults.c
+ *     gpu-ring TEST TRANSPORT      transport: mpi, gpu, nccl or peer
  *
  * Rank r of a node works on GPU r modulo those that are there. Exit status 0: the test passed on this rank.
  * What failed is printed, with rank and line. */
-#include "tests/gpu/ring.h"
+#include "tests/gpu/layer.h"
 
 #include <dlfcn.h>
+#include <hra/mpi.h>
 #include <hra/nccl.h>
 #include <string.h>
 
@@ -23,7 +23,8 @@ static const struct {
                   {"nccl", HRA_TRANSPORT_NCCL},
                   {"peer", HRA_TRANSPORT_PEER}};
 
-hra_comm *ring_connect(MPI_Comm parent, hra_transport_kind kind, double timeout_s)
+/* A communicator whose ranks wait at most timeout_s for each other in executions. Collective over parent. */
+static hra_comm *connect_ranks(MPI_Comm parent, hra_transport_kind kind, double timeout_s)
 {
     const hra_comm_options options = {
         .size = sizeof(options), .timeout_s = timeout_s, .transport = kind, .setup_timeout_s = LIMIT_S};
@@ -126,7 +127,7 @@ static void test_same(hra_comm *comm)
     const char *const only = transport == HRA_TRANSPORT_PEER   ? "peer"
                              : transport == HRA_TRANSPORT_NCCL ? "nccl"
                                                                : ""; /* gpu may be either, or both */
-    hra_comm *host = ring_connect(MPI_COMM_WORLD, HRA_TRANSPORT_MPI, LIMIT_S);
+    hra_comm *host = connect_ranks(MPI_COMM_WORLD, HRA_TRANSPORT_MPI, LIMIT_S);
 
     for (int n = 0; n < PROBLEMS; n++) {
         const struct problem p = problem_number(n);
@@ -216,7 +217,7 @@ static void test_comms(hra_comm *comm)
     MPI_Comm_split(MPI_COMM_WORLD, 0, -own_rank, &reversed);
     turn_open(&t[0], comm, 1, stream[0]);
     for (int round = 0; round < ROUNDS; round++) {
-        hra_comm *other = ring_connect(reversed, transport, LIMIT_S);
+        hra_comm *other = connect_ranks(reversed, transport, LIMIT_S);
         turn_open(&t[1], other, round % 2, stream[1]);
         for (int i = 0; i < CALLS; i++)
             turn_call(&t[i % 2], 0, stream[i / 2 % 2], stream[i / 4 % 2]);
@@ -236,7 +237,7 @@ static void test_comms(hra_comm *comm)
 static void test_outlived(hra_comm *comm)
 {
     const double most_s = 8;
-    hra_comm *own = ring_connect(MPI_COMM_WORLD, transport, LIMIT_S);
+    hra_comm *own = connect_ranks(MPI_COMM_WORLD, transport, LIMIT_S);
     cudaStream_t stream = device_stream();
     struct turn t;
 
@@ -376,7 +377,7 @@ static void test_making(hra_comm *comm)
 
     (void)comm;
     for (int i = 0; i <= ROUNDS; i++) {
-        hra_comm *own = ring_connect(MPI_COMM_WORLD, transport, LIMIT_S);
+        hra_comm *own = connect_ranks(MPI_COMM_WORLD, transport, LIMIT_S);
         struct turn t;
 
         turn_open(&t, own, LARGEST, device_stream());
@@ -400,7 +401,7 @@ static void test_making(hra_comm *comm)
 static void test_held(hra_comm *comm)
 {
     const double limit_s = 4, margin_s = 1;
-    hra_comm *own = ring_connect(MPI_COMM_WORLD, transport, limit_s);
+    hra_comm *own = connect_ranks(MPI_COMM_WORLD, transport, limit_s);
     cudaStream_t stream = device_stream();
     atomic_int released = 0;
     struct turn t;
@@ -709,7 +710,7 @@ static int run_test(void (*run)(hra_comm *comm))
     MPI_Comm_free(&node);
     NEED_DEVICE(device_open(HRA_BACKEND_CUDA, local));
     NEED(device_name()[0] == '\0', "there is no GPU");
-    hra_comm *comm = ring_connect(MPI_COMM_WORLD, transport, LIMIT_S);
+    hra_comm *comm = connect_ranks(MPI_COMM_WORLD, transport, LIMIT_S);
     run(comm);
     NEED_HRA(hra_comm_destroy(comm));
     device_close();
@@ -740,18 +741,16 @@ int main(int argc, char **argv)
         {"ways", test_ways},         {"blocking", test_blocking}, {"trace", test_trace},
         {"outlived", test_outlived},
     };
-    const int faults = argc == 6 && strcmp(argv[1], "faults") == 0,
-              count = (int)(sizeof(tests) / sizeof(tests[0]));
+    const int count = (int)(sizeof(tests) / sizeof(tests[0]));
     int n = 0;
 
-    while (!faults && n < count && (argc != 3 || strcmp(argv[1], tests[n].name) != 0))
+    while (n < count && (argc != 3 || strcmp(argv[1], tests[n].name) != 0))
         n++;
     if (n == count || !find_transport(argv[2])) {
-        fprintf(stderr, "usage: gpu-ring TEST mpi|gpu|nccl|peer\n"
-                        "       gpu-ring faults gpu|nccl|peer RANKS FAULTS SEED\n");
+        fprintf(stderr, "usage: gpu-ring TEST mpi|gpu|nccl|peer\n");
         return 2;
     }
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &own_rank);
-    return faults ? faults_run(transport, argv + 2) : run_test(tests[n].run);
+    return run_test(tests[n].run);
 }

@@ -41,26 +41,27 @@ struct call {
 
 static void run_call(void *argument)
 {
-    struct call *call = argument;
+    struct call *c = argument;
 
-    call->run(call);
-    free(call);
+    c->chunk = (struct hra_chunk *)(c + 1);
+    c->rows = (struct hra_rows *)(c + 1);
+    c->run(c);
 }
 
-/* Put a copy of the call on its stream, with `bytes` of `data`, chunks or rows, behind it. */
+/* Put the call on its stream, with `bytes` of `data`, chunks or rows, behind it. */
 static hra_status put_off(const struct call *call, const void *data, size_t bytes)
 {
     struct call *c = malloc(sizeof(*c) + bytes);
+    int failed = c == NULL;
 
-    if (c == NULL)
-        return HRA_FAIL(HRA_ERR_MEMORY, "no memory for a call");
-    *c = *call;
-    c->chunk = (struct hra_chunk *)(c + 1);
-    c->rows = (struct hra_rows *)(c + 1);
-    if (bytes > 0)
-        memcpy(c + 1, data, bytes);
-    return peer_enqueue(call->stream, run_call, c) == 0 ? HRA_OK
-                                                        : HRA_FAIL(HRA_ERR_MEMORY, "no memory for a call");
+    if (!failed) {
+        *c = *call;
+        if (bytes > 0)
+            memcpy(c + 1, data, bytes);
+        failed = peer_enqueue(call->stream, run_call, c, sizeof(*c) + bytes) != 0;
+    }
+    free(c);
+    return failed ? HRA_FAIL(HRA_ERR_MEMORY, "no memory for a call") : HRA_OK;
 }
 
 /* Of a function that cannot fail but for want of memory. */

@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { WRITE_32, WRITE_64, WAIT_32, COPY, FILL, CALL, RECORD, WAIT_EVENT };
+enum kind { WRITE_32, WRITE_64, WAIT_32, COPY, FILL, CALL, HOST, RECORD, WAIT_EVENT };
 
 struct operation {
     struct operation *next;
@@ -31,7 +31,8 @@ struct operation {
     const void *from;
     size_t bytes, count, pitch_to, pitch_from; /* lines */
     uint64_t value;
-    void (*call)(void *argument); /* with `to` */
+    void (*call)(void *argument); /* with `to`, `bytes` of it */
+    struct host *host;
     struct CUevent_st *event;
     uint64_t number; /* of the event's record */
     int external;    /* 1: an event from outside of the graph that this is recorded into */
@@ -41,6 +42,13 @@ enum { PATIENCE = 20 }; /* times that nothing could be done */
 
 struct list {
     struct operation *first, **last;
+};
+
+/* A function of the host that a stream waits for, while others get on. */
+struct host {
+    void (*call)(void *argument);
+    void *argument;
+    int begun, done;
 };
 
 struct CUstream_st {
@@ -107,6 +115,28 @@ static uint64_t draw(void)
 
 /* ---- The thread ---- */
 
+static void *run_host(void *argument)
+{
+    struct host *host = argument;
+
+    host->call(host->argument);
+    __atomic_store_n(&host->done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+static int is_through(struct host *host)
+{
+    pthread_t thread;
+
+    if (!host->begun) {
+        host->begun = 1;
+        if (pthread_create(&thread, NULL, run_host, host) != 0)
+            abort();
+        pthread_detach(thread);
+    }
+    return __atomic_load_n(&host->done, __ATOMIC_ACQUIRE);
+}
+
 /* Writes, copies and calls always; waits when what they wait for is there. */
 static int can_be_done(const struct operation *o)
 {
@@ -115,6 +145,8 @@ static int can_be_done(const struct operation *o)
         return __atomic_load_n((const uint32_t *)o->to, __ATOMIC_ACQUIRE) == (uint32_t)o->value;
     case WAIT_EVENT:
         return o->event->done >= o->number;
+    case HOST:
+        return is_through(o->host);
     default:
         return 1;
     }
@@ -138,9 +170,13 @@ static void carry_out(const struct operation *o)
         break;
     case CALL:
         o->call(o->to);
+        free(o->to);
         break;
     case RECORD:
         o->event->done = o->number;
+        break;
+    case HOST:
+        free(o->host);
         break;
     case WAIT_32:
     case WAIT_EVENT:
@@ -252,6 +288,14 @@ static cudaError_t put(cudaStream_t given, struct operation operation)
         return cudaErrorMemoryAllocation;
     begin_once();
     *o = operation;
+    if (o->kind == CALL) { /* each time that it is carried out with a copy of its own */
+        o->to = malloc(o->bytes);
+        if (o->to == NULL) {
+            free(o);
+            return cudaErrorMemoryAllocation;
+        }
+        memcpy(o->to, operation.to, o->bytes);
+    }
     o->stream = named(given);
     o->next = NULL;
     pthread_mutex_lock(&gpu.lock);
@@ -269,10 +313,12 @@ static cudaError_t put(cudaStream_t given, struct operation operation)
     return error;
 }
 
-int peer_enqueue(void *stream, void (*call)(void *argument), void *argument)
+int peer_enqueue(void *stream, void (*call)(void *argument), void *argument, size_t bytes)
 {
-    return put(stream, (struct operation){.kind = CALL, .call = call, .to = argument}) == cudaSuccess ? 0
-                                                                                                      : -1;
+    return put(stream, (struct operation){.kind = CALL, .call = call, .to = argument, .bytes = bytes}) ==
+                   cudaSuccess
+               ? 0
+               : -1;
 }
 
 /* ---- The device ---- */
@@ -301,6 +347,7 @@ cudaError_t CUDARTAPI cudaGetDeviceProperties(struct cudaDeviceProp *properties,
     (void)device;
     memset(properties, 0, sizeof(*properties));
     memcpy(&properties->uuid, &number, sizeof(number));
+    snprintf(properties->name, sizeof(properties->name), "thread");
     return cudaSuccess;
 }
 
@@ -681,6 +728,23 @@ cudaError_t CUDARTAPI cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEven
 {
     (void)ms, (void)from, (void)to;
     return cudaErrorNotSupported;
+}
+
+cudaError_t CUDARTAPI cudaMemGetInfo(size_t *left, size_t *all)
+{
+    (void)left, (void)all;
+    return cudaErrorNotSupported;
+}
+
+/* Not while the stream is being recorded. */
+cudaError_t CUDARTAPI cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t call, void *argument)
+{
+    struct host *host = malloc(sizeof(*host));
+
+    if (host == NULL)
+        return cudaErrorMemoryAllocation;
+    *host = (struct host){call, argument, 0, 0};
+    return put(stream, (struct operation){.kind = HOST, .host = host});
 }
 
 /* ---- Graphs ---- */
