@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is tested, from a fresh checkout on Debian: installs what is missing, builds, runs. 35 minutes on
+# Everything that is tested, from a fresh checkout on Debian: installs what is missing, builds, runs. 40 minutes on
 # two cores. One line a step; what a failed step printed follows it, and all of it is in build-test/logs.
 #     tests/run.sh [STEP ...]     all steps, or those named
 set -u
