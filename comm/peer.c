@@ -284,15 +284,23 @@ static hra_status copy_and_tell(const struct hra_peers *p, const struct hra_tran
     return HRA_OK;
 }
 
+/* Wait for the post, and take it. What the stream holds next, whatever of the GPU does it, comes after. */
+static hra_status take(const struct hra_peers *p, const struct hra_transfer *t, cudaStream_t stream,
+                       uint32_t id)
+{
+    const CUdeviceptr at = waited_at(p, t);
+    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
+
+    return enqueue(stream, ops, sizeof(ops) / sizeof(ops[0]));
+}
+
 hra_status hra_peers_send(struct hra_peers *p, const struct hra_transfer *t, cudaEvent_t begun,
                           cudaEvent_t done, uint32_t id)
 {
     const cudaStream_t stream = p->peer[t->peer].stream[OUT];
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
 
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream, begun, 0));
-    HRA_TRY(enqueue(stream, ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY(take(p, t, stream, id));
     return copy_and_tell(p, t, done);
 }
 
@@ -303,11 +311,9 @@ hra_status hra_peers_pass_on(struct hra_peers *p, const struct hra_transfer *t, 
                              cudaEvent_t done, uint32_t id)
 {
     const cudaStream_t *stream = p->peer[t->peer].stream;
-    const CUdeviceptr at = waited_at(p, t);
-    CUstreamBatchMemOpParams ops[] = {show(at, id), await_flag(at, t), clear(at)};
     CUstreamBatchMemOpParams arrival = await_flag(waited_at(p, t->from), t->from);
 
-    HRA_TRY(enqueue(stream[POSTS], ops, sizeof(ops) / sizeof(ops[0])));
+    HRA_TRY(take(p, t, stream[POSTS], id));
     HRA_TRY_CUDA(cudaEventRecord(done, stream[POSTS]));
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream[OUT], done, 0));
     HRA_TRY_CUDA(cudaStreamWaitEvent(stream[OUT], posted, 0)); /* not the flag of an earlier execution */
