@@ -28,7 +28,7 @@ fi
 patches=("$@")
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-export RANKS="timeout 120 mpirun --oversubscribe -n"
+export RANKS="timeout -k 5 120 mpirun --oversubscribe -n"
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 failed=0
@@ -69,7 +69,7 @@ for patch in "${patches[@]}"; do
         continue
     fi
     # Only what the command runs: everything else would be linked again for each patch.
-    mapfile -t programs < <(grep -oE '\b(tests|examples)/[a-z_/-]+' <<<"$command" | sort -u)
+    mapfile -t programs < <(grep -oP '(?<![/\w])(tests|examples)/[a-z_/-]+' <<<"$command" | sort -u)
     if ! ninja -C build -j 2 "${programs[@]}" >log 2>&1; then
         echo "FAILED  does not build: $fault"
         failed=$((failed + 1))

@@ -9,22 +9,18 @@
 set -u
 faults=${1:?how many faults} seed=${2:-1} only=${3:-}
 command -v mpirun >/dev/null || exit 77
-program=gpu-rank-faults gpus=0
-if [ "$only" = threads ]; then
-    program=peer-rank-faults
-else
-    gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
-    [ "$gpus" -gt 0 ] || exit 77
-fi
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+[ "$gpus" -gt 0 ] || [ "$only" = threads ] || exit 77
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 logs=${logs:-$BUILD}/faults
 rm -rf "$logs"
 mkdir -p "$logs" || exit 1
-export logs BUILD gpus program
 
+program=gpu-rank-faults
 ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 4 1' 'gpu 3 -')
 if [ "$only" = threads ]; then
-    ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 3 1' 'peer 5 -') only=
+    program=peer-rank-faults gpus=0 only=peer
+    ways=('peer 2 -' 'peer 4 -' 'peer 2 1' 'peer 3 1' 'peer 5 -')
 elif [ "$gpus" -ge 2 ]; then
     ways=('nccl 2 -' 'peer 2 -' 'nccl 2 1' 'peer 4 -' 'peer 2 1' 'gpu 2 -' 'peer 4 1' 'nccl 2 -')
 else
@@ -34,6 +30,7 @@ if [ -n "$only" ]; then
     mapfile -t ways < <(printf '%s\n' "${ways[@]}" | grep "^$only ")
     [ ${#ways[@]} -gt 0 ] || { echo "over $only: nothing to run"; exit 77; }
 fi
+export logs BUILD gpus program
 
 # NUMBER FAULTS SEED TRANSPORT RANKS CONNECTIONS: one mpirun; its lines go to a file of their own. Where there are more than two
 # GPUs batches take pairs of them in turn.

@@ -32,7 +32,6 @@ struct operation {
     size_t bytes, count, pitch_to, pitch_from; /* lines */
     uint64_t value;
     void (*call)(void *argument); /* with `to`, `bytes` of it */
-    struct host *host;
     struct CUevent_st *event;
     uint64_t number; /* of the event's record */
     int external;    /* 1: an event from outside of the graph that this is recorded into */
@@ -44,7 +43,7 @@ struct list {
     struct operation *first, **last;
 };
 
-/* A function of the host that a stream waits for, while others get on. */
+/* A function of the host that a stream waits for, while others get on: what is at `to` of its operation. */
 struct host {
     void (*call)(void *argument);
     void *argument;
@@ -146,7 +145,7 @@ static int can_be_done(const struct operation *o)
     case WAIT_EVENT:
         return o->event->done >= o->number;
     case HOST:
-        return is_through(o->host);
+        return is_through(o->to);
     default:
         return 1;
     }
@@ -176,7 +175,7 @@ static void carry_out(const struct operation *o)
         o->event->done = o->number;
         break;
     case HOST:
-        free(o->host);
+        free(o->to);
         break;
     case WAIT_32:
     case WAIT_EVENT:
@@ -736,15 +735,17 @@ cudaError_t CUDARTAPI cudaMemGetInfo(size_t *left, size_t *all)
     return cudaErrorNotSupported;
 }
 
-/* Not while the stream is being recorded. */
 cudaError_t CUDARTAPI cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t call, void *argument)
 {
-    struct host *host = malloc(sizeof(*host));
+    struct host *host = NULL;
 
+    if (named(stream)->graph != NULL) /* each replay would want a state of its own */
+        return cudaErrorNotSupported;
+    host = malloc(sizeof(*host));
     if (host == NULL)
         return cudaErrorMemoryAllocation;
     *host = (struct host){call, argument, 0, 0};
-    return put(stream, (struct operation){.kind = HOST, .host = host});
+    return put(stream, (struct operation){.kind = HOST, .to = host});
 }
 
 /* ---- Graphs ---- */
