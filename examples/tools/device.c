@@ -142,7 +142,7 @@ void *device_alloc(size_t bytes)
     void *memory = NULL;
 #ifdef HRA_HAVE_CUDA
     if (device.gpu) {
-        /* No byte more than is asked for: what is not a multiple of a page, 2 MiB, other GPUs copy to a third slower. */
+        /* No byte more than is asked for: what is no multiple of a page, 2 MiB, is copied between GPUs a third slower. */
         const cudaError_t status = cudaMalloc(&memory, bytes > 0 ? bytes : 1);
         snprintf(device.error, sizeof(device.error), "cudaMalloc of %zu bytes: %s", bytes,
                  cudaGetErrorString(status));

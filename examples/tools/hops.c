@@ -18,9 +18,8 @@ enum { OURS, BARE, NOTHING, KINDS };
 /* What is known of a kind of hops of one size. Times are the largest over the ranks. */
 struct hop_times {
     struct times alone, beside; /* of one hop */
-    struct times
-        slows;     /* time that the compute lost / time of the hops beside it; of NOTHING, of ours alone */
-    int outlasted; /* turns in which the hops went on when the middle was done */
+    struct times slows; /* time that compute lost / time of the hops beside it; of NOTHING, of ours alone */
+    int outlasted;      /* turns in which the hops went on when the middle was done */
 };
 
 /* All that a run needs. On the host there is nothing beside the hops. */
