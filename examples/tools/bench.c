@@ -3,6 +3,7 @@
 #include "examples/tools/device.h"
 
 #include <cblas.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,6 +79,24 @@ double least(const struct times *t)
 double most(const struct times *t)
 {
     return t->s[t->count - 1];
+}
+
+/* So many of n draws are below the median as of n tosses of a coin are heads. */
+void median_lies(const struct times *t, double *low, double *high)
+{
+    double tosses = exp2(-t->count),
+           below = tosses; /* the probability of `outer` heads; of as many or fewer */
+    int outer = 0;
+
+    while (outer < (t->count - 1) / 2) {
+        tosses *= (double)(t->count - outer) / (outer + 1);
+        if (below + tosses > 0.025)
+            break;
+        below += tosses;
+        outer++;
+    }
+    *low = t->s[outer];
+    *high = t->s[t->count - 1 - outer];
 }
 
 /* ---- Tensors ------------------------------------------------------------------------------- */

@@ -36,6 +36,10 @@ double median(const struct times *t);
 double least(const struct times *t);
 double most(const struct times *t);
 
+/* The median of what the times are drawn from lies between these two of them, with a probability of 0.95 where there are six
+ * or more. */
+void median_lies(const struct times *t, double *low, double *high);
+
 /* ---- What is timed ---- */
 
 /* `count` normal random numbers of a type, where the backend computes; series 0: uninitialised. NULL: no memory, and

@@ -1,10 +1,10 @@
 /* hops.c - times the hops of a transport: alone and, between GPUs, beside compute, in turn with bare copies.
  *
  * On a GPU a run of hops has a stream of its own, and what is computed beside it another one:
- *     stream   products that hide the enqueuing | forwards of a one-rank plan | twice as many | and as many again
+ *     stream   products that hide the enqueuing | forwards of a one-rank plan | forwards, which outlast the hops
  *     beside                                                                  | all ranks come | begin | hops | end
- * The middle outlasts the hops. What it takes longer than both ends is what compute loses: from one run to another clocks
- * differ by more, and what changes evenly within a run cancels. How much does not, runs without hops tell. */
+ * What the last forwards take longer than in runs without hops, compute loses. What hops draw of a GPU's power its clock pays
+ * some 20 ms later: so the first forwards bring it to where it stays under compute, and the hops take several times as long. */
 #include "examples/tools/bare.h"
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
@@ -13,13 +13,15 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { OURS, BARE, NOTHING, KINDS };
+/* Of runs. Two are without hops, of which one shows what the other comes to by chance. */
+enum { OURS, BARE, NOTHING, AGAIN, KINDS, HOPS = NOTHING };
 
-/* What is known of a kind of hops of one size. Times are the largest over the ranks. */
+/* What is known of a kind of hops of one size. Times are the largest over the ranks. What compute lost is a share of the time that
+ * the hops took; of NOTHING it is what AGAIN lost, a share of the time of ours. */
 struct hop_times {
     struct times alone, beside; /* of one hop */
-    struct times slows; /* time that compute lost / time of the hops beside it; of NOTHING, of ours alone */
-    int outlasted;      /* turns in which the hops went on when the middle was done */
+    struct times slows;         /* what compute lost */
+    int outlasted;              /* turns in which the hops went on when the compute was done */
 };
 
 /* All that a run needs. On the host there is nothing beside the hops. */
@@ -33,11 +35,12 @@ struct hopping {
     double forward_s;   /* one of those */
     struct product product;
     int products; /* that hide the enqueuing of a run */
+    int before;   /* forwards before hops that have some beside them */
 
     /* of the size at hand */
     double bytes;
-    int count; /* hops in a run */
-    int ends;  /* forwards before a run and behind it; twice as many beside it */
+    int count;    /* hops in a run */
+    int forwards; /* beside a run */
     hra_hops *hops;
     struct bare *bare; /* NULL: not between these ranks */
     char no_bare[300]; /* why; "" where nothing is NULL */
@@ -46,12 +49,12 @@ struct hopping {
 
 /* What one run came to, the largest over the ranks. */
 struct run {
-    double hops_s;           /* all hops; 0 without */
-    double middle_s, ends_s; /* forwards; 0 without */
-    double outlasted;        /* 1: on some rank the hops */
+    double hops_s;     /* all hops; 0 without */
+    double forwards_s; /* those beside them; 0 without */
+    double outlasted;  /* 1: on some rank the hops */
 };
 
-enum { FIRST, MIDDLE, LAST, OVER, BEGIN, END };
+enum { FIRST, OVER, BEGIN, END };
 
 static void start_hops(struct hopping *h, int kind, void *stream)
 {
@@ -67,8 +70,8 @@ static void compute(struct hopping *h, int forwards)
         need(device_replay(h->forward));
 }
 
-/* A run of hops of a kind, with so many forwards before and behind. */
-static struct run run(struct hopping *h, int kind, int ends)
+/* A run of hops of a kind, with so many forwards beside. */
+static struct run run(struct hopping *h, int kind, int forwards)
 {
     void *const beside = device_stream_beside();
     struct run r = {0};
@@ -76,15 +79,12 @@ static struct run run(struct hopping *h, int kind, int ends)
     world_meet();
     for (int i = 0; i < h->products; i++)
         product_run(&h->product);
+    compute(h, forwards > 0 ? h->before : 0);
     need(device_mark(FIRST));
-    compute(h, ends);
-    need(device_mark(MIDDLE));
-    compute(h, 2 * ends);
-    need(device_mark(LAST));
-    compute(h, ends);
+    compute(h, forwards);
     need(device_mark(OVER));
-    if (kind != NOTHING) {
-        need(device_follow(beside, MIDDLE));
+    if (kind < HOPS) {
+        need(device_follow(beside, FIRST));
         if (h->gate != NULL)
             demand(hra_hops_run(h->gate, beside));
         need(device_mark_on(BEGIN, beside));
@@ -94,22 +94,17 @@ static struct run run(struct hopping *h, int kind, int ends)
     }
     need(device_wait());
 
-    if (ends > 0) {
-        double end_s[2];
-        need(device_between(&end_s[0], FIRST, MIDDLE));
-        need(device_between(&r.middle_s, MIDDLE, LAST));
-        need(device_between(&end_s[1], LAST, OVER));
-        r.ends_s = end_s[0] + end_s[1];
-    }
-    if (kind != NOTHING) {
+    if (forwards > 0)
+        need(device_between(&r.forwards_s, FIRST, OVER));
+    if (kind < HOPS) {
         double until_s;
         need(device_between(&r.hops_s, BEGIN, END));
-        need(device_between(&until_s, MIDDLE, END));
-        r.outlasted = until_s > r.middle_s;
+        need(device_between(&until_s, FIRST, END));
+        r.outlasted = until_s > r.forwards_s;
     }
-    double s[4] = {r.hops_s, r.middle_s, r.ends_s, r.outlasted};
-    world_max(s, 4);
-    return (struct run){s[0], s[1], s[2], s[3]};
+    double s[3] = {r.hops_s, r.forwards_s, r.outlasted};
+    world_max(s, 3);
+    return (struct run){s[0], s[1], s[2]};
 }
 
 /* ---- Making ready -------------------------------------------------------------------------- */
@@ -117,7 +112,8 @@ static struct run run(struct hopping *h, int kind, int ends)
 /* The compute, and how long it and the products take. */
 static void open_compute(struct hopping *h)
 {
-    const double hidden_s = 8e-3; /* to enqueue a run takes some ms */
+    const double hidden_s = 25e-3, before_s = 60e-3; /* to enqueue a run takes up to 20 ms */
+    const int timed = 8;
     const struct hops_wanted *w = h->wanted;
     struct problem p = PROBLEM_DEFAULT;
     struct setup s = {.order = NULL};
@@ -145,7 +141,7 @@ static void open_compute(struct hopping *h)
         need(device_mark(0));
         product_run(&h->product);
         need(device_mark(1));
-        need(device_replay(h->forward));
+        compute(h, timed);
         need(device_mark(2));
         need(device_wait());
     }
@@ -153,7 +149,8 @@ static void open_compute(struct hopping *h)
     need(device_between(&took[1], 1, 2));
     world_max(took, 2);
     h->products = (int)ceil(hidden_s / took[0]);
-    h->forward_s = took[1];
+    h->forward_s = took[1] / timed;
+    h->before = (int)ceil(before_s / h->forward_s);
     setup_destroy(&s);
     problem_free(&p);
 }
@@ -181,26 +178,35 @@ static void close_hopping(struct hopping *h)
     demand(hra_comm_destroy(h->comm));
 }
 
-/* Compute whose middle takes as long as a run that takes this long, and half as much again. */
-static int ends_for(const struct hopping *h, double hops_s)
+/* Forwards that take half as long again as hops that take so long. */
+static int forwards_for(const struct hopping *h, double hops_s)
 {
-    return h->on_gpus ? (int)ceil(0.75 * hops_s / h->forward_s) : 0;
+    return h->on_gpus ? (int)ceil(1.5 * hops_s / h->forward_s) : 0;
 }
 
-/* Hops of a size, as many in a run as take some ms. */
+/* What a hop takes: of a few, alone or, where that is longer, beside compute. */
+static double try_hops(struct hopping *h, int count)
+{
+    demand(hra_hops_create(&h->hops, h->comm, (size_t)h->bytes, count));
+    run(h, OURS, 0);
+    double hops_s = run(h, OURS, 0).hops_s;
+    if (h->on_gpus)
+        hops_s = fmax(hops_s, run(h, OURS, 2 * count).hops_s);
+    hra_hops_destroy(h->hops);
+    return hops_s / count;
+}
+
+/* Hops of a size, as many in a run as take some ms, or on GPUs some more. */
 static void open_size(struct hopping *h, double bytes)
 {
-    const double run_s = 16e-3;
-    const int few = 4;
+    const double run_s = h->on_gpus ? 80e-3 : 16e-3;
+    const int few = 4, many = h->on_gpus ? 1024 : 256;
 
     h->bytes = bytes;
-    demand(hra_hops_create(&h->hops, h->comm, (size_t)bytes, few));
-    run(h, OURS, 0);
-    const double hop_s = run(h, OURS, 0).hops_s / few;
-    hra_hops_destroy(h->hops);
-    h->count = (int)fmin(fmax(run_s / hop_s, few), 256);
+    const double hop_s = try_hops(h, few);
+    h->count = (int)fmin(fmax(run_s / hop_s, few), many);
     demand(hra_hops_create(&h->hops, h->comm, (size_t)bytes, h->count));
-    h->ends = ends_for(h, 2 * h->count * hop_s);
+    h->forwards = forwards_for(h, h->count * hop_s);
 
     h->bare = NULL;
     h->no_bare[0] = '\0';
@@ -221,61 +227,67 @@ static int is_known(const struct hopping *h, int kind)
     return kind != BARE || h->bare != NULL;
 }
 
-/* Everything of a size once, what has compute beside it in another order each turn, behind a run that does not count:
- * the GPU comes from hops alone, and how its clocks fall under the first load is no loss to hops. Compute is made longer
- * where hops beside it are slower than was thought. */
-static void take_turn(struct hopping *h, int turn, int *ends)
+static void take_alone(struct hopping *h)
 {
-    double ours_s = 0;
+    for (int kind = 0; kind < HOPS; kind++)
+        if (is_known(h, kind))
+            add_time(&h->kind[kind].alone, run(h, kind, 0).hops_s / h->count);
+}
 
-    for (int kind = OURS; kind < NOTHING; kind++) {
-        if (!is_known(h, kind))
-            continue;
-        const double hops_s = run(h, kind, 0).hops_s;
-        add_time(&h->kind[kind].alone, hops_s / h->count);
-        ours_s = kind == OURS ? hops_s : ours_s;
-    }
-    if (!h->on_gpus)
-        return;
-    run(h, NOTHING, h->ends);
+/* Each kind with compute beside it, in another order each turn. Nothing else comes between: where a GPU is at the limit of its
+ * power, what it did within the last second shows in its clock. */
+static void run_beside(struct hopping *h, int turn, struct run r[KINDS])
+{
+    static const int order[KINDS] = {OURS, NOTHING, BARE, AGAIN};
+
     for (int i = 0; i < KINDS; i++) {
-        const int kind = (turn + i) % KINDS;
-        struct hop_times *t = &h->kind[kind];
-        if (!is_known(h, kind))
-            continue;
-        const struct run r = run(h, kind, h->ends);
-        if (kind != NOTHING)
-            add_time(&t->beside, r.hops_s / h->count);
-        add_time(&t->slows, (r.middle_s - r.ends_s) / (kind == NOTHING ? ours_s : r.hops_s));
-        t->outlasted += r.outlasted > 0;
-        *ends = (int)fmax(*ends, ends_for(h, r.hops_s));
+        const int kind = order[(turn + i) % KINDS];
+        r[kind] = is_known(h, kind) ? run(h, kind, h->forwards) : (struct run){0};
     }
 }
 
-static void forget_turns(struct hopping *h)
+static void take_beside(struct hopping *h, const struct run r[KINDS])
 {
-    for (int kind = OURS; kind < KINDS; kind++) {
+    const double without_s = (r[NOTHING].forwards_s + r[AGAIN].forwards_s) / 2;
+
+    for (int kind = 0; kind < HOPS; kind++) {
         struct hop_times *t = &h->kind[kind];
-        t->alone.count = t->beside.count = t->slows.count = t->outlasted = 0;
+        if (!is_known(h, kind))
+            continue;
+        add_time(&t->beside, r[kind].hops_s / h->count);
+        add_time(&t->slows, (r[kind].forwards_s - without_s) / r[kind].hops_s);
+        t->outlasted += r[kind].outlasted > 0;
     }
+    add_time(&h->kind[NOTHING].slows, (r[AGAIN].forwards_s - r[NOTHING].forwards_s) / r[OURS].hops_s);
+}
+
+/* Compute for the next runs, by what the last ones took. */
+static void fit(struct hopping *h, const struct run r[KINDS])
+{
+    h->forward_s = r[NOTHING].forwards_s / h->forwards;
+    h->forwards = (int)fmax(h->forwards, forwards_for(h, fmax(r[OURS].hops_s, r[BARE].hops_s)));
 }
 
 static void measure(struct hopping *h)
 {
-    const int warm = h->on_gpus ? 3 : 1;
+    const int warm = 3, repeat = h->wanted->repeat;
+    struct run r[KINDS];
 
-    for (int i = -warm; i < h->wanted->repeat; i++) {
-        int ends = h->ends;
-        if (i <= 0)
-            forget_turns(h);
-        take_turn(h, i + warm, &ends);
-        if (i < 0)
-            h->ends = ends;
+    take_alone(h); /* warms up */
+    memset(h->kind, 0, sizeof(h->kind));
+    for (int i = 0; i < repeat; i++)
+        take_alone(h);
+    for (int turn = 0; h->on_gpus && turn < warm + repeat; turn++) {
+        run_beside(h, turn, r);
+        if (turn < warm)
+            fit(h, r);
+        else
+            take_beside(h, r);
     }
     demand(hra_hops_check(h->hops));
     if (h->bare != NULL)
         need_of(bare_check(h->bare), "bare copy", bare_error());
-    for (int kind = OURS; kind < KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         sort_times(&h->kind[kind].alone);
         sort_times(&h->kind[kind].beside);
         sort_times(&h->kind[kind].slows);
@@ -298,16 +310,28 @@ static void print_head(const struct hopping *h)
         printf("; compute: forwards of %lld tokens, full, 16 heads of 128, %s, by %s, %.3f ms each",
                (long long)h->wanted->tokens, hra_type_name(h->wanted->type), h->layer.info.backend,
                h->forward_s * 1e3);
-    printf("\n\n%-20s %10s %6s %12s %12s %12s %14s %9s\n", "GB/s each direction", "MiB", "hops", "median",
-           "least", "most", "compute slows", "of bare");
+    printf("\n\n%-20s %10s %6s %12s %12s %12s %9s   %s\n", "GB/s each direction", "MiB", "hops", "median",
+           "least", "most", "of bare", "compute slows by");
+}
+
+/* In JSON: a median, and the bounds that it lies between. */
+static void print_slows(const struct hopping *h, const struct times *slows)
+{
+    double low, high;
+
+    median_lies(slows, &low, &high);
+    if (h->wanted->json)
+        printf(", \"compute_slows\": %.4g, \"compute_slows_low\": %.4g, \"compute_slows_high\": %.4g",
+               median(slows), low, high);
+    else
+        printf("   %.2f %% (%.2f to %.2f)", 100 * median(slows), 100 * low, 100 * high);
 }
 
 /* One line of the table, or of JSON. t: of a hop; beside: NULL where nothing was computed. */
 static void print_line(const struct hopping *h, int kind, const struct times *t,
                        const struct hop_times *beside)
 {
-    static const char *const name[NOTHING][2] = {{"hops", "hops under compute"},
-                                                 {"bare", "bare under compute"}};
+    static const char *const name[HOPS][2] = {{"hops", "hops under compute"}, {"bare", "bare under compute"}};
     const char *what = name[kind][beside != NULL];
     const struct hop_times *bare = &h->kind[BARE];
     const struct times *same = beside != NULL ? &bare->beside : &bare->alone; /* of bare hops */
@@ -320,10 +344,10 @@ static void print_line(const struct hopping *h, int kind, const struct times *t,
             "\"gbytes_per_s\": %.4g",
             what, transport_of(h), world.ranks, device_name(), h->bytes, h->count, t->count, median(t),
             least(t), most(t), 1e-9 * h->bytes / median(t));
-        if (beside != NULL)
-            printf(", \"compute_slows\": %.4g, \"compute_slows_min\": %.4g, \"compute_slows_max\": %.4g, "
-                   "\"outlasted\": %d",
-                   median(&beside->slows), least(&beside->slows), most(&beside->slows), beside->outlasted);
+        if (beside != NULL) {
+            print_slows(h, &beside->slows);
+            printf(", \"outlasted\": %d", beside->outlasted);
+        }
         if (compared)
             printf(", \"of_bare\": %.4g", median(same) / median(t));
         printf("}\n");
@@ -331,36 +355,37 @@ static void print_line(const struct hopping *h, int kind, const struct times *t,
     }
     printf("%-20s %10.3f %6d %12.1f %12.1f %12.1f", what, h->bytes * 0x1p-20, h->count,
            1e-9 * h->bytes / median(t), 1e-9 * h->bytes / most(t), 1e-9 * h->bytes / least(t));
-    if (beside != NULL)
-        printf(" %12.2f %%", 100 * median(&beside->slows));
-    else if (compared)
-        printf(" %14s", "");
     if (compared)
         printf(" %9.3f", median(same) / median(t));
+    else if (beside != NULL)
+        printf(" %9s", "");
+    if (beside != NULL)
+        print_slows(h, &beside->slows);
     printf("\n");
     if (beside != NULL && beside->outlasted > 0)
         printf("  in %d of %d turns these hops outlasted the compute\n", beside->outlasted, t->count);
 }
 
-/* What runs without hops would have been told to lose: how sure the others are. */
+/* What runs without hops are told to lose against others without: how sure the figures above are. */
 static void print_nothing(const struct hopping *h)
 {
     const struct times *slows = &h->kind[NOTHING].slows;
 
-    if (slows->count > 0 && h->wanted->json)
-        printf(
-            "{\"what\": \"nothing under compute\", \"transport\": \"%s\", \"ranks\": %d, \"device\": \"%s\", "
-            "\"bytes\": %.0f, \"runs\": %d, \"compute_slows\": %.4g, \"compute_slows_min\": %.4g, "
-            "\"compute_slows_max\": %.4g}\n",
-            transport_of(h), world.ranks, device_name(), h->bytes, slows->count, median(slows), least(slows),
-            most(slows));
-    else if (slows->count > 0)
-        printf("%-20s %10.3f %46s %11.2f %%\n", "nothing", h->bytes * 0x1p-20, "", 100 * median(slows));
+    if (slows->count == 0)
+        return;
+    if (h->wanted->json)
+        printf("{\"what\": \"nothing under compute\", \"transport\": \"%s\", \"ranks\": %d, "
+               "\"device\": \"%s\", \"bytes\": %.0f, \"runs\": %d",
+               transport_of(h), world.ranks, device_name(), h->bytes, slows->count);
+    else
+        printf("%-20s %10.3f %55s", "nothing", h->bytes * 0x1p-20, "");
+    print_slows(h, slows);
+    printf(h->wanted->json ? "}\n" : "\n");
 }
 
 static void print_size(const struct hopping *h)
 {
-    for (int kind = OURS; kind < NOTHING; kind++) {
+    for (int kind = 0; kind < HOPS; kind++) {
         const struct hop_times *t = &h->kind[kind];
         if (t->alone.count > 0)
             print_line(h, kind, &t->alone, NULL);
