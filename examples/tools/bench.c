@@ -1,9 +1,8 @@
-/* bench.c - failures, times, and the things that hra-bench times. */
+/* bench.c - failures, and the things that hra-bench times. */
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
 
 #include <cblas.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,57 +45,6 @@ void *take(int64_t count, size_t bytes)
     if (memory == NULL)
         world_abort("no memory", why);
     return memory;
-}
-
-/* ---- Times --------------------------------------------------------------------------------- */
-
-void add_time(struct times *t, double s)
-{
-    t->s[t->count++] = s;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-void sort_times(struct times *t)
-{
-    qsort(t->s, (size_t)t->count, sizeof(t->s[0]), by_value);
-}
-
-double median(const struct times *t)
-{
-    return (t->s[(t->count - 1) / 2] + t->s[t->count / 2]) / 2;
-}
-
-double least(const struct times *t)
-{
-    return t->s[0];
-}
-
-double most(const struct times *t)
-{
-    return t->s[t->count - 1];
-}
-
-/* So many of n draws are below the median as of n tosses of a coin are heads. */
-void median_lies(const struct times *t, double *low, double *high)
-{
-    double tosses = exp2(-t->count),
-           below = tosses; /* the probability of `outer` heads; of as many or fewer */
-    int outer = 0;
-
-    while (outer < (t->count - 1) / 2) {
-        tosses *= (double)(t->count - outer) / (outer + 1);
-        if (below + tosses > 0.025)
-            break;
-        below += tosses;
-        outer++;
-    }
-    *low = t->s[outer];
-    *high = t->s[t->count - 1 - outer];
 }
 
 /* ---- Tensors ------------------------------------------------------------------------------- */

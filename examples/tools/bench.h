@@ -1,8 +1,9 @@
-/* bench.h - what the parts of hra-bench share: how they fail, times, and the things that are timed. */
+/* bench.h - what the parts of hra-bench share: how they fail, and the things that are timed. */
 #ifndef HRA_TOOLS_BENCH_H
 #define HRA_TOOLS_BENCH_H
 
 #include "examples/tools/problem.h"
+#include "examples/tools/times.h"
 #include "examples/tools/world.h"
 
 /* ---- Failures and memory ---- */
@@ -18,27 +19,6 @@ void need_of(int status, const char *what, const char *why);
 
 /* count x bytes of the host, the caller's. Does not fail. */
 void *take(int64_t count, size_t bytes);
-
-/* ---- Times ---- */
-
-enum { REPEAT_MAX = 1000 };
-
-/* Times of one thing, or another figure of each turn, in the order taken; after sort_times ascending, which median
- * and those below need. */
-struct times {
-    double s[REPEAT_MAX];
-    int count;
-};
-
-void add_time(struct times *t, double s);
-void sort_times(struct times *t);
-double median(const struct times *t);
-double least(const struct times *t);
-double most(const struct times *t);
-
-/* The median of what the times are drawn from lies between these two of them, with a probability of 0.95 where there are six
- * or more. */
-void median_lies(const struct times *t, double *low, double *high);
 
 /* ---- What is timed ---- */
 

@@ -4,7 +4,7 @@
  *     stream   products that hide the enqueuing | forwards of a one-rank plan | forwards, which outlast the hops
  *     beside                                                                  | all ranks come | begin | hops | end
  * What the last forwards take longer than in runs without hops, compute loses. What hops draw of a GPU's power its clock pays
- * some 20 ms later: so the first forwards bring it to where it stays under compute, and the hops take several times as long. */
+ * later: so the first forwards bring it to where it stays under compute, and the hops take long enough to be seen to pay. */
 #include "examples/tools/bare.h"
 #include "examples/tools/bench.h"
 #include "examples/tools/device.h"
@@ -16,11 +16,10 @@
 /* Of runs. Two are without hops, of which one shows what the other comes to by chance. */
 enum { OURS, BARE, NOTHING, AGAIN, KINDS, HOPS = NOTHING };
 
-/* What is known of a kind of hops of one size. Times are the largest over the ranks. What compute lost is a share of the time that
- * the hops took; of NOTHING it is what AGAIN lost, a share of the time of ours. */
+/* What is known of a kind of hops of one size. Times are the largest over the ranks. */
 struct hop_times {
     struct times alone, beside; /* of one hop */
-    struct times slows;         /* what compute lost */
+    struct times slows;         /* what compute lost / the time that the hops took */
     int outlasted;              /* turns in which the hops went on when the compute was done */
 };
 
@@ -44,7 +43,8 @@ struct hopping {
     hra_hops *hops;
     struct bare *bare; /* NULL: not between these ranks */
     char no_bare[300]; /* why; "" where nothing is NULL */
-    struct hop_times kind[KINDS];
+    struct hop_times kind[HOPS];
+    struct times nothing; /* what runs without hops lost against others without / the time that ours took */
 };
 
 /* What one run came to, the largest over the ranks. */
@@ -112,7 +112,7 @@ static struct run run(struct hopping *h, int kind, int forwards)
 /* The compute, and how long it and the products take. */
 static void open_compute(struct hopping *h)
 {
-    const double hidden_s = 25e-3, before_s = 60e-3; /* to enqueue a run takes up to 20 ms */
+    const double hidden_s = 25e-3, before_s = 60e-3; /* 1024 hops of 1 MiB are no slower behind it than 256 */
     const int timed = 8;
     const struct hops_wanted *w = h->wanted;
     struct problem p = PROBLEM_DEFAULT;
@@ -235,7 +235,7 @@ static void take_alone(struct hopping *h)
 }
 
 /* Each kind with compute beside it, in another order each turn. Nothing else comes between: where a GPU is at the limit of its
- * power, what it did within the last second shows in its clock. */
+ * power, what it did before shows in its clock. */
 static void run_beside(struct hopping *h, int turn, struct run r[KINDS])
 {
     static const int order[KINDS] = {OURS, NOTHING, BARE, AGAIN};
@@ -258,7 +258,7 @@ static void take_beside(struct hopping *h, const struct run r[KINDS])
         add_time(&t->slows, (r[kind].forwards_s - without_s) / r[kind].hops_s);
         t->outlasted += r[kind].outlasted > 0;
     }
-    add_time(&h->kind[NOTHING].slows, (r[AGAIN].forwards_s - r[NOTHING].forwards_s) / r[OURS].hops_s);
+    add_time(&h->nothing, (r[AGAIN].forwards_s - r[NOTHING].forwards_s) / r[OURS].hops_s);
 }
 
 /* Compute for the next runs, by what the last ones took. */
@@ -275,6 +275,7 @@ static void measure(struct hopping *h)
 
     take_alone(h); /* warms up */
     memset(h->kind, 0, sizeof(h->kind));
+    h->nothing.count = 0;
     for (int i = 0; i < repeat; i++)
         take_alone(h);
     for (int turn = 0; h->on_gpus && turn < warm + repeat; turn++) {
@@ -287,11 +288,12 @@ static void measure(struct hopping *h)
     demand(hra_hops_check(h->hops));
     if (h->bare != NULL)
         need_of(bare_check(h->bare), "bare copy", bare_error());
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < HOPS; kind++) {
         sort_times(&h->kind[kind].alone);
         sort_times(&h->kind[kind].beside);
         sort_times(&h->kind[kind].slows);
     }
+    sort_times(&h->nothing);
 }
 
 /* ---- Printing ------------------------------------------------------------------------------ */
@@ -314,7 +316,7 @@ static void print_head(const struct hopping *h)
            "least", "most", "of bare", "compute slows by");
 }
 
-/* In JSON: a median, and the bounds that it lies between. */
+/* In a line of the table, or of JSON: the median, and the bounds that it lies between. */
 static void print_slows(const struct hopping *h, const struct times *slows)
 {
     double low, high;
@@ -369,17 +371,15 @@ static void print_line(const struct hopping *h, int kind, const struct times *t,
 /* What runs without hops are told to lose against others without: how sure the figures above are. */
 static void print_nothing(const struct hopping *h)
 {
-    const struct times *slows = &h->kind[NOTHING].slows;
-
-    if (slows->count == 0)
+    if (h->nothing.count == 0)
         return;
     if (h->wanted->json)
         printf("{\"what\": \"nothing under compute\", \"transport\": \"%s\", \"ranks\": %d, "
                "\"device\": \"%s\", \"bytes\": %.0f, \"runs\": %d",
-               transport_of(h), world.ranks, device_name(), h->bytes, slows->count);
+               transport_of(h), world.ranks, device_name(), h->bytes, h->nothing.count);
     else
         printf("%-20s %10.3f %55s", "nothing", h->bytes * 0x1p-20, "");
-    print_slows(h, slows);
+    print_slows(h, &h->nothing);
     printf(h->wanted->json ? "}\n" : "\n");
 }
 
